@@ -1,0 +1,66 @@
+"""Structured distributionally robust optimisation for inverse problems: the exact core.
+
+What may the adversary move (`structure`) -> the residual spectrum (`spectrum`) -> a
+one-dimensional dual (`dual`) -> a certified worst-case risk (`worst_case`).
+Importing this package loads numpy and scipy only.
+"""
+
+from dro_core import operators
+from dro_core._validation import InfeasibleRadiusError
+from dro_core.bounds import conservatism_gap, explicit_bound
+from dro_core.dual import DualSolution, minimize_quadratic_dual
+from dro_core.finite_support import (
+    FiniteCertificate,
+    FiniteWorstCase,
+    finite_potential,
+    finite_worst_case,
+    quadratic_candidates,
+)
+from dro_core.spectrum import ResidualSpectrum
+from dro_core.structure import (
+    Joint,
+    Structure,
+    XGivenY,
+    XShift,
+    YGivenX,
+    admissible_candidates,
+)
+from dro_core.worst_case import (
+    Certificate,
+    LinearReconstruction,
+    WorstCase,
+    WorstCaseCurve,
+    dual_value,
+    worst_case_curve,
+    worst_case_risk,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Certificate",
+    "DualSolution",
+    "FiniteCertificate",
+    "FiniteWorstCase",
+    "InfeasibleRadiusError",
+    "Joint",
+    "LinearReconstruction",
+    "ResidualSpectrum",
+    "Structure",
+    "WorstCase",
+    "WorstCaseCurve",
+    "XGivenY",
+    "XShift",
+    "YGivenX",
+    "admissible_candidates",
+    "conservatism_gap",
+    "dual_value",
+    "explicit_bound",
+    "finite_potential",
+    "finite_worst_case",
+    "minimize_quadratic_dual",
+    "operators",
+    "quadratic_candidates",
+    "worst_case_curve",
+    "worst_case_risk",
+]

@@ -1,0 +1,183 @@
+"""Checks of what the user passes in: one function per kind of argument.
+
+Every message names the argument, says what was given and what is allowed. Arrays come back as
+float64; a float64 input is returned as it is (never copied, never modified).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+#: How far weights may be from summing to one: rounding, not negligence.
+WEIGHT_SUM_TOLERANCE = 1e-9
+
+
+class InfeasibleRadiusError(ValueError):
+    """The ambiguity ball is empty; `smallest_radius` is the smallest radius with a point in it."""
+
+    def __init__(self, message: str, smallest_radius: float) -> None:
+        super().__init__(message)
+        self.smallest_radius = smallest_radius
+
+
+def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
+    """`value` as float64, or an error that names `name`; NaN is refused, infinity if `finite`."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged nested sequences
+        raise ValueError(f"{name}: not a rectangular array of numbers ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name}: dtype {array.dtype} is not real; allowed: integer or floating-point arrays"
+        )
+    array = np.asarray(array, dtype=np.float64)
+    bad = ~np.isfinite(array) if finite else np.isnan(array)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"{name}: {int(bad.sum())} entries are {'NaN or infinite' if finite else 'NaN'}, "
+            f"the first ({array[first]}) at index {first}; every entry must be "
+            + ("finite" if finite else "a number or infinite")
+        )
+    return array
+
+
+def as_samples(value: Any, name: str) -> Array:
+    """Samples as rows: a finite real (N, d) array with N >= 1 and d >= 1."""
+    array = as_real_array(value, name)
+    if array.ndim == 1:
+        raise ValueError(
+            f"{name}: samples are rows, so a 2-D (N, d) array is needed, but a 1-D array of shape "
+            f"{array.shape} was given; use {name}[:, None] for {array.size} scalar samples or "
+            f"{name}[None, :] for one sample with {array.size} entries"
+        )
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name}: samples are rows of a 2-D (N, d) array, but shape {array.shape} was given; "
+            f"flatten each sample with {name}.reshape(len({name}), -1)"
+        )
+    if array.shape[0] == 0:
+        raise ValueError(f"{name}: empty samples (shape {array.shape}); at least one is needed")
+    if array.shape[1] == 0:
+        raise ValueError(f"{name}: samples have no entries (shape {array.shape}); d >= 1 is needed")
+    return array
+
+
+def as_matrix(value: Any, name: str) -> Array:
+    """A finite real matrix with at least one row and one column."""
+    array = as_real_array(value, name)
+    if array.ndim == 1:
+        raise ValueError(
+            f"{name}: a 2-D matrix is needed, but a 1-D array of shape {array.shape} was given; "
+            f"use {name}[None, :] for a map with scalar output"
+        )
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name}: a non-empty 2-D matrix is needed, given shape {array.shape}")
+    return array
+
+
+def as_map(value: Any, name: str) -> Array:
+    """A linear map as a dense matrix: an array, a scipy sparse matrix, or a `dro_core` operator."""
+    if hasattr(value, "toarray"):  # scipy sparse
+        value = value.toarray()
+    elif callable(getattr(value, "matrix", None)):  # dro_core.operators
+        value = value.matrix()
+    elif hasattr(value, "matvec"):
+        raise TypeError(
+            f"{name}: a LinearOperator has no dense matrix; pass {name} @ np.eye({name}.shape[1])"
+        )
+    return as_matrix(value, name)
+
+
+def check_samples_and_map(matrix: Array, x: Array, y: Array, name: str) -> None:
+    """x (N, n), y (N, m) and a map (n, m) that fit together."""
+    if len(x) != len(y):
+        raise ValueError(
+            f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i"
+        )
+    if matrix.shape != (x.shape[1], y.shape[1]):
+        raise ValueError(
+            f"{name}: shape {matrix.shape}, but x has {x.shape[1]} columns and y has "
+            f"{y.shape[1]}; a map from y to x has shape ({x.shape[1]}, {y.shape[1]})"
+        )
+
+
+def as_weights(value: Any, size: int, name: str = "weights") -> Array:
+    """Non-negative weights (size,) that sum to one; None means uniform."""
+    if value is None:
+        return np.full(size, 1.0 / size)
+    array = as_real_array(value, name)
+    if array.shape != (size,):
+        raise ValueError(
+            f"{name}: shape {array.shape}, but there are {size} samples; needed: ({size},)"
+        )
+    if (array < 0).any():
+        i = int(np.argmin(array))
+        raise ValueError(f"{name}: entry {i} is {array[i]}; weights must be non-negative")
+    total = float(array.sum())
+    if abs(total - 1.0) > WEIGHT_SUM_TOLERANCE:
+        raise ValueError(
+            f"{name}: they sum to {total!r}, not to 1; divide by the sum if that is what you mean"
+        )
+    return array
+
+
+def as_scalar(value: Any, name: str, allowed: str) -> float:
+    """A finite real number."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: {value!r} is not a real number; allowed: {allowed}")
+    if array.ndim != 0:
+        raise ValueError(
+            f"{name}: one number is needed, given an array of shape {array.shape}; allowed: {allowed}"
+        )
+    number = float(array)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: {number} is not finite; allowed: {allowed}")
+    return number
+
+
+def as_non_negative(value: Any, name: str, allowed: str = "a number >= 0") -> float:
+    """A finite number >= 0."""
+    number = as_scalar(value, name, allowed)
+    if number < 0:
+        raise ValueError(f"{name}: {number} is negative; allowed: {allowed}")
+    return number
+
+
+def as_radius(value: Any, name: str = "radius") -> float:
+    """A Wasserstein-2 radius: a finite number >= 0, in the units of the data (budget = radius²)."""
+    return as_non_negative(value, name, "a W2 radius >= 0 in the units of the data")
+
+
+def as_positive_integer(value: Any, name: str) -> int:
+    """An integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 1")
+    if value < 1:
+        raise ValueError(f"{name}: {value} is below 1; allowed: an integer >= 1")
+    return int(value)
+
+
+def non_negative_array(value: Any, name: str) -> Array:
+    """An array of any shape with finite entries >= 0."""
+    array = as_real_array(value, name)
+    if (array < 0).any():
+        raise ValueError(f"{name}: {array.min()} is negative; every entry must be >= 0")
+    return array
+
+
+def unknown(kind: str, value: Any, known: Iterable[str]) -> str:
+    """The message for an unknown name: what was given, the nearest known one, and all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{kind}: unknown value {value!r}{hint}; allowed: {', '.join(map(repr, names))}"

@@ -1,0 +1,525 @@
+r"""Exact worst case on a finite support: any loss, any cost, any admissible moves.
+
+With candidates :math:`z'_j`, losses :math:`\ell_{ij}` and costs :math:`c_{ij}` the primal is the
+linear programme :math:`\max \sum \pi_{ij}\ell_{ij}` subject to :math:`\sum_j\pi_{ij} = \mu_i`,
+:math:`\sum\pi_{ij}c_{ij} \le \rho^2`, :math:`\pi \ge 0`. Its dual function
+
+.. math:: D(\lambda) = \lambda\rho^2 + \sum_i\mu_i\max_j(\ell_{ij} - \lambda c_{ij})
+
+is convex and piecewise linear in *one* variable, so no linear programme is solved: Newton's method
+(intersect the supporting lines at the two ends of the bracket) stops at the exact minimiser after
+finitely many passes over the candidates, and the two plans that touch there, mixed so that the
+budget is met, are the exact primal plan. At most one sample is split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from dro_core._validation import (
+    Array,
+    InfeasibleRadiusError,
+    as_map,
+    as_non_negative,
+    as_radius,
+    as_real_array,
+    as_samples,
+    as_weights,
+    check_samples_and_map,
+)
+from dro_core.worst_case import relative_gap
+
+#: Entries per block of candidates: 16 MiB of float64, a few of which are alive at a time.
+BLOCK_ENTRIES = 2**21
+_EPS = float(np.finfo(np.float64).eps)
+
+BlockFunction = Callable[[slice], Any]
+
+
+class _Candidates:
+    """Losses and costs of N x M candidate moves, handed out in blocks of rows.
+
+    Forbidden moves (not admissible, or of infinite cost) come out with cost +inf.
+    """
+
+    def __init__(self, loss: Any, cost: Any, admissible: Any, weights: Any) -> None:
+        self._functions = {"loss": loss, "cost": cost, "admissible": admissible}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, value in self._functions.items():
+            if value is None or callable(value):
+                continue
+            array = _as_mask(value, name) if name == "admissible" else _as_block(value, name)
+            self._functions[name] = array
+            shapes[name] = array.shape
+        if len(set(shapes.values())) > 1:
+            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"loss, cost, admissible: the shapes differ ({listed})")
+        self._rows: int | None = next(iter(shapes.values()))[0] if shapes else None
+        if self._rows is None and weights is not None:
+            self._rows = int(np.size(weights))
+        self.columns = next(iter(shapes.values()))[1] if shapes else self._probe()
+        self._checked = False
+
+    def _probe(self) -> int:
+        first = _as_block(self._functions["loss"](slice(0, 1)), "loss")  # type: ignore[misc]
+        return first.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """N; known after the first pass when only callables without weights were given."""
+        if self._rows is None:
+            for _ in self.blocks():
+                pass
+        assert self._rows is not None
+        return self._rows
+
+    def _evaluate(self, name: str, rows: slice, expected: int | None) -> Any:
+        function = self._functions[name]
+        if not callable(function):
+            return function[rows]
+        block = function(rows)
+        checked = _as_mask(block, name) if name == "admissible" else _as_block(block, name)
+        wanted = checked.shape[0] if expected is None else expected
+        if checked.shape != (wanted, self.columns):
+            raise ValueError(
+                f"{name}: rows {rows.start}:{rows.stop} came back with shape {checked.shape}; "
+                f"needed: ({wanted}, {self.columns})"
+            )
+        return checked
+
+    def blocks(self) -> Iterator[tuple[slice, Array, Array]]:
+        """(rows, loss, cost) with forbidden moves at cost +inf; checked on the first pass."""
+        step = max(1, BLOCK_ENTRIES // self.columns)
+        start = 0
+        while self._rows is None or start < self._rows:
+            stop = start + step if self._rows is None else min(start + step, self._rows)
+            rows = slice(start, stop)
+            loss = self._evaluate("loss", rows, None if self._rows is None else stop - start)
+            size = len(loss)
+            if self._rows is None and size < stop - start:
+                self._rows = start + size  # a short block: the samples end here
+            if size == 0:
+                if start == 0:
+                    raise ValueError("loss: no rows; at least one sample is needed")
+                return
+            rows = slice(start, start + size)
+            cost = self._evaluate("cost", rows, size)
+            if self._functions["admissible"] is not None:
+                allowed = self._evaluate("admissible", rows, size)
+                if not allowed.all():
+                    cost = np.where(allowed, cost, np.inf)
+            if not self._checked:
+                _check_block(loss, cost, start)
+            yield rows, loss, cost
+            start += size
+        self._checked = True
+
+
+def _as_block(value: Any, name: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        as_real_array(array, name)  # raises, naming the dtype
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(
+            f"{name}: a 2-D (samples, candidates) array is needed, given shape {array.shape}"
+        )
+    return np.asarray(array, dtype=np.float64)
+
+
+def _as_mask(value: Any, name: str) -> Any:
+    mask = np.asarray(value)
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise TypeError(
+            f"{name}: a 2-D boolean (samples, candidates) mask is needed, given dtype "
+            f"{mask.dtype} and shape {mask.shape}"
+        )
+    return mask
+
+
+def _check_block(loss: Array, cost: Array, start: int) -> None:
+    for name, array, bad in (
+        ("loss", loss, ~np.isfinite(loss)),
+        ("cost", cost, ~(cost >= 0)),
+    ):
+        if bad.any():
+            i, j = (int(k) for k in np.argwhere(bad)[0])
+            allowed = "finite" if name == "loss" else ">= 0 (infinite forbids the move)"
+            raise ValueError(
+                f"{name}: entry ({start + i}, {j}) is {array[i, j]}; every entry must be {allowed}"
+            )
+    stuck = ~np.isfinite(cost).any(axis=1)
+    if stuck.any():
+        raise ValueError(
+            f"admissible: sample {start + int(np.argmax(stuck))} has no admissible candidate of "
+            "finite cost; every sample needs one (its own position, for instance)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """One candidate per sample, with its loss and cost: arrays of shape (N,)."""
+
+    index: Any
+    loss: Array
+    cost: Array
+
+
+def _cheapest_argmax(score: Array, cost: Array) -> Any:
+    """Per row the argmax of `score`; among exact ties the one of least `cost`."""
+    index = score.argmax(axis=1)
+    best = np.take_along_axis(score, index[:, None], axis=1)
+    tied = np.flatnonzero(np.count_nonzero(score == best, axis=1) > 1)
+    if tied.size:
+        index[tied] = np.where(score[tied] == best[tied], cost[tied], np.inf).argmin(axis=1)
+    return index
+
+
+def _scores(loss: Array, cost: Array, multiplier: float) -> Array:
+    """ℓ - λc, and -inf where the move is forbidden."""
+    if multiplier == 0.0:
+        return np.where(np.isfinite(cost), loss, -np.inf)
+    scores = cost * -multiplier
+    scores += loss
+    return scores
+
+
+def _extreme_plans(candidates: _Candidates) -> tuple[_Plan, _Plan]:
+    """The plans at λ = 0 (largest loss, then least cost) and λ = ∞ (least cost, largest loss)."""
+    dear, cheap = [], []
+    for _, loss, cost in candidates.blocks():
+        dear.append(_pick(loss, cost, _cheapest_argmax(_scores(loss, cost, 0.0), cost)))
+        cheap.append(_pick(loss, cost, _cheapest_argmax(-cost, -loss)))
+    return _join(dear), _join(cheap)
+
+
+def _plan_at(candidates: _Candidates, multiplier: float) -> _Plan:
+    """The cheapest maximisers of ℓ - λc."""
+    parts = []
+    for _, loss, cost in candidates.blocks():
+        index = _cheapest_argmax(_scores(loss, cost, multiplier), cost)
+        parts.append(_pick(loss, cost, index))
+    return _join(parts)
+
+
+def _pick(loss: Array, cost: Array, index: Any) -> _Plan:
+    rows = np.arange(len(index))
+    return _Plan(index, loss[rows, index], cost[rows, index])
+
+
+def _join(parts: list[_Plan]) -> _Plan:
+    return _Plan(
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.loss for part in parts]),
+        np.concatenate([part.cost for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class FiniteCertificate:
+    """What `FiniteWorstCase.verify` recomputed from the plan and the multiplier.
+
+    Attributes
+    ----------
+    primal_risk : float
+        Risk of the plan, entry by entry.
+    dual_risk : float
+        The dual function at the multiplier, from one more pass over all candidates.
+    gap : float
+        (dual_risk - primal_risk) relative to the larger of the two in size.
+    transport_cost, budget : float
+        Cost of the plan, and radius².
+    marginal_error : float
+        Largest difference between the plan's row sums and the weights.
+    """
+
+    primal_risk: float
+    dual_risk: float
+    gap: float
+    transport_cost: float
+    budget: float
+    marginal_error: float
+
+    def holds(self, rtol: float = 1e-9) -> bool:
+        """Whether every part of the certificate holds to the relative tolerance `rtol`."""
+        return (
+            abs(self.gap) <= rtol
+            and self.transport_cost <= self.budget * (1 + rtol)
+            and self.marginal_error <= rtol
+        )
+
+
+class FiniteWorstCase:
+    r"""Exact worst case on a finite support.
+
+    Attributes
+    ----------
+    risk : float
+        The optimum: the dual function at the multiplier.
+    multiplier : float
+        :math:`\lambda^* \ge 0`; zero if the budget does not bind.
+    plan : (N, M) scipy sparse array
+        Optimal transport plan :math:`\pi`, at most N + 1 non-zero entries.
+    primal_risk, transport_cost : float
+        Risk and cost of the plan.
+    gap : float
+        Duality gap relative to the risk.
+    radius : float
+    weights : (N,) array
+    """
+
+    def __init__(
+        self, candidates: _Candidates, weights: Array, radius: float, multiplier: float,
+        risk: float, entries: tuple[Any, Any, Array, Array, Array],
+    ) -> None:  # fmt: skip
+        self._candidates = candidates
+        rows, columns, mass, loss, cost = entries
+        self.weights = weights
+        self.radius = radius
+        self.multiplier = multiplier
+        self.risk = risk
+        shape = (len(weights), candidates.columns)
+        self.plan = sparse.csr_array((mass, (rows, columns)), shape=shape)
+        self.primal_risk = float(mass @ loss)
+        self.transport_cost = float(mass @ cost)
+        self.gap = relative_gap(self.risk, self.primal_risk)
+
+    def verify(self) -> FiniteCertificate:
+        """Recompute both values and the feasibility of the plan by one more pass over everything."""
+        primal = cost_used = 0.0
+        potential = np.empty(len(self.weights))
+        for rows, loss, cost in self._candidates.blocks():
+            part = self.plan[rows].tocoo()
+            i, j = part.coords
+            primal += float(part.data @ loss[i, j])
+            cost_used += float(part.data @ cost[i, j])
+            potential[rows] = _scores(loss, cost, self.multiplier).max(axis=1)
+        budget = self.radius**2
+        dual = self.multiplier * budget + float(self.weights @ potential)
+        error = float(np.abs(self.plan.sum(axis=1) - self.weights).max())
+        return FiniteCertificate(
+            primal, dual, relative_gap(dual, primal), cost_used, budget, error
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"FiniteWorstCase(risk={self.risk:.6g}, radius={self.radius:.6g}, "
+            f"multiplier={self.multiplier:.6g}, transport_cost={self.transport_cost:.6g})"
+        )
+
+
+def finite_worst_case(
+    loss: Any, cost: Any, radius: Any, *, weights: Any = None, admissible: Any = None
+) -> FiniteWorstCase:
+    r"""Exact worst-case expected loss over all plans on finitely many candidates.
+
+    .. math:: \max_\pi \sum_{ij}\pi_{ij}\ell_{ij}\quad\text{s.t.}\quad
+              \sum_j \pi_{ij} = \mu_i,\;\; \sum_{ij}\pi_{ij}c_{ij} \le \rho^2,\;\; \pi \ge 0
+
+    (paper Theorem 3.1 on a finite Z). Each structure is a mask of admissible moves, or a choice of
+    candidates: see `admissible_candidates` and `quadratic_candidates`.
+
+    Parameters
+    ----------
+    loss, cost : (N, M) arrays, or callables ``f(rows: slice) -> (len(rows), M) array``
+        Loss and transport cost >= 0 of moving sample i to candidate j. An infinite cost forbids a
+        move. Callables are evaluated in blocks of rows, about 15 times each, so nothing of size
+        N x M is ever stored; they must return the same values every time and, if `weights` is not
+        given either, fewer rows than asked for (or none) past the last sample, as slicing does.
+    radius : float
+        W2 radius >= 0 in the units of the data; the budget is its square.
+    weights : (N,) array, optional
+        Non-negative, summing to one; default uniform.
+    admissible : (N, M) boolean array or callable, optional
+        Which moves are allowed; default all.
+
+    Returns
+    -------
+    FiniteWorstCase
+        `.risk`, `.multiplier`, `.plan`, `.transport_cost`, `.gap`, `.verify()`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For NaN, negative costs, shapes that do not fit, a sample without admissible candidate.
+    InfeasibleRadiusError
+        If no plan meets the budget; carries the smallest feasible radius.
+    """
+    rho = as_radius(radius)
+    candidates = _Candidates(loss, cost, admissible, weights)
+    if weights is not None:
+        weights = as_weights(weights, candidates.rows)
+    dear, cheap = _extreme_plans(candidates)
+    mu = as_weights(None, candidates.rows) if weights is None else weights
+    budget = rho * rho
+    least = float(mu @ cheap.cost)
+    if least > budget * (1 + 1e-12):
+        smallest = math.sqrt(least)
+        raise InfeasibleRadiusError(
+            f"radius: {rho} leaves the ambiguity ball empty: the cheapest candidates of all "
+            f"samples together need {smallest}, the smallest feasible radius",
+            smallest,
+        )
+    if float(mu @ dear.cost) <= budget:  # the budget does not bind
+        entries = (np.arange(len(mu)), dear.index, mu, dear.loss, dear.cost)
+        return FiniteWorstCase(candidates, mu, rho, 0.0, float(mu @ dear.loss), entries)
+    multiplier, risk, dear, cheap = _newton(candidates, mu, budget, dear, cheap)
+    entries = _mix(mu, budget, dear, cheap)
+    return FiniteWorstCase(candidates, mu, rho, multiplier, risk, entries)
+
+
+def _newton(
+    candidates: _Candidates, mu: Array, budget: float, dear: _Plan, cheap: _Plan
+) -> tuple[float, float, _Plan, _Plan]:
+    """(λ*, D(λ*), plan above the budget, plan within it), both optimal at λ*.
+
+    Per sample the dearer plan has the larger loss and cost, so the sums of differences below have
+    no cancellation.
+    """
+    for _ in range(10_000):
+        multiplier = float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
+        plan = _plan_at(candidates, multiplier)
+        score = plan.loss - multiplier * plan.cost
+        above = float(mu @ (score - (cheap.loss - multiplier * cheap.cost)))
+        scale = float(mu @ np.abs(plan.loss)) + multiplier * float(mu @ plan.cost)
+        cost = float(mu @ plan.cost)
+        if cost > budget:
+            stuck = np.array_equal(plan.index, dear.index)
+            dear = plan
+        else:
+            stuck = np.array_equal(plan.index, cheap.index)
+            cheap = plan
+        if stuck or above <= 4 * _EPS * scale:
+            return multiplier, multiplier * budget + float(mu @ score), dear, cheap
+    raise ArithmeticError("the multiplier did not settle in 10,000 passes; please report this input")
+
+
+def _mix(
+    mu: Array, budget: float, dear: _Plan, cheap: _Plan
+) -> tuple[Any, Any, Array, Array, Array]:
+    """Plan entries: as many samples on the dearer plan as the budget allows, one of them split."""
+    extra = mu * (dear.cost - cheap.cost)
+    differs = np.flatnonzero(extra > 0)
+    slope = (dear.loss[differs] - cheap.loss[differs]) / (dear.cost[differs] - cheap.cost[differs])
+    order = differs[np.argsort(-slope, kind="stable")]
+    used = np.cumsum(extra[order])
+    left = max(budget - float(mu @ cheap.cost), 0.0)
+    whole = int(np.searchsorted(used, left, side="right"))
+    fraction = np.zeros(len(mu))
+    fraction[order[:whole]] = 1.0
+    if whole < len(order):
+        before = float(used[whole - 1]) if whole else 0.0
+        fraction[order[whole]] = (left - before) / float(extra[order[whole]])
+    on_dear, on_cheap = np.flatnonzero(fraction > 0), np.flatnonzero(fraction < 1)
+    return (
+        np.concatenate([on_dear, on_cheap]),
+        np.concatenate([dear.index[on_dear], cheap.index[on_cheap]]),
+        np.concatenate([mu[on_dear] * fraction[on_dear], mu[on_cheap] * (1 - fraction[on_cheap])]),
+        np.concatenate([dear.loss[on_dear], cheap.loss[on_cheap]]),
+        np.concatenate([dear.cost[on_dear], cheap.cost[on_cheap]]),
+    )
+
+
+def finite_potential(
+    loss: Any, cost: Any, multiplier: Any, admissible: Any = None
+) -> tuple[Array, Any]:
+    r"""Dual potential :math:`\varphi_\lambda(z_i) = \max_j (\ell_{ij} - \lambda c_{ij})`.
+
+    Parameters
+    ----------
+    loss, cost, admissible
+        As in `finite_worst_case`.
+    multiplier : float
+        :math:`\lambda \ge 0`.
+
+    Returns
+    -------
+    potential : (N,) array
+    index : (N,) integer array
+        The maximising candidate; the cheapest one among exact ties.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `finite_worst_case`, and for a negative or non-finite multiplier.
+    """
+    lam = as_non_negative(multiplier, "multiplier")
+    plan = _plan_at(_Candidates(loss, cost, admissible, None), lam)
+    return plan.loss - lam * plan.cost, plan.index
+
+
+def quadratic_candidates(
+    B: Any, x: Any, y: Any, *, x_candidates: Any = None, y_candidates: Any = None
+) -> tuple[BlockFunction, BlockFunction]:
+    r"""Loss and cost of moving samples of a linear map to shared candidates, as block callables.
+
+    Loss :math:`\|x' - By'\|^2`, cost :math:`\|x_i - x'\|^2 + \|y_i - y'\|^2`, where a part without
+    candidates stays at the sample's own: only `y_candidates` for y|x, only `x_candidates` for x|y,
+    both (row j of each is one candidate) for joint.
+
+    Parameters
+    ----------
+    B : (n, m) matrix
+    x, y : (N, n) and (N, m) arrays
+        The samples.
+    x_candidates, y_candidates : (M, n) and (M, m) arrays, at least one of them
+
+    Returns
+    -------
+    loss, cost : callables ``f(rows: slice) -> (len(rows), M) array``
+        To be passed to `finite_worst_case`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arrays or shapes, or no candidates at all.
+    """
+    from scipy.spatial.distance import cdist
+
+    matrix = as_map(B, "B")
+    x, y = as_samples(x, "x"), as_samples(y, "y")
+    check_samples_and_map(matrix, x, y, "B")
+    given = {}
+    for name, value, own in (("x_candidates", x_candidates, x), ("y_candidates", y_candidates, y)):
+        if value is None:
+            continue
+        given[name] = as_samples(value, name)
+        if given[name].shape[1] != own.shape[1]:
+            raise ValueError(
+                f"{name}: {given[name].shape[1]} columns, but {name[0]} has {own.shape[1]}"
+            )
+    if not given:
+        raise ValueError("x_candidates, y_candidates: at least one of them is needed")
+    if len({len(rows) for rows in given.values()}) > 1:
+        raise ValueError(
+            f"y_candidates: {len(given['y_candidates'])} rows, but x_candidates has "
+            f"{len(given['x_candidates'])}; row j of both is one candidate"
+        )
+    new_x, new_y = given.get("x_candidates"), given.get("y_candidates")
+    own_image = y @ matrix.T
+    new_image = None if new_y is None else new_y @ matrix.T
+    own_loss = None  # the loss of a candidate that replaces both parts does not depend on i
+    if new_x is not None and new_image is not None:
+        own_loss = np.einsum("ij,ij->i", new_x - new_image, new_x - new_image)
+
+    def loss(rows: slice) -> Any:
+        if own_loss is not None:
+            return np.broadcast_to(own_loss, (len(x[rows]), len(own_loss)))
+        if new_image is not None:
+            return cdist(x[rows], new_image, "sqeuclidean")
+        return cdist(own_image[rows], new_x, "sqeuclidean")
+
+    def cost(rows: slice) -> Any:
+        parts = [
+            cdist(own[rows], new, "sqeuclidean")
+            for own, new in ((x, new_x), (y, new_y))
+            if new is not None
+        ]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    return loss, cost
