@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dro_core._validation import Array
+from dro_core._validation import Array, as_radius
 from dro_core.spectrum import ResidualSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -90,7 +90,22 @@ def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSo
     (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is concave and increasing (for one atom it
     is linear), so Newton's method on :math:`h^{-1/2} = 1`, started left of the root at
     :math:`\max_j (p_j - g_j)`, increases monotonically to it.
+
+    Parameters
+    ----------
+    spectrum : ResidualSpectrum
+        From a matrix, or from one Lipschitz constant (then the value is the explicit bound).
+    radius : float
+        W2 radius >= 0 in the units of the data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative or non-finite radius, or something that is not a spectrum.
     """
+    if not isinstance(spectrum, ResidualSpectrum):
+        raise TypeError(f"spectrum: a ResidualSpectrum is needed, given {type(spectrum).__name__}")
+    radius = as_radius(radius)
     fidelity, top = spectrum.fidelity, spectrum.top
     if radius == 0.0:
         return DualSolution(fidelity, math.inf, math.inf, 0.0, 0.0)
@@ -108,7 +123,8 @@ def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSo
     amplitude = kappa * radius
     # λρ² = (1 + t)κ²ρ², in the order that neither overflows nor vanishes
     value = (1.0 + margin) * amplitude * amplitude
-    value += float((spectrum.mass[used] * ((1.0 + margin) / (margin + gaps))).sum())
+    with np.errstate(over="ignore"):
+        value += float((spectrum.mass[used] * ((1.0 + margin) / (margin + gaps))).sum())
     return DualSolution(value, top * (1.0 + margin), margin, 1.0 - spent, radius)
 
 
@@ -122,7 +138,9 @@ def _secular_root(slopes: Array, gaps: Array) -> tuple[float, float]:
         spent = float(((slopes / gaps) ** 2).sum())
         if spent <= 1.0:
             return 0.0, spent
-    largest = float(np.linalg.norm(slopes))  # h(t) <= (|p|/t)²: the root is not beyond
+    highest = float(slopes.max())
+    # h(t) <= (|p|/t)², so the root is not beyond |p|
+    largest = highest * float(np.linalg.norm(slopes / highest))
     for _ in range(200):
         share = slopes / (margin + gaps)
         squares = share * share

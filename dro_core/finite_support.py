@@ -37,6 +37,8 @@ from dro_core.worst_case import relative_gap
 
 #: Entries per block of candidates: 16 MiB of float64, a few of which are alive at a time.
 BLOCK_ENTRIES = 2**21
+#: A call for a block costs about as much as evaluating this many entries.
+CALL_ENTRIES = 2**14
 _EPS = float(np.finfo(np.float64).eps)
 
 BlockFunction = Callable[[slice], Any]
@@ -93,31 +95,51 @@ class _Candidates:
             )
         return checked
 
-    def blocks(self) -> Iterator[tuple[slice, Array, Array]]:
-        """(rows, loss, cost) with forbidden moves at cost +inf; checked on the first pass."""
+    def _slices(self, needed: Any) -> Iterator[slice]:
+        """Slices of at most BLOCK_ENTRIES entries over all rows, or over those in a mask.
+
+        Rows between two needed ones are taken along when that is cheaper than another call.
+        """
         step = max(1, BLOCK_ENTRIES // self.columns)
-        start = 0
-        while self._rows is None or start < self._rows:
-            stop = start + step if self._rows is None else min(start + step, self._rows)
-            rows = slice(start, stop)
-            loss = self._evaluate("loss", rows, None if self._rows is None else stop - start)
+        if needed is None:
+            runs = [(0, self._rows)]
+        else:
+            rows = np.flatnonzero(needed)
+            breaks = np.flatnonzero(np.diff(rows) > 1 + CALL_ENTRIES // self.columns)
+            firsts = rows[np.concatenate([[0], breaks + 1])] if rows.size else rows
+            lasts = rows[np.concatenate([breaks, [-1]])] if rows.size else rows
+            runs = [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+        for first, end in runs:
+            start = first
+            while end is None or start < end:
+                stop = start + step if end is None else min(start + step, end)
+                yield slice(start, stop)
+                start, end = stop, self._rows if end is None else end
+
+    def blocks(self, needed: Any = None) -> Iterator[tuple[slice, Array, Array]]:
+        """(rows, loss, cost) with forbidden moves at cost +inf; checked on the first pass.
+
+        With a mask of the rows that are needed, others may be left out.
+        """
+        for rows in self._slices(needed):
+            expected = None if self._rows is None else rows.stop - rows.start
+            loss = self._evaluate("loss", rows, expected)
             size = len(loss)
-            if self._rows is None and size < stop - start:
-                self._rows = start + size  # a short block: the samples end here
+            if self._rows is None and size < rows.stop - rows.start:
+                self._rows = rows.start + size  # a short block: the samples end here
             if size == 0:
-                if start == 0:
+                if rows.start == 0:
                     raise ValueError("loss: no rows; at least one sample is needed")
-                return
-            rows = slice(start, start + size)
+                break
+            rows = slice(rows.start, rows.start + size)
             cost = self._evaluate("cost", rows, size)
             if self._functions["admissible"] is not None:
                 allowed = self._evaluate("admissible", rows, size)
                 if not allowed.all():
                     cost = np.where(allowed, cost, np.inf)
             if not self._checked:
-                _check_block(loss, cost, start)
+                _check_block(loss, cost, rows.start)
             yield rows, loss, cost
-            start += size
         self._checked = True
 
 
@@ -202,9 +224,23 @@ def _plan_at(candidates: _Candidates, multiplier: float) -> _Plan:
     """The cheapest maximisers of ℓ - λc."""
     parts = []
     for _, loss, cost in candidates.blocks():
-        index = _cheapest_argmax(_scores(loss, cost, multiplier), cost)
-        parts.append(_pick(loss, cost, index))
+        parts.append(_pick(loss, cost, _cheapest_argmax(_scores(loss, cost, multiplier), cost)))
     return _join(parts)
+
+
+def _plan_between(
+    candidates: _Candidates, multiplier: float, dear: _Plan, cheap: _Plan
+) -> _Plan:
+    """The cheapest maximisers at a multiplier between those of two plans.
+
+    A sample with the same candidate in both plans keeps it: scores are linear in the multiplier,
+    so what is best at both ends is best in between. Only the other samples are evaluated.
+    """
+    plan = _Plan(cheap.index.copy(), cheap.loss.copy(), cheap.cost.copy())
+    for rows, loss, cost in candidates.blocks(dear.index != cheap.index):
+        part = _pick(loss, cost, _cheapest_argmax(_scores(loss, cost, multiplier), cost))
+        plan.index[rows], plan.loss[rows], plan.cost[rows] = part.index, part.loss, part.cost
+    return plan
 
 
 def _pick(loss: Array, cost: Array, index: Any) -> _Plan:
@@ -328,8 +364,8 @@ def finite_worst_case(
     ----------
     loss, cost : (N, M) arrays, or callables ``f(rows: slice) -> (len(rows), M) array``
         Loss and transport cost >= 0 of moving sample i to candidate j. An infinite cost forbids a
-        move. Callables are evaluated in blocks of rows, about 15 times each, so nothing of size
-        N x M is ever stored; they must return the same values every time and, if `weights` is not
+        move. Callables are evaluated in blocks of rows, some 15 times but ever fewer, so nothing of
+        size N x M is ever stored; they must return the same values every time and, if `weights` is not
         given either, fewer rows than asked for (or none) past the last sample, as slicing does.
     radius : float
         W2 radius >= 0 in the units of the data; the budget is its square.
@@ -383,7 +419,7 @@ def _newton(
     """
     for _ in range(10_000):
         multiplier = float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
-        plan = _plan_at(candidates, multiplier)
+        plan = _plan_between(candidates, multiplier, dear, cheap)
         score = plan.loss - multiplier * plan.cost
         above = float(mu @ (score - (cheap.loss - multiplier * cheap.cost)))
         scale = float(mu @ np.abs(plan.loss)) + multiplier * float(mu @ plan.cost)

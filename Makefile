@@ -1,0 +1,44 @@
+# Two commands for a machine with nothing but Python >= 3.11:
+#   make section5   Section 5 of the DRO paper with its exact validation (torch is not needed)
+#   make test       the whole test suite
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= results/section5
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: section5 test slow benchmarks docs format clean
+
+section5: $(VENV)/.installed
+	$(BIN)/python -m validation section5 --out $(OUT)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+benchmarks: $(VENV)/.installed
+	$(BIN)/python -m validation benchmarks core
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+format: $(VENV)/.installed-test
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[test]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) results docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

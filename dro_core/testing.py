@@ -1,0 +1,327 @@
+"""Hypothesis strategies and checkers to property-test robustness claims, ours and yours.
+
+Strategies draw samples, maps, structures, radii, whole problems, and *admissible laws*: members of
+the ambiguity ball made without any of the library's solvers. Checkers assert what theory promises
+of any correct answer: no admissible law beats it (weak duality), bounds are ordered, a worst-case
+law is feasible, a certificate holds.
+
+Needs hypothesis (``pip install 'structured-dro[test]'``).
+
+Examples
+--------
+Does my own estimate of a worst-case risk survive every admissible law that hypothesis finds?
+
+>>> from hypothesis import given
+>>> from dro_core import explicit_bound
+>>> from dro_core.testing import check_weak_duality, laws, problems
+>>> import numpy as np
+>>> @given(problems().flatmap(lambda p: laws(p).map(lambda law: (p, law))))
+... def test_my_bound(case):
+...     problem, law = case
+...     lipschitz = np.linalg.norm(problem.B, 2)
+...     kappa = problem.structure.modulus(lipschitz)
+...     if problem.structure.name != "x":
+...         mine = explicit_bound(problem.fidelity, lipschitz, problem.radius, problem.structure)
+...         check_weak_duality(mine, problem, law)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as error:
+    if error.name != "hypothesis":
+        raise
+    raise ModuleNotFoundError(
+        "dro_core.testing needs hypothesis, which is not installed; "
+        "install it with: pip install 'structured-dro[test]'",
+        name="hypothesis",
+    ) from None
+
+from dro_core._validation import Array, as_radius, as_samples, as_weights
+from dro_core.structure import Joint, Structure, XGivenY, XShift, YGivenX, as_structure
+from dro_core.worst_case import WorstCase, worst_case_risk
+
+#: Relative slack that checkers grant to rounding.
+RTOL = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A linear map, its data, and what the adversary may do."""
+
+    B: Array
+    x: Array
+    y: Array
+    weights: Array
+    radius: float
+    structure: Structure
+    #: A short description that hypothesis prints with a failing example.
+    note: str = field(default="", repr=True)
+
+    @property
+    def fidelity(self) -> float:
+        """Mean squared error of the data."""
+        return float(self.weights @ ((self.x - self.y @ self.B.T) ** 2).sum(axis=1))
+
+    def worst_case(self, structure: str | Structure | None = None) -> WorstCase:
+        """The library's answer to this problem (or to the same one under another structure)."""
+        chosen = self.structure if structure is None else structure
+        return worst_case_risk(self.B, self.x, self.y, self.radius, chosen, weights=self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """A law in the ambiguity ball: mass `weights[k]` of sample `origin[k]`, moved by (dx, dy)[k]."""
+
+    origin: Any
+    dx: Array
+    dy: Array
+    weights: Array
+    transport_cost: float
+
+    def risk(self, model: Callable[[Array], Array], x: Array, y: Array) -> float:
+        """Mean squared error of a map (rows in, rows out; linear or not) under this law."""
+        error = x[self.origin] + self.dx - model(y[self.origin] + self.dy)
+        return float(self.weights @ (error**2).sum(axis=1))
+
+
+def _generators() -> st.SearchStrategy[np.random.Generator]:
+    return st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def sizes(largest: int = 6) -> st.SearchStrategy[int]:
+    """Dimensions and sample counts: small, with 1 included."""
+    return st.integers(1, largest)
+
+
+@st.composite
+def samples(
+    draw: Any, rows: int | None = None, columns: int | None = None, *, duplicates: bool = True
+) -> Array:
+    """Samples as rows: Gaussian, sometimes on a subspace, with repeated or zero rows."""
+    count = draw(sizes(8)) if rows is None else rows
+    dimension = draw(sizes()) if columns is None else columns
+    rng = draw(_generators())
+    array = rng.standard_normal((count, dimension))
+    if draw(st.booleans()):  # low rank
+        rank = draw(st.integers(0, dimension))
+        array = array[:, :rank] @ rng.standard_normal((rank, dimension))
+    if duplicates and count > 1 and draw(st.booleans()):
+        array[rng.integers(count)] = array[rng.integers(count)]
+    return array
+
+
+@st.composite
+def maps(draw: Any, rows: int | None = None, columns: int | None = None) -> Array:
+    """Linear maps, rows x columns: any rank (zero included) and condition numbers up to 1e10."""
+    n = draw(sizes()) if rows is None else rows
+    m = draw(sizes()) if columns is None else columns
+    rng = draw(_generators())
+    rank = draw(st.integers(0, min(n, m)))
+    left = np.linalg.qr(rng.standard_normal((n, n)))[0][:, :rank]
+    right = np.linalg.qr(rng.standard_normal((m, m)))[0][:, :rank]
+    digits = draw(st.sampled_from([0.0, 1.0, 10.0]))
+    scale = 10.0 ** draw(st.integers(-3, 3))
+    return np.asarray((left * 10.0 ** -(digits * np.linspace(0, 1, rank))) @ right.T * scale)
+
+
+@st.composite
+def weights(draw: Any, size: int) -> Array:
+    """Non-negative weights that sum to one: uniform, uneven, or with zeros."""
+    kind = draw(st.sampled_from(["uniform", "uneven", "zeros"]))
+    if kind == "uniform" or size == 1:
+        return np.full(size, 1.0 / size)
+    array = draw(_generators()).dirichlet(np.ones(size))
+    if kind == "zeros":
+        array[int(np.argmin(array))] = 0.0
+    return np.asarray(array / array.sum())
+
+
+def radii(scale: float = 1.0, decades: int = 6) -> st.SearchStrategy[float]:
+    """Radii from scale * 10^-decades to scale * 10^decades, and zero."""
+    powers = st.floats(-decades, decades).map(lambda power: scale * 10.0**power)
+    return st.one_of(st.just(0.0), powers)
+
+
+def structures(forward: Array | None = None) -> st.SearchStrategy[Structure]:
+    """Every structure; `XShift` too if its forward matrix is given."""
+    known: list[Structure] = [YGivenX(), Joint(), XGivenY()]
+    if forward is not None:
+        known += [XShift(forward), XShift(forward, cost="x")]
+    return st.sampled_from(known)
+
+
+@st.composite
+def problems(draw: Any, *, structure: str | Structure | None = None, zero_radius: bool = True) -> Any:
+    """A whole `Problem`: residuals of any size, none at all, or off the top singular space.
+
+    With `structure` given, every problem has that structure; otherwise all occur, structure x with
+    noise-free data y = Ax.
+    """
+    n, m, count = draw(sizes()), draw(sizes()), draw(sizes(8))
+    B = draw(maps(n, m))
+    forward = draw(maps(m, n)) if structure is None else None
+    chosen = draw(structures(forward)) if structure is None else as_structure(structure)
+    x, y = draw(samples(count, n)), draw(samples(count, m))
+    note = "any residual"
+    if isinstance(chosen, XShift):
+        y, note = x @ chosen.forward.T, "y = Ax"
+    else:
+        kind = draw(st.sampled_from(["any", "none", "off the top"]))
+        if kind == "none":
+            x, note = y @ B.T, "no residual"
+        elif kind == "off the top":  # the hard case
+            left = np.linalg.svd(B)[0]
+            x = y @ B.T + (x @ left[:, 1:]) @ left[:, 1:].T
+            note = "no residual on the top singular space"
+    mu = draw(weights(count))
+    size = float(np.sqrt(mu @ ((x - y @ B.T) ** 2).sum(axis=1))) or 1.0
+    radius = draw(radii(size)) if zero_radius else draw(radii(size).filter(lambda r: r > 0))
+    return Problem(B, x, y, mu, radius, chosen, note)
+
+
+@st.composite
+def laws(draw: Any, problem: Problem) -> Any:
+    """A random law of the problem's ambiguity ball, with up to three branches per sample.
+
+    For structure x the data must be noise-free (y = Ax), as `problems` makes them.
+    """
+    rng, branches = draw(_generators()), draw(st.integers(1, 3))
+    (count, n), m = problem.x.shape, problem.y.shape[1]
+    origin = np.repeat(np.arange(count), branches)
+    mass = problem.weights[origin] * rng.dirichlet(np.ones(branches), count).ravel()
+    dx, dy = rng.standard_normal((len(origin), n)), rng.standard_normal((len(origin), m))
+    top = np.linalg.svd(problem.B)[2][0]
+    if draw(st.booleans()):  # along the direction that hurts most, as an adversary would
+        dy = rng.standard_normal((len(origin), 1)) * top
+    paid_x, paid_y = 1.0, 1.0
+    structure = problem.structure
+    if isinstance(structure, XShift):
+        dy = dx @ structure.forward.T
+        paid_y = 0.0 if structure.cost == "x" else 1.0
+    elif isinstance(structure, YGivenX):
+        dx[:] = 0.0
+    elif isinstance(structure, XGivenY):
+        dy[:] = 0.0
+    cost = float(mass @ (paid_x * (dx**2).sum(axis=1) + paid_y * (dy**2).sum(axis=1)))
+    share = draw(st.sampled_from([1.0, 0.5, 0.0]))
+    factor = problem.radius * (share / cost) ** 0.5 if cost > 0 else 0.0
+    return Law(origin, dx * factor, dy * factor, mass, cost * factor**2)
+
+
+def check_weak_duality(
+    claimed: float,
+    problem: Problem,
+    law: Law,
+    model: Callable[[Array], Array] | None = None,
+    *,
+    rtol: float = RTOL,
+) -> None:
+    """No law in the ball beats a worst-case value (paper Proposition 3.1).
+
+    Parameters
+    ----------
+    claimed : float
+        Any claimed upper value: a dual value, a bound, a worst-case risk.
+    problem, law
+        From `problems` and `laws`.
+    model : callable, optional
+        The map from rows of y to rows of x the claim is about; default ``y @ B.T``.
+
+    Raises
+    ------
+    AssertionError
+        If the law is in the ball and its risk exceeds the claim.
+    """
+    apply = (lambda rows: rows @ problem.B.T) if model is None else model
+    assert law.transport_cost <= problem.radius**2 * (1 + rtol), "the law is outside the ball"
+    attained = law.risk(apply, problem.x, problem.y)
+    scale = max(abs(attained), abs(claimed), _rounding(problem))
+    assert attained <= claimed + rtol * scale, (
+        f"an admissible law has risk {attained}, above the claimed worst case {claimed}"
+    )
+
+
+def _rounding(problem: Problem) -> float:
+    """Squared size of what the residuals are differences of: below eps of it is noise."""
+    parts = problem.weights @ (problem.x**2).sum(axis=1)
+    parts += problem.weights @ ((problem.y @ problem.B.T) ** 2).sum(axis=1)
+    return float(parts) * 1e-12
+
+
+def check_ordering(*values: float, rtol: float = RTOL) -> None:
+    """Values never decrease: finite support <= exact <= explicit bound, y|x <= joint, ...
+
+    Raises
+    ------
+    AssertionError
+        If one value exceeds the next by more than `rtol`, relatively.
+    """
+    for k, (lower, upper) in enumerate(zip(values, values[1:], strict=False)):
+        assert lower <= upper + rtol * max(abs(lower), abs(upper)), (
+            f"value {k} is {lower}, above value {k + 1}, {upper}"
+        )
+
+
+def check_feasible(
+    x: Any,
+    y: Any,
+    displacement_x: Any,
+    displacement_y: Any,
+    radius: float,
+    structure: str | Structure,
+    *,
+    weights: Any = None,
+    rtol: float = RTOL,
+) -> None:
+    """A law made of displaced samples is in the ambiguity ball.
+
+    The budget is met and the structure respected: x untouched under y|x, y untouched under x|y,
+    every atom on the graph of the forward map under structure x.
+
+    Raises
+    ------
+    AssertionError
+        If not.
+    """
+    x, y = as_samples(x, "x"), as_samples(y, "y")
+    dx = as_samples(displacement_x, "displacement_x")
+    dy = as_samples(displacement_y, "displacement_y")
+    assert dx.shape == x.shape, f"displacement_x: shape {dx.shape}, but x has {x.shape}"
+    assert dy.shape == y.shape, f"displacement_y: shape {dy.shape}, but y has {y.shape}"
+    mu, budget = as_weights(weights, len(x)), as_radius(radius) ** 2
+    resolved = as_structure(structure)
+    paid_y = 1.0
+    if isinstance(resolved, YGivenX):
+        assert not dx.any(), "y|x: x was moved"
+    elif isinstance(resolved, XGivenY):
+        assert not dy.any(), "x|y: y was moved"
+    elif isinstance(resolved, XShift):
+        paid_y = 0.0 if resolved.cost == "x" else 1.0
+        off = np.abs(y + dy - (x + dx) @ resolved.forward.T).max()
+        scale = np.abs(y).max() + np.abs(dy).max() + np.abs(resolved.forward).max() * (
+            np.abs(x).max() + np.abs(dx).max()
+        )
+        assert off <= rtol * max(float(scale), 1e-300), "x: an atom is off the graph of A"
+    cost = float(mu @ ((dx**2).sum(axis=1) + paid_y * (dy**2).sum(axis=1)))
+    assert cost <= budget * (1 + rtol), f"transport cost {cost} exceeds the budget {budget}"
+
+
+def check_certificate(worst: WorstCase, *, rtol: float = RTOL) -> None:
+    """The certificate holds, recomputed through the map itself, and nothing contradicts it.
+
+    Raises
+    ------
+    AssertionError
+        With the certificate, if a part of it fails.
+    """
+    certificate = worst.verify()
+    assert certificate.holds(rtol), f"{worst} is not certified to {rtol}: {certificate}"
+    check_ordering(worst.risk, worst.bound, rtol=rtol)

@@ -1,0 +1,1 @@
+"""The evidence: each experiment is one module, run as ``python -m validation NAME``."""
