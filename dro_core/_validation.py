@@ -100,9 +100,7 @@ def as_map(value: Any, name: str) -> Array:
 def check_samples_and_map(matrix: Array, x: Array, y: Array, name: str) -> None:
     """x (N, n), y (N, m) and a map (n, m) that fit together."""
     if len(x) != len(y):
-        raise ValueError(
-            f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i"
-        )
+        raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
     if matrix.shape != (x.shape[1], y.shape[1]):
         raise ValueError(
             f"{name}: shape {matrix.shape}, but x has {x.shape[1]} columns and y has "
@@ -137,7 +135,8 @@ def as_scalar(value: Any, name: str, allowed: str) -> float:
         raise TypeError(f"{name}: {value!r} is not a real number; allowed: {allowed}")
     if array.ndim != 0:
         raise ValueError(
-            f"{name}: one number is needed, given an array of shape {array.shape}; allowed: {allowed}"
+            f"{name}: one number is needed, given an array of shape {array.shape}; "
+            f"allowed: {allowed}"
         )
     number = float(array)
     if not math.isfinite(number):

@@ -98,5 +98,3 @@ def _root_bound(fidelity: Any, lipschitz: Any, radius: Any, structure: str | Str
             "broadcast together"
         ) from None
     return (np.sqrt(M) + rho * cls.modulus(L))[()]
-
-

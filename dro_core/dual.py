@@ -85,9 +85,9 @@ def quadratic_dual(
 def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSolution:
     r"""Exact minimiser of the quadratic dual at a radius >= 0.
 
-    Dimensionless: with :math:`\lambda = \kappa^2(1 + t)`, gaps :math:`g_j = 1 - \sigma_j^2/\kappa^2`
-    and :math:`p_j = \sqrt{m_j}\,\sigma_j/(\kappa^2\rho)` the condition is :math:`h(t) = \sum_j
-    (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is concave and increasing (for one atom it
+    Dimensionless: with :math:`\lambda = \kappa^2(1 + t)`, gaps
+    :math:`g_j = 1 - \sigma_j^2/\kappa^2` and :math:`p_j = \sqrt{m_j}\,\sigma_j/(\kappa^2\rho)` the
+    condition is :math:`h(t) = \sum_j (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is concave and increasing (for one atom it
     is linear), so Newton's method on :math:`h^{-1/2} = 1`, started left of the root at
     :math:`\max_j (p_j - g_j)`, increases monotonically to it.
 

@@ -33,7 +33,6 @@ from dro_core._validation import (
     as_weights,
     check_samples_and_map,
 )
-from dro_core.worst_case import relative_gap
 
 #: Entries per block of candidates: 16 MiB of float64, a few of which are alive at a time.
 BLOCK_ENTRIES = 2**21
@@ -69,7 +68,7 @@ class _Candidates:
         self._checked = False
 
     def _probe(self) -> int:
-        first = _as_block(self._functions["loss"](slice(0, 1)), "loss")  # type: ignore[misc]
+        first = _as_block(self._functions["loss"](slice(0, 1)), "loss")
         return first.shape[1]
 
     @property
@@ -228,9 +227,7 @@ def _plan_at(candidates: _Candidates, multiplier: float) -> _Plan:
     return _join(parts)
 
 
-def _plan_between(
-    candidates: _Candidates, multiplier: float, dear: _Plan, cheap: _Plan
-) -> _Plan:
+def _plan_between(candidates: _Candidates, multiplier: float, dear: _Plan, cheap: _Plan) -> _Plan:
     """The cheapest maximisers at a multiplier between those of two plans.
 
     A sample with the same candidate in both plans keeps it: scores are linear in the multiplier,
@@ -258,7 +255,7 @@ def _join(parts: list[_Plan]) -> _Plan:
 
 @dataclass(frozen=True)
 class FiniteCertificate:
-    """What `FiniteWorstCase.verify` recomputed from the plan and the multiplier.
+    r"""What `FiniteWorstCase.verify` recomputed from the plan and the multiplier.
 
     Attributes
     ----------
@@ -267,7 +264,8 @@ class FiniteCertificate:
     dual_risk : float
         The dual function at the multiplier, from one more pass over all candidates.
     gap : float
-        (dual_risk - primal_risk) relative to the larger of the two in size.
+        (dual_risk - primal_risk) relative to the size of the terms they are sums of,
+        :math:`\sum\pi_{ij}|\ell_{ij}| + \lambda\rho^2` (losses may have either sign).
     transport_cost, budget : float
         Cost of the plan, and radius².
     marginal_error : float
@@ -304,7 +302,7 @@ class FiniteWorstCase:
     primal_risk, transport_cost : float
         Risk and cost of the plan.
     gap : float
-        Duality gap relative to the risk.
+        Duality gap (risk - primal_risk), relative as in `FiniteCertificate`.
     radius : float
     weights : (N,) array
     """
@@ -323,24 +321,28 @@ class FiniteWorstCase:
         self.plan = sparse.csr_array((mass, (rows, columns)), shape=shape)
         self.primal_risk = float(mass @ loss)
         self.transport_cost = float(mass @ cost)
-        self.gap = relative_gap(self.risk, self.primal_risk)
+        self.gap = self._relative(self.risk, self.primal_risk, float(mass @ np.abs(loss)))
+
+    def _relative(self, dual: float, primal: float, size: float) -> float:
+        scale = size + self.multiplier * self.radius**2
+        return (dual - primal) / scale if scale > 0 else dual - primal
 
     def verify(self) -> FiniteCertificate:
-        """Recompute both values and the feasibility of the plan by one more pass over everything."""
-        primal = cost_used = 0.0
+        """Recompute both values and the plan's feasibility by one more pass over everything."""
+        primal = cost_used = size = 0.0
         potential = np.empty(len(self.weights))
         for rows, loss, cost in self._candidates.blocks():
             part = self.plan[rows].tocoo()
             i, j = part.coords
             primal += float(part.data @ loss[i, j])
+            size += float(part.data @ np.abs(loss[i, j]))
             cost_used += float(part.data @ cost[i, j])
             potential[rows] = _scores(loss, cost, self.multiplier).max(axis=1)
         budget = self.radius**2
         dual = self.multiplier * budget + float(self.weights @ potential)
         error = float(np.abs(self.plan.sum(axis=1) - self.weights).max())
-        return FiniteCertificate(
-            primal, dual, relative_gap(dual, primal), cost_used, budget, error
-        )
+        gap = self._relative(dual, primal, size)
+        return FiniteCertificate(primal, dual, gap, cost_used, budget, error)
 
     def __repr__(self) -> str:
         return (
@@ -364,9 +366,10 @@ def finite_worst_case(
     ----------
     loss, cost : (N, M) arrays, or callables ``f(rows: slice) -> (len(rows), M) array``
         Loss and transport cost >= 0 of moving sample i to candidate j. An infinite cost forbids a
-        move. Callables are evaluated in blocks of rows, some 15 times but ever fewer, so nothing of
-        size N x M is ever stored; they must return the same values every time and, if `weights` is not
-        given either, fewer rows than asked for (or none) past the last sample, as slicing does.
+        move. Callables are evaluated in blocks of rows, in some 15 passes over ever fewer rows, so
+        nothing of size N x M is stored; they must return the same values every time and, if
+        `weights` is not given either, fewer rows than asked for (or none) past the last sample, as
+        slicing does.
     radius : float
         W2 radius >= 0 in the units of the data; the budget is its square.
     weights : (N,) array, optional
@@ -432,7 +435,9 @@ def _newton(
             cheap = plan
         if stuck or above <= 4 * _EPS * scale:
             return multiplier, multiplier * budget + float(mu @ score), dear, cheap
-    raise ArithmeticError("the multiplier did not settle in 10,000 passes; please report this input")
+    raise ArithmeticError(
+        "the multiplier did not settle in 10,000 passes; please report this input"
+    )
 
 
 def _mix(

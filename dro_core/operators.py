@@ -83,7 +83,7 @@ class SpectralInverse(SpectralOperator):
 
 
 class Diagonal(SpectralOperator):
-    r"""Polynomially ill-posed diagonal operator, :math:`A = \mathrm{diag}(k^{-\alpha})` (paper §5.1).
+    r"""Polynomially ill-posed operator :math:`A = \mathrm{diag}(k^{-\alpha})` (paper §5.1).
 
     Parameters
     ----------

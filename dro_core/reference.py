@@ -184,7 +184,7 @@ def worst_case_risk_sdp(
         If Clarabel finds no optimum.
     """
     import cvxpy as cp
-    from scipy.linalg import sqrtm
+    from scipy.linalg import fractional_matrix_power
 
     matrix = as_map(B, "B")
     x, y = as_samples(x, "x"), as_samples(y, "y")
@@ -197,7 +197,7 @@ def worst_case_risk_sdp(
         A = as_map(forward, "forward")
         if A.shape != matrix.shape[::-1]:
             raise ValueError(f"forward: shape {A.shape}; needed: {matrix.shape[::-1]}")
-        half = np.linalg.inv(np.real(sqrtm(np.eye(A.shape[1]) + A.T @ A)))
+        half = fractional_matrix_power(np.eye(A.shape[1]) + A.T @ A, -0.5)
         C = (np.eye(len(matrix)) - matrix @ A) @ half
     elif structure in _DISPLACEMENTS:
         C = _DISPLACEMENTS[structure](matrix)
@@ -206,7 +206,7 @@ def worst_case_risk_sdp(
     deviations = np.sqrt(mu)[:, None] * (x - y @ matrix.T)
     norm = float(np.linalg.norm(C, 2)) or 1.0
     scale = max(float(np.linalg.norm(deviations)), norm * rho) or 1.0
-    S = np.linalg.qr(deviations / scale, mode="r")
+    S: Array = np.asarray(np.linalg.qr(deviations / scale, mode="r"))
     k, n, p = S.shape[0], *C.shape
     T, multiplier = cp.Variable((k, k), symmetric=True), cp.Variable(nonneg=True)
     block = cp.bmat(
@@ -252,9 +252,7 @@ def wasserstein_pot(
 
     points0, points1 = as_samples(points0, "points0"), as_samples(points1, "points1")
     if points0.shape[1] != points1.shape[1]:
-        raise ValueError(
-            f"points1: {points1.shape[1]} columns, but points0 has {points0.shape[1]}"
-        )
+        raise ValueError(f"points1: {points1.shape[1]} columns, but points0 has {points0.shape[1]}")
     weights0 = as_weights(weights0, len(points0), "weights0")
     weights1 = as_weights(weights1, len(points1), "weights1")
     cost = ot.dist(points0, points1)  # squared Euclidean

@@ -73,7 +73,7 @@ class ResidualSpectrum:
         *,
         weights: Any = None,
     ) -> ResidualSpectrum:
-        r"""Exact spectrum of a dense linear map (theory: :math:`m_j = \sum_i\mu_i(u_j^\top r_i)^2`).
+        r"""Exact spectrum of a dense linear map, :math:`m_j = \sum_i\mu_i(u_j^\top r_i)^2`.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class ResidualDecomposition:
         # λ - σ_j² and λ - s in the form κ²(margin + gap): no cancellation near the threshold
         apart = top * margin + (factor_top - self.squared)
         apart_complement = top * margin + factor_top
-        used = self.spectrum.significant[: len(apart)] & (apart > 0)
+        used = np.logical_and(self.spectrum.significant[: len(apart)], apart > 0)
         pseudo_inverse = np.divide(self.squared, apart, out=np.zeros_like(apart), where=used)
         residual = self.displacement.residual
         if apart_complement > 0:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """A law in the ambiguity ball: mass `weights[k]` of sample `origin[k]`, moved by (dx, dy)[k]."""
+    """A law in the ball: mass `weights[k]` of sample `origin[k]`, moved by (dx, dy)[k]."""
 
     origin: Any
     dx: Array
@@ -159,7 +160,9 @@ def structures(forward: Array | None = None) -> st.SearchStrategy[Structure]:
 
 
 @st.composite
-def problems(draw: Any, *, structure: str | Structure | None = None, zero_radius: bool = True) -> Any:
+def problems(
+    draw: Any, *, structure: str | Structure | None = None, zero_radius: bool = True
+) -> Any:
     """A whole `Problem`: residuals of any size, none at all, or off the top singular space.
 
     With `structure` given, every problem has that structure; otherwise all occur, structure x with
@@ -264,7 +267,7 @@ def check_ordering(*values: float, rtol: float = RTOL) -> None:
     AssertionError
         If one value exceeds the next by more than `rtol`, relatively.
     """
-    for k, (lower, upper) in enumerate(zip(values, values[1:], strict=False)):
+    for k, (lower, upper) in enumerate(pairwise(values)):
         assert lower <= upper + rtol * max(abs(lower), abs(upper)), (
             f"value {k} is {lower}, above value {k + 1}, {upper}"
         )
@@ -306,8 +309,10 @@ def check_feasible(
     elif isinstance(resolved, XShift):
         paid_y = 0.0 if resolved.cost == "x" else 1.0
         off = np.abs(y + dy - (x + dx) @ resolved.forward.T).max()
-        scale = np.abs(y).max() + np.abs(dy).max() + np.abs(resolved.forward).max() * (
-            np.abs(x).max() + np.abs(dx).max()
+        scale = (
+            np.abs(y).max()
+            + np.abs(dy).max()
+            + np.abs(resolved.forward).max() * (np.abs(x).max() + np.abs(dx).max())
         )
         assert off <= rtol * max(float(scale), 1e-300), "x: an atom is off the graph of A"
     cost = float(mu @ ((dx**2).sum(axis=1) + paid_y * (dy**2).sum(axis=1)))

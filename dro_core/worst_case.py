@@ -324,7 +324,8 @@ class LinearReconstruction:
         smallest = math.sqrt(charged)
         # data on the graph up to rounding count as on it
         rounding = 1e-13 * math.sqrt(
-            float(self.weights @ squared_norms(self.x)) + float(self.weights @ squared_norms(self.y))
+            float(self.weights @ squared_norms(self.x))
+            + float(self.weights @ squared_norms(self.y))
         )
         if smallest <= rounding:
             return radius
@@ -409,7 +410,8 @@ def worst_case_risk(
     r"""Exact worst-case risk of a linear reconstruction map, with its worst-case law.
 
     .. math:: \mathcal R = \sup_{\pi} \int \|x' - B y'\|^2\,d\pi
-              = \min_{\lambda\ge\kappa^2} \lambda\rho^2 + \sum_j m_j\frac{\lambda}{\lambda-\sigma_j^2}
+              = \min_{\lambda\ge\kappa^2}
+                \lambda\rho^2 + \sum_j m_j\frac{\lambda}{\lambda-\sigma_j^2}
 
     over all laws within W2 distance `radius` of the weighted samples that the structure admits
     (paper Theorems 3.1-3.3 for linear maps and quadratic loss, where the potentials are explicit).

@@ -327,7 +327,11 @@ def test_scalar_output_is_rmse_plus_radius_times_norm(slope, seed, radius):
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((7, 1)), rng.standard_normal((7, slope.shape[1]))
     rmse = np.sqrt(np.mean((x - y @ slope.T) ** 2))
-    same(worst_case_risk(slope, x, y, radius).risk, (rmse + radius * np.linalg.norm(slope)) ** 2, 1e-12)
+    same(
+        worst_case_risk(slope, x, y, radius).risk,
+        (rmse + radius * np.linalg.norm(slope)) ** 2,
+        1e-12,
+    )
 
 
 def test_radius_zero_is_the_nominal_risk(rng):
@@ -403,10 +407,8 @@ def test_x_shift_with_an_empty_ball_names_the_smallest_radius(rng):
     A, B = rng.standard_normal((3, 2)), rng.standard_normal((2, 3))
     x = rng.standard_normal((6, 2))
     off = rng.standard_normal((6, 3))
-    smallest = math.sqrt(
-        np.mean([e @ np.linalg.solve(np.eye(3) + A @ A.T, e) for e in off])
-    )
-    with pytest.raises(InfeasibleRadiusError, match="radius: .* smallest feasible") as caught:
+    smallest = math.sqrt(np.mean([e @ np.linalg.solve(np.eye(3) + A @ A.T, e) for e in off]))
+    with pytest.raises(InfeasibleRadiusError, match=r"radius: .* smallest feasible") as caught:
         worst_case_risk(B, x, x @ A.T + off, 0.9 * smallest, XShift(A))
     assert caught.value.smallest_radius == pytest.approx(smallest, rel=1e-9)
     worst = worst_case_risk(B, x, x @ A.T + off, smallest * (1 + 1e-9), XShift(A))

@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if not options.name:
-        print(table([("experiment", "what it shows"), *((n, load(n).summary) for n in EXPERIMENTS)]))
+        print(
+            table([("experiment", "what it shows"), *((n, load(n).summary) for n in EXPERIMENTS)])
+        )
         print("\nSettings of each: python -m validation NAME --set help")
         return 0
     try:
