@@ -39,9 +39,17 @@ def explicit_bound(
     ValueError, TypeError
         For negative or non-finite arguments, an unknown structure, or shapes that do not
         broadcast.
+    OverflowError
+        If a bound exceeds the largest float.
     """
     root = _root_bound(fidelity, lipschitz, radius, structure)
-    return root * root
+    with np.errstate(over="ignore"):
+        bound = root * root
+    if not np.isfinite(bound).all():
+        raise OverflowError(
+            "fidelity, lipschitz, radius: the bound exceeds the largest float; rescale the data"
+        )
+    return bound
 
 
 def conservatism_gap(

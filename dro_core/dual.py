@@ -87,9 +87,10 @@ def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSo
 
     Dimensionless: with :math:`\lambda = \kappa^2(1 + t)`, gaps
     :math:`g_j = 1 - \sigma_j^2/\kappa^2` and :math:`p_j = \sqrt{m_j}\,\sigma_j/(\kappa^2\rho)` the
-    condition is :math:`h(t) = \sum_j (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is concave and increasing (for one atom it
-    is linear), so Newton's method on :math:`h^{-1/2} = 1`, started left of the root at
-    :math:`\max_j (p_j - g_j)`, increases monotonically to it.
+    condition is :math:`h(t) = \sum_j (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is
+    concave and increasing (for one atom it is linear), so Newton's method on
+    :math:`h^{-1/2} = 1`, started left of the root at :math:`\max_j (p_j - g_j)`, increases
+    monotonically to it.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ by POT's network simplex. For tests and validation; the solvers of `dro_core` ar
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +143,7 @@ def finite_worst_case_cvxpy(
 
 
 #: Displacement matrices C of the structures, from their definition (theory, structure table).
-_DISPLACEMENTS = {
+_DISPLACEMENTS: dict[str, Callable[[Array], Array]] = {
     "y|x": lambda B: -B,
     "joint": lambda B: np.hstack([np.eye(len(B)), -B]),
     "x|y": lambda B: np.eye(len(B)),
@@ -198,7 +199,7 @@ def worst_case_risk_sdp(
         if A.shape != matrix.shape[::-1]:
             raise ValueError(f"forward: shape {A.shape}; needed: {matrix.shape[::-1]}")
         half = fractional_matrix_power(np.eye(A.shape[1]) + A.T @ A, -0.5)
-        C = (np.eye(len(matrix)) - matrix @ A) @ half
+        C: Array = (np.eye(len(matrix)) - matrix @ A) @ half
     elif structure in _DISPLACEMENTS:
         C = _DISPLACEMENTS[structure](matrix)
     else:
@@ -207,7 +208,7 @@ def worst_case_risk_sdp(
     norm = float(np.linalg.norm(C, 2)) or 1.0
     scale = max(float(np.linalg.norm(deviations)), norm * rho) or 1.0
     S: Array = np.asarray(np.linalg.qr(deviations / scale, mode="r"))
-    k, n, p = S.shape[0], *C.shape
+    k, (n, p) = len(S), C.shape
     T, multiplier = cp.Variable((k, k), symmetric=True), cp.Variable(nonneg=True)
     block = cp.bmat(
         [

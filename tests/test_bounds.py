@@ -99,6 +99,11 @@ def test_arguments_broadcast():
     assert np.ndim(explicit_bound(1, 2, 3)) == 0
 
 
+def test_an_infinite_bound_is_never_returned():
+    with pytest.raises(OverflowError, match="lipschitz"):
+        explicit_bound(1.0, [1.0, 1e200], 1.0)
+
+
 def test_the_bound_is_loose_in_general(rng):
     B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 9, 3))
     worst = worst_case_risk(B, x, y, 1.0)

@@ -1,0 +1,358 @@
+"""Bad input: every public function refuses it, and the message names the argument."""
+
+import inspect
+
+import numpy as np
+import pytest
+from scipy.sparse.linalg import aslinearoperator
+
+import dro_core
+from dro_core import operators, reference, testing
+
+X = np.array([[1.0, 2.0], [0.0, 1.0], [3.0, 1.0]])  # (N, n) = (3, 2)
+Y = np.array([[1.0], [2.0], [0.5]])  # (N, m) = (3, 1)
+B = np.array([[1.0], [2.0]])
+LOSS = np.array([[1.0, 2.0], [0.0, 1.0]])
+COST = np.array([[0.0, 1.0], [0.0, 1.0]])
+NAN, INF = np.nan, np.inf
+
+
+def replaced(array, value):
+    array = np.array(array, dtype=float)
+    array.flat[0] = value
+    return array
+
+
+#: Arguments that every function of (B, x, y) must refuse, and the argument at fault.
+MAP_AND_SAMPLES = [
+    ({"B": replaced(B, NAN)}, ValueError, "B: .*NaN"),
+    ({"B": B[:, 0]}, ValueError, r"B: .*B\[None, :\]"),
+    ({"B": B.T}, ValueError, r"B: shape \(1, 2\), but x has 2 columns and y has 1"),
+    ({"B": B.astype(complex)}, TypeError, "B: dtype complex128"),
+    ({"B": aslinearoperator(B)}, TypeError, "B: a LinearOperator"),
+    ({"B": np.empty((0, 1))}, ValueError, "B: a non-empty"),
+    ({"x": replaced(X, INF)}, ValueError, r"x: .*first \(inf\) at index \(0, 0\)"),
+    ({"x": X[:, 0]}, ValueError, r"x: samples are rows.*x\[:, None\]"),
+    ({"x": X[None]}, ValueError, "x: samples are rows"),
+    ({"x": X.astype(object)}, TypeError, "x: dtype object"),
+    ({"x": [[1.0, 2.0], [3.0]]}, ValueError, "x: not a rectangular"),
+    ({"x": X[:, :1]}, ValueError, r"B: shape .*x has 1 columns"),
+    ({"x": np.empty((0, 2)), "y": np.empty((0, 1))}, ValueError, "x: empty samples"),
+    ({"x": np.empty((3, 0))}, ValueError, "x: samples have no entries"),
+    ({"y": replaced(Y, NAN)}, ValueError, "y: .*NaN"),
+    ({"y": Y[:, 0]}, ValueError, r"y: samples are rows.*y\[:, None\]"),
+    ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
+    ({"y": np.array([["1"], ["2"], ["3"]])}, TypeError, "y: dtype <U1"),
+]
+WEIGHTS = [
+    ({"weights": [0.5, 0.6, -0.1]}, ValueError, "weights: entry 2 is -0.1"),
+    ({"weights": [0.5, 0.5]}, ValueError, r"weights: shape \(2,\), but there are 3"),
+    ({"weights": [[0.5], [0.25], [0.25]]}, ValueError, r"weights: shape \(3, 1\)"),
+    ({"weights": [0.5, 0.5, 0.5]}, ValueError, "weights: they sum to 1.5"),
+    ({"weights": [0.5, 0.5, NAN]}, ValueError, "weights: .*NaN"),
+]
+STRUCTURE = [
+    ({"structure": "y|z"}, ValueError, "structure: unknown value 'y|z'.*did you mean"),
+    ({"structure": None}, TypeError, "structure: None is neither"),
+    ({"structure": dro_core.Joint}, TypeError, "structure: .* neither a name nor a Structure"),
+    ({"structure": "x"}, ValueError, r"structure: 'x' needs the forward map.*XShift"),
+    ({"structure": dro_core.XShift(np.eye(2))}, ValueError, r"forward: shape \(2, 2\), but x has"),
+]
+RADIUS = [
+    ({"radius": -1.0}, ValueError, "radius: -1.0 is negative"),
+    ({"radius": NAN}, ValueError, "radius: nan is not finite"),
+    ({"radius": INF}, ValueError, "radius: inf is not finite"),
+    ({"radius": [1.0, 2.0]}, ValueError, "radius: one number is needed"),
+    ({"radius": "1"}, TypeError, "radius: '1' is not a real number"),
+    ({"radius": 1j}, TypeError, "radius: 1j is not a real number"),
+]
+TABLES = [
+    ({"loss": replaced(LOSS, NAN)}, ValueError, "loss: .*nan|loss: .*NaN"),
+    ({"loss": LOSS[0]}, ValueError, "loss.*2-D|loss.*needed"),
+    ({"loss": LOSS.astype(complex)}, TypeError, "loss: dtype complex128"),
+    ({"cost": -COST}, ValueError, "cost: .*-1.0"),
+    ({"cost": replaced(COST, NAN)}, ValueError, "cost: .*nan|cost: .*NaN"),
+    ({"cost": COST[:, :1]}, ValueError, r"cost.*\(2, 2\).*\(2, 1\)|shapes differ"),
+    ({"admissible": np.ones((2, 2))}, (TypeError, ValueError), "admissible: .*boolean"),
+]
+SMALL_WEIGHTS = [
+    ({"weights": [0.5, 0.6]}, ValueError, "weights: they sum to 1.1"),
+    ({"weights": [0.5, 0.25, 0.25]}, ValueError, r"weights: shape \(3,\)"),
+]
+
+core = {"B": B, "x": X, "y": Y}
+ball = {**core, "radius": 1.0}
+tables = {"loss": LOSS, "cost": COST, "radius": 0.5}
+candidates = {**core, "y_candidates": Y}
+clouds = {"points0": X, "points1": X}
+pairs = {"x0": X, "y0": Y, "x1": X, "y1": Y}
+moves = {"x": X, "y": Y, "x_candidates": X, "y_candidates": Y}
+feasible = {
+    "x": X, "y": Y, "displacement_x": 0 * X, "displacement_y": 0 * Y, "radius": 1.0,
+    "structure": "joint",
+}  # fmt: skip
+
+#: function -> (good arguments, rows of (changes, error, message)).
+ROWS = {
+    dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + WEIGHTS + STRUCTURE + RADIUS),
+    dro_core.LinearReconstruction: (core, MAP_AND_SAMPLES + WEIGHTS),
+    dro_core.ResidualSpectrum.from_matrix: (core, MAP_AND_SAMPLES + WEIGHTS + STRUCTURE),
+    dro_core.worst_case_curve: (
+        {**core, "radii": [0.5, 1.0]},
+        [
+            *MAP_AND_SAMPLES,
+            *WEIGHTS,
+            *STRUCTURE,
+            ({"radii": []}, ValueError, "radii: a non-empty"),
+            ({"radii": 1.0}, ValueError, "radii: a non-empty 1-D"),
+            ({"radii": [1.0, -1.0]}, ValueError, "radii: -1.0 is negative"),
+            ({"radii": [NAN]}, ValueError, "radii: .*NaN"),
+        ],
+    ),
+    dro_core.dual_value: (
+        {**ball, "multiplier": 6.0},
+        [
+            *MAP_AND_SAMPLES,
+            *WEIGHTS,
+            *STRUCTURE,
+            *RADIUS,
+            ({"multiplier": 4.9}, ValueError, "multiplier: 4.9 is at or below its threshold"),
+            (
+                {"multiplier": 1.0, "structure": "x|y"},
+                ValueError,
+                r"multiplier: 1.0 .* sigma_max\^2 = 1.0",
+            ),
+            ({"multiplier": 0.0, "B": 0 * B}, ValueError, "multiplier: 0.0 is at or below"),
+            ({"multiplier": NAN}, ValueError, "multiplier: nan is not finite"),
+            ({"epsilon": -0.1}, ValueError, "epsilon: -0.1 is negative"),
+            (
+                {"epsilon": 0.1, "structure": dro_core.XShift(B.T, "x"), "multiplier": 40.0},
+                ValueError,
+                "epsilon: the entropic dual is not available",
+            ),
+        ],
+    ),
+    dro_core.ResidualSpectrum: (
+        {"squared_singular_values": [1.0], "mass": [1.0], "multiplicity": [1.0]},
+        [
+            ({"squared_singular_values": [-1.0]}, ValueError, "squared_singular_values: -1.0"),
+            ({"mass": [NAN]}, ValueError, "mass: .*NaN"),
+            ({"mass": [1.0, 2.0]}, ValueError, "mass: shape"),
+            ({"multiplicity": [[1.0]]}, ValueError, "multiplicity: shape"),
+        ],
+    ),
+    dro_core.ResidualSpectrum.from_lipschitz: (
+        {"modulus": 1.0, "fidelity": 1.0},
+        [
+            ({"modulus": -1.0}, ValueError, "modulus: -1.0 is negative"),
+            ({"fidelity": NAN}, ValueError, "fidelity: nan"),
+            ({"multiplicity": 0}, ValueError, "multiplicity: 0 is below 1"),
+            ({"multiplicity": 1.5}, TypeError, "multiplicity: 1.5 is not an integer"),
+        ],
+    ),
+    dro_core.minimize_quadratic_dual: (
+        {"spectrum": dro_core.ResidualSpectrum.from_lipschitz(1.0, 1.0), "radius": 1.0},
+        [*RADIUS, ({"spectrum": [1.0]}, TypeError, "spectrum: a ResidualSpectrum is needed")],
+    ),
+    dro_core.explicit_bound: (
+        {"fidelity": 1.0, "lipschitz": 1.0, "radius": 1.0},
+        [
+            ({"fidelity": -1.0}, ValueError, "fidelity: -1.0 is negative"),
+            ({"lipschitz": NAN}, ValueError, "lipschitz: .*NaN"),
+            ({"radius": [1.0, -2.0]}, ValueError, "radius: -2.0 is negative"),
+            ({"radius": "a"}, TypeError, "radius: dtype"),
+            ({"structure": "marginal"}, ValueError, "structure: unknown value 'marginal'"),
+            (
+                {"fidelity": [1.0, 2.0], "radius": [1.0, 2.0, 3.0]},
+                ValueError,
+                "fidelity, lipschitz, radius: shapes",
+            ),
+        ],
+    ),
+    dro_core.conservatism_gap: (
+        {"fidelity": 1.0, "lipschitz": 1.0, "radius": 1.0},
+        [
+            ({"fidelity": NAN}, ValueError, "fidelity: .*NaN"),
+            ({"lipschitz": -1.0}, ValueError, "lipschitz: -1.0"),
+            ({"radius": -1.0}, ValueError, "radius: -1.0"),
+            ({"form": "roots"}, ValueError, "form: unknown value 'roots'.*did you mean 'root'"),
+        ],
+    ),
+    dro_core.finite_worst_case: (
+        tables,
+        [
+            *TABLES,
+            *RADIUS,
+            *SMALL_WEIGHTS,
+            ({"cost": 1 + COST}, dro_core.InfeasibleRadiusError, "radius: 0.5 .* need 1.0"),
+            ({"cost": INF + COST}, ValueError, "admissible: sample 0 has no admissible"),
+            ({"loss": lambda rows: LOSS[rows, :1]}, ValueError, r"loss: rows .* shape \(2, 1\)"),
+            (
+                {"loss": lambda rows: LOSS[:0], "cost": lambda rows: COST[:0]},
+                ValueError,
+                "loss: no rows",
+            ),
+            (
+                {"loss": lambda rows: LOSS, "weights": [0.2] * 5, "cost": lambda rows: COST},
+                ValueError,
+                "loss: rows 0:5",
+            ),
+        ],
+    ),
+    dro_core.finite_potential: (
+        {"loss": LOSS, "cost": COST, "multiplier": 1.0},
+        [
+            *TABLES,
+            ({"multiplier": -1.0}, ValueError, "multiplier: -1.0 is negative"),
+            ({"multiplier": INF}, ValueError, "multiplier: inf is not finite"),
+        ],
+    ),
+    dro_core.quadratic_candidates: (
+        candidates,
+        [
+            *MAP_AND_SAMPLES,
+            ({"y_candidates": None}, ValueError, "x_candidates, y_candidates: at least one"),
+            ({"y_candidates": X}, ValueError, "y_candidates: 2 columns, but y has 1"),
+            ({"y_candidates": replaced(Y, NAN)}, ValueError, "y_candidates: .*NaN"),
+            ({"x_candidates": X[:2]}, ValueError, "y_candidates: 3 rows, but x_candidates has 2"),
+        ],
+    ),
+    dro_core.admissible_candidates: (
+        moves,
+        [
+            *STRUCTURE[:4],
+            ({"x": X[:2]}, ValueError, "y: 3 rows, but x has 2"),
+            ({"x_candidates": X[:2]}, ValueError, "y_candidates: 3 rows"),
+            ({"y_candidates": X}, ValueError, "y_candidates: 2 columns"),
+            ({"x": replaced(X, NAN)}, ValueError, "x: .*NaN"),
+        ],
+    ),
+    dro_core.XShift: (
+        {"forward": B.T},
+        [
+            ({"forward": replaced(B.T, NAN)}, ValueError, "forward: .*NaN"),
+            ({"forward": B[:, 0]}, ValueError, "forward: a 2-D"),
+            ({"cost": "y"}, ValueError, "cost: unknown value 'y'"),
+        ],
+    ),
+    operators.Diagonal: (
+        {"decay": 1.0, "size": 4},
+        [
+            ({"decay": -1.0}, ValueError, "decay: -1.0"),
+            ({"size": 0}, ValueError, "size: 0"),
+            ({"size": 4.0}, TypeError, "size: 4.0"),
+        ],
+    ),
+    operators.BackwardHeat: (
+        {"time": 1.0, "size": 4},
+        [
+            ({"time": NAN}, ValueError, "time: nan"),
+            ({"size": True}, TypeError, "size: True"),
+        ],
+    ),
+    operators.Diagonal(1.0, 4).inverse: (
+        {"regularization": 0.1},
+        [({"regularization": -0.1}, ValueError, "regularization: -0.1")],
+    ),
+    operators.BackwardHeat(1.0, 64).inverse: (
+        {"regularization": 0.1},
+        [({"regularization": 0.0}, ValueError, "regularization: 0.0, but the smallest")],
+    ),
+    reference.finite_worst_case_highs: (tables, TABLES + RADIUS + SMALL_WEIGHTS),
+    reference.finite_worst_case_cvxpy: (
+        tables,
+        TABLES + RADIUS + [({"solver": "HIGH"}, ValueError, "solver: unknown value 'HIGH'")],
+    ),
+    reference.worst_case_risk_sdp: (
+        ball,
+        [
+            *MAP_AND_SAMPLES,
+            *WEIGHTS,
+            *RADIUS,
+            ({"structure": "y"}, ValueError, "structure: unknown value 'y'"),
+            ({"structure": "x"}, ValueError, "forward: structure 'x' needs"),
+            ({"structure": "x", "forward": B}, ValueError, r"forward: shape \(2, 1\)"),
+        ],
+    ),
+    reference.wasserstein_pot: (
+        clouds,
+        [
+            ({"points0": replaced(X, NAN)}, ValueError, "points0: .*NaN"),
+            ({"points1": Y}, ValueError, "points1: 1 columns"),
+            ({"weights1": [1.0]}, ValueError, "weights1: shape"),
+        ],
+    ),
+    reference.conditional_wasserstein_pot: (
+        pairs,
+        [
+            ({"x0": X[:2]}, ValueError, "x0, y0: 2 and 3 rows"),
+            ({"y1": X}, ValueError, "y0, y1: 1 and 2 columns"),
+            ({"weights0": [0.5, 0.5, 0.5]}, ValueError, "weights0: they sum"),
+        ],
+    ),
+    testing.check_feasible: (
+        feasible,
+        [
+            ({"x": replaced(X, NAN)}, ValueError, "x: .*NaN"),
+            ({"structure": "joined"}, ValueError, "structure: unknown .* 'joint'"),
+            ({"radius": -1.0}, ValueError, "radius: -1.0"),
+            ({"weights": [1.0]}, ValueError, "weights: shape"),
+        ],
+    ),
+}
+
+CASES = [
+    pytest.param(function, {**good, **changes}, error, message,
+                 id=f"{getattr(function, '__qualname__', function)}-{'-'.join(changes)}-{k}")
+    for function, (good, rows) in ROWS.items()
+    for k, (changes, error, message) in enumerate(rows)
+]  # fmt: skip
+
+#: Public names that take no user data: results, bases, and structures without arguments.
+WITHOUT_INPUT = {
+    "Certificate", "DualSolution", "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
+    "Joint", "Structure", "WorstCase", "WorstCaseCurve", "XGivenY", "YGivenX", "operators",
+    "ReferenceSolution", "SpectralInverse", "SpectralOperator",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "arguments", "error", "message"), CASES)
+def test_bad_input_is_refused_by_name(function, arguments, error, message):
+    with pytest.raises(error, match=message):
+        function(**arguments)
+
+
+@pytest.mark.parametrize("function", ROWS, ids=lambda f: getattr(f, "__qualname__", str(f)))
+def test_the_same_arguments_without_the_fault_are_accepted(function):
+    function(**ROWS[function][0])
+
+
+def public_names():
+    yield from ((name, getattr(dro_core, name)) for name in dro_core.__all__)
+    for module in (operators, reference):
+        for name, value in vars(module).items():
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+                yield name, value
+
+
+def test_every_public_name_has_a_row():
+    missing = [
+        name for name, value in public_names() if name not in WITHOUT_INPUT and value not in ROWS
+    ]
+    assert not missing, f"no bad-input row for: {missing}"
+    assert len(CASES) >= 40
+
+
+def test_methods_of_the_shared_object_refuse_what_the_functions_refuse():
+    problem = dro_core.LinearReconstruction(B, X, Y)
+    methods = [
+        (problem.worst_case, {"radius": 1.0}, RADIUS + STRUCTURE),
+        (problem.curve, {"radii": [1.0]}, STRUCTURE),
+        (problem.spectrum, {}, STRUCTURE),
+        (problem.dual_value, {"multiplier": 9.0, "radius": 1.0}, RADIUS + STRUCTURE),
+    ]
+    for method, good, rows in methods:
+        for changes, error, message in rows:
+            with pytest.raises(error, match=message):
+                method(**{**good, **changes})
+        assert inspect.getdoc(method)
