@@ -130,9 +130,9 @@ class ResidualSpectrum:
     def significant(self) -> Array:
         """Atoms whose mass is more than the rounding of the residuals' coordinates; (k,) bool.
 
-        Rounding leaves about (eps |r|)² on every direction. Counted as mass on the top singular
-        space it would turn the hard case into a division of noise by noise; left out, it changes
-        a worst-case risk by less than sqrt(n) * 8 eps, relatively.
+        Rounding leaves about eps² M on every direction. Counted as mass on the top singular space
+        it would turn the hard case into a division of noise by noise; left out, it changes a
+        worst-case risk by less than 16 n eps, relatively.
         """
         floor = (8 * np.finfo(np.float64).eps) ** 2 * self.multiplicity.sum() * self.fidelity
         return np.asarray(self.mass > floor)

@@ -1,0 +1,35 @@
+"""Sphinx configuration: builds offline, warnings are errors (``make docs``)."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+project = "structured-dro"
+author = "The structured-dro contributors"
+copyright = "2026, " + author
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
+    "sphinxcontrib.bibtex",
+    "myst_parser",
+    "theorem_table",
+]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+bibtex_bibfiles = ["references.bib"]
+exclude_patterns = ["_build"]
+nitpicky = False
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give types, shapes and units
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "structured-dro"
+html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
+html_static_path: list[str] = []

@@ -1,0 +1,72 @@
+"""The documentation builds offline without warnings, and what the README shows is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+import theorem_table  # noqa: E402
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_documentation_builds_without_warnings(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
+         "-d", str(tmp_path / "doctrees"), str(ROOT / "docs"), str(tmp_path / "html")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "html").glob("*.html"))
+    assert len(pages) > 5
+    remote = re.compile(r'(?:src|href)="https?://[^"]*(?:cdn|jsdelivr|unpkg|googleapis)')
+    for page in pages:
+        assert not remote.search(page.read_text()), f"{page.name} loads from elsewhere"
+
+
+def test_every_theorem_has_a_function_and_a_test():
+    assert theorem_table.dangling(theorem_table.entries()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"functions": ["dro_core.no_such_function"]}, "function dro_core.no_such_function"),
+        ({"functions": ["no_such_package.name"]}, "function no_such_package.name"),
+        ({"tests": ["tests/test_bounds.py::test_no_such_test"]}, "test_no_such_test does not"),
+        ({"tests": ["tests/test_none.py::test_weak_duality"]}, "tests/test_none.py"),
+        ({"source": ""}, "no source"),
+        ({"tests": []}, "no tests"),
+    ],
+)
+def test_a_dangling_entry_is_found(change, message):
+    good = theorem_table.entries()[0]
+    assert any(message in line for line in theorem_table.dangling([{**good, **change}]))
+
+
+def test_the_readme_example_prints_what_it_shows():
+    code, output = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S).groups()
+    assert len(code.strip().splitlines()) <= 12
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output
+
+
+def test_every_file_the_readme_links_to_exists():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_readme_commands_are_make_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(
+        r"(?:`|^)make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    ):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert 'make test VENV="$work/venv"' in (ROOT / ".ci" / "run").read_text()
