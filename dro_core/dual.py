@@ -50,6 +50,11 @@ class DualSolution:
     unspent: float
     radius: float
 
+    @property
+    def unspent_radius(self) -> float:
+        """Length of the common move along a top singular direction that uses up the budget."""
+        return math.sqrt(self.unspent) * self.radius
+
 
 def quadratic_dual(
     spectrum: ResidualSpectrum, multiplier: float, radius: float, epsilon: float = 0.0

@@ -9,7 +9,7 @@ constant is the spectrum with the single atom :math:`(\kappa^2, M)`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from dro_core._validation import (
     non_negative_array,
 )
 from dro_core.structure import AffineDisplacement, Structure, as_structure
-
-if TYPE_CHECKING:
-    from dro_core.dual import DualSolution
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,14 +172,16 @@ class ResidualDecomposition:
             displacement, self.basis, self.squared, self.coordinates, spectrum
         )
 
-    def dual_residuals(self, solution: DualSolution) -> Array:
+    def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
         r"""Rows :math:`q_i = (\lambda I - CC^\top)^+ r_i`, plus the hard case's common term.
 
         The worst-case displacement is :math:`v_i = C^\top q_i`. Written as
         :math:`q = (r + U\,\mathrm{diag}(\sigma_F^2/(\lambda - \sigma^2))\,U^\top r)/(\lambda - s)`,
-        so the complement of the basis costs nothing.
+        so the complement of the basis costs nothing. The multiplier is given by its margin,
+        :math:`\lambda = \kappa^2(1 + \text{margin})`; `unspent_radius` is the length left for the
+        top singular direction.
         """
-        top, margin = self.spectrum.top, solution.margin
+        top = self.spectrum.top
         factor_top = float(self.squared.max(initial=0.0))
         # λ - σ_j² and λ - s in the form κ²(margin + gap): no cancellation near the threshold
         apart = top * margin + (factor_top - self.squared)
@@ -196,8 +195,8 @@ class ResidualDecomposition:
             q /= apart_complement
         else:
             q = np.zeros_like(residual)
-        if solution.unspent > 0:
-            q += solution.unspent**0.5 * solution.radius / top**0.5 * self._top_direction()
+        if unspent_radius > 0:
+            q += unspent_radius / top**0.5 * self._top_direction()
         return q
 
     def _top_direction(self) -> Array:

@@ -127,7 +127,9 @@ class WorstCase:
         if math.isinf(solution.margin) or solution.multiplier == 0.0:
             dx, dy = np.zeros(self._problem.x.shape), np.zeros(self._problem.y.shape)
         else:
-            dx, dy = displacement.displace(self._decomposition.dual_residuals(solution))
+            dx, dy = displacement.displace(
+                self._decomposition.dual_residuals(solution.margin, solution.unspent_radius)
+            )
             # v is optimal up to rounding; scaled by 1 + O(rounding) it uses the budget exactly
             spent = math.sqrt(self.weights @ self.structure.transport_cost(dx, dy))
             if spent > 0:
