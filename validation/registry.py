@@ -30,6 +30,11 @@ class Experiment:
     run: Callable[[Any, Path], list[Check]]
 
 
+def setting(default: Any, meaning: str) -> Any:
+    """A field of an experiment's `Config`, with the line that ``--set help`` prints."""
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 def load(name: str) -> Experiment:
     """The experiment of that name, or an error that names the nearest one."""
     if name not in EXPERIMENTS:

@@ -12,7 +12,7 @@ in turn), and by optimal transport the distance of the worst-case law from the d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from dro_core.reference import (
     wasserstein_pot,
     worst_case_risk_sdp,
 )
+from validation.registry import setting
 from validation.results import (
     Check,
     at_least,
@@ -59,28 +60,24 @@ Figure 3 cannot be read. The values below are this project's; change them with -
 Norms are Euclidean sums over the grid (not grid means), the radius is in those units."""
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class Config:
     """Settings of Section 5 (all of them this project's choice)."""
 
-    size: int = _setting(64, "grid points n")
-    samples: int = _setting(60, "signals N")
-    samples_per_signal: int = _setting(1, "measurements per signal (without noise all are equal)")
-    modes: int = _setting(12, "cosine and sine modes of a signal")
-    smoothness: float = _setting(1.0, "coefficients of mode k decay like k^-smoothness")
-    radius: float = _setting(1.5, "W2 radius of the main comparison")
-    small_radius: float = _setting(0.1, "second radius for the heat problem, where closing fails")
-    points: int = _setting(25, "points of each sweep")
-    largest_decay: float = _setting(1.0, "diagonal: the decay runs from 0 to this")
-    heat_time: float = _setting(1e-4, "heat: diffusion time T")
-    largest_regularization: float = _setting(0.25, "heat: alpha runs from this ...")
-    smallest_regularization: float = _setting(1e-4, "heat: ... down to this")
-    noise: float = _setting(0.05, "standard deviation for the transport check with repeated x")
-    seed: int = _setting(0, "seed of the signals")
+    size: int = setting(64, "grid points n")
+    samples: int = setting(60, "signals N")
+    samples_per_signal: int = setting(1, "measurements per signal (without noise all are equal)")
+    modes: int = setting(12, "cosine and sine modes of a signal")
+    smoothness: float = setting(1.0, "coefficients of mode k decay like k^-smoothness")
+    radius: float = setting(1.5, "W2 radius of the main comparison")
+    small_radius: float = setting(0.1, "second radius for the heat problem, where closing fails")
+    points: int = setting(25, "points of each sweep")
+    largest_decay: float = setting(1.0, "diagonal: the decay runs from 0 to this")
+    heat_time: float = setting(1e-4, "heat: diffusion time T")
+    largest_regularization: float = setting(0.25, "heat: alpha runs from this ...")
+    smallest_regularization: float = setting(1e-4, "heat: ... down to this")
+    noise: float = setting(0.05, "standard deviation for the transport check with repeated x")
+    seed: int = setting(0, "seed of the signals")
 
     def __post_init__(self) -> None:
         for name in ("size", "samples", "samples_per_signal", "modes", "points"):

@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,24 @@ from dro_core.reference import (
     worst_case_risk_sdp,
 )
 from validation.benchmarks.timing import median_ratio, median_seconds
+from validation.registry import setting
 from validation.results import Check, at_least, at_most, progress, provenance, write_json
 
 NAMED = ("y|x", "joint", "x|y")
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of the core benchmarks; the defaults are the figures that are claimed."""
 
-    problems: int = _setting(40, "random problems for the certificate row")
-    largest: int = _setting(200, "their largest n and m")
-    most_samples: int = _setting(2000, "their largest N")
-    size: int = _setting(784, "n = m of the speed row")
-    samples: int = _setting(10_000, "N of the speed row")
-    finite: int = _setting(20_000, "N = M of the memory row")
-    runs: int = _setting(7, "timed runs per row")
-    seed: int = _setting(0, "seed")
+    problems: int = setting(40, "random problems for the certificate row")
+    largest: int = setting(200, "their largest n and m")
+    most_samples: int = setting(2000, "their largest N")
+    size: int = setting(784, "n = m of the speed row")
+    samples: int = setting(10_000, "N of the speed row")
+    finite: int = setting(20_000, "N = M of the memory row")
+    runs: int = setting(7, "timed runs per row")
+    seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
         for name in ("problems", "largest", "most_samples", "size", "samples", "finite", "runs"):
