@@ -151,8 +151,8 @@ def check_table(checks: Sequence[Check]) -> str:
     return table(rows)
 
 
-def progress(items: Sequence[Any], label: str) -> Any:
-    """A progress bar on standard error, when that is a terminal or the run asks for it."""
+def progress(items: Sequence[Any] | None, label: str) -> Any:
+    """A progress bar on standard error, around items or to be updated by hand."""
     from tqdm import tqdm
 
     return tqdm(items, desc=label, file=sys.stderr, mininterval=0.5)

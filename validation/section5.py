@@ -212,11 +212,12 @@ def convergence(
     solved by the coarsest ray.)
     """
     rows = []
-    for name, radius in (
+    settings = (
         ("diagonal", config.radius),
         ("heat", config.radius),
         ("heat", config.small_radius),
-    ):
+    )
+    for name, radius in progress(settings, "convergence"):
         sweep = sweeps[name]
         point = sweep[len(sweep) // 8]
         problem = LinearReconstruction(point.inverse.matrix(), x, x @ point.forward.matrix().T)
@@ -251,7 +252,7 @@ def repeated_measurements(
     rng = np.random.default_rng(config.seed + 1)
     x = np.repeat(signals(config)[:: config.samples_per_signal][:10], 6, axis=0)
     distance, monotone = 0.0, np.inf
-    for sweep in sweeps.values():
+    for sweep in progress(list(sweeps.values()), "repeated measurements"):
         for point in sweep[:: max(1, len(sweep) // 4)]:
             y = x @ point.forward.matrix().T
             y = y + config.noise * rng.standard_normal(y.shape)
@@ -386,7 +387,7 @@ def transport_checks(
 def oracle_checks(config: Config, sweeps: dict[str, list[SweepPoint]], x: Array) -> list[Check]:
     """A linear and a semidefinite programme on excerpts small enough for them."""
     linear, semidefinite = 0.0, 0.0
-    for sweep in sweeps.values():
+    for sweep in progress(list(sweeps.values()), "linear and semidefinite programmes"):
         point = sweep[len(sweep) // 2]
         problem = LinearReconstruction(
             point.inverse.matrix(), x[:20], x[:20] @ point.forward.matrix().T

@@ -125,7 +125,7 @@ def oracle_rows(config: Config) -> list[Check]:
     rng = np.random.default_rng(config.seed + 1)
     semidefinite = highs = modelled = 0.0
     B, A = rng.standard_normal((2, 12, 12))
-    for radius in (0.01, 0.5, 20.0):
+    for radius in progress((0.01, 0.5, 20.0), "semidefinite programmes"):
         for kind in ("any", "none", "x"):
             x, y = rng.standard_normal((2, 60, 12))
             x = y @ B.T if kind == "none" else x
@@ -222,7 +222,7 @@ def memory_rows(config: Config) -> list[Check]:
     print(f"finite support N = M = {size} (d = 10) by callables, one process: running ...")
     command = [sys.executable, "-m", "validation.benchmarks.finite_memory", str(size), "10", "0"]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     found = json.loads(done.stdout)
     print(

@@ -10,10 +10,12 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dro_core import finite_worst_case, quadratic_candidates
+from validation.results import progress
 
 
 def peak_bytes() -> int:
@@ -35,10 +37,17 @@ def main(rows: int, dimension: int, seed: int) -> None:
     candidates[: rows // 10] = y[: rows // 10]
     radius = 1.5
     loss, cost = quadratic_candidates(B, x, y, y_candidates=candidates)
+    bar = progress(None, "rows evaluated")
+
+    def counted(block: slice) -> Any:
+        bar.update(block.stop - block.start)
+        return loss(block)
+
     start = time.perf_counter()
-    worst = finite_worst_case(loss, cost, radius, weights=np.full(rows, 1 / rows))
+    worst = finite_worst_case(counted, cost, radius, weights=np.full(rows, 1 / rows))
     elapsed = time.perf_counter() - start
     certificate = worst.verify()
+    bar.close()
     print(
         json.dumps(
             {
