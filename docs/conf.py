@@ -19,8 +19,9 @@ extensions = [
     "myst_parser",
     "theorem_table",
 ]
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"  # numbers: two of the sources have no authors in their text
 exclude_patterns = ["_build"]
 nitpicky = False
 default_role = "code"

@@ -41,11 +41,13 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     array = np.asarray(array, dtype=np.float64)
     bad = ~np.isfinite(array) if finite else np.isnan(array)
     if bad.any():
+        allowed = "finite" if finite else "a number or infinite"
+        if array.ndim == 0:
+            raise ValueError(f"{name}: {float(array)} is not {allowed}")
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name}: {int(bad.sum())} entries are {'NaN or infinite' if finite else 'NaN'}, "
-            f"the first ({array[first]}) at index {first}; every entry must be "
-            + ("finite" if finite else "a number or infinite")
+            f"the first ({array[first]}) at index {first}; every entry must be {allowed}"
         )
     return array
 
@@ -90,6 +92,11 @@ def as_map(value: Any, name: str) -> Array:
         value = value.toarray()
     elif callable(getattr(value, "matrix", None)):  # dro_core.operators
         value = value.matrix()
+    elif callable(value) and not hasattr(value, "matvec"):
+        raise TypeError(
+            f"{name}: a function is not a linear map; pass its matrix (for a nonlinear map with a "
+            "known Lipschitz constant there is explicit_bound)"
+        )
     elif hasattr(value, "matvec"):
         raise TypeError(
             f"{name}: a LinearOperator has no dense matrix; pass {name} @ np.eye({name}.shape[1])"
@@ -177,6 +184,7 @@ def non_negative_array(value: Any, name: str) -> Array:
 def unknown(kind: str, value: Any, known: Iterable[str]) -> str:
     """The message for an unknown name: what was given, the nearest known one, and all of them."""
     names = list(known)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
+    hint = f" (did you mean {lowered[near[0]]!r}?)" if near else ""
     return f"{kind}: unknown value {value!r}{hint}; allowed: {', '.join(map(repr, names))}"

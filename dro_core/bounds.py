@@ -17,7 +17,8 @@ def explicit_bound(
 
     Holds for every map, linear or not, with Lipschitz constant L. The modulus is
     :math:`\kappa = \sqrt{1+L^2}` for "joint" (paper Theorem 4.1), :math:`L` for "y|x" (Theorem
-    4.2), 1 for "x|y" (§4.3); for "x", pass the Lipschitz constant of I - B∘A as `lipschitz`.
+    4.2), 1 for "x|y" (§4.3). For "x", pass the Lipschitz constant of I - B∘A as `lipschitz`; the
+    data must then satisfy y = A(x) (or `fidelity` must be the risk at (x, A(x))).
 
     Parameters
     ----------

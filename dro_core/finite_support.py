@@ -231,12 +231,18 @@ def _plan_between(candidates: _Candidates, multiplier: float, dear: _Plan, cheap
     """The cheapest maximisers at a multiplier between those of two plans.
 
     A sample with the same candidate in both plans keeps it: scores are linear in the multiplier,
-    so what is best at both ends is best in between. Only the other samples are evaluated.
+    so what is best at both ends is best in between. Only the other samples are evaluated. In exact
+    arithmetic a sample's cost lies between its two; where rounding says otherwise, the nearer of
+    the two plans is kept.
     """
     plan = _Plan(cheap.index.copy(), cheap.loss.copy(), cheap.cost.copy())
     for rows, loss, cost in candidates.blocks(dear.index != cheap.index):
         part = _pick(loss, cost, _cheapest_argmax(_scores(loss, cost, multiplier), cost))
         plan.index[rows], plan.loss[rows], plan.cost[rows] = part.index, part.loss, part.cost
+    for bound, outside in ((cheap, plan.cost < cheap.cost), (dear, plan.cost > dear.cost)):
+        plan.index[outside] = bound.index[outside]
+        plan.loss[outside] = bound.loss[outside]
+        plan.cost[outside] = bound.cost[outside]
     return plan
 
 
@@ -262,12 +268,16 @@ class FiniteCertificate:
     primal_risk : float
         Risk of the plan, entry by entry.
     dual_risk : float
-        The dual function at the multiplier, from one more pass over all candidates.
+        The dual function from one more pass over all candidates, at the multiplier enlarged by
+        64 roundings: there a candidate with huge loss and cost that ties with the optimum cannot
+        drown it in the rounding of its score. An upper value.
     gap : float
         (dual_risk - primal_risk) relative to the size of the terms they are sums of,
         :math:`\sum\pi_{ij}|\ell_{ij}| + \lambda\rho^2` (losses may have either sign).
-    transport_cost, budget : float
-        Cost of the plan, and radius².
+    transport_cost : float
+        Cost of the plan.
+    budget : float
+        radius².
     marginal_error : float
         Largest difference between the plan's row sums and the weights.
     """
@@ -299,8 +309,10 @@ class FiniteWorstCase:
         :math:`\lambda^* \ge 0`; zero if the budget does not bind.
     plan : (N, M) scipy sparse array
         Optimal transport plan :math:`\pi`, at most N + 1 non-zero entries.
-    primal_risk, transport_cost : float
-        Risk and cost of the plan.
+    primal_risk : float
+        Risk of the plan.
+    transport_cost : float
+        Cost of the plan; at most radius².
     gap : float
         Duality gap (risk - primal_risk), relative as in `FiniteCertificate`.
     radius : float
@@ -330,6 +342,7 @@ class FiniteWorstCase:
     def verify(self) -> FiniteCertificate:
         """Recompute both values and the plan's feasibility by one more pass over everything."""
         primal = cost_used = size = 0.0
+        multiplier = self.multiplier * (1 + 64 * _EPS)
         potential = np.empty(len(self.weights))
         for rows, loss, cost in self._candidates.blocks():
             part = self.plan[rows].tocoo()
@@ -337,9 +350,9 @@ class FiniteWorstCase:
             primal += float(part.data @ loss[i, j])
             size += float(part.data @ np.abs(loss[i, j]))
             cost_used += float(part.data @ cost[i, j])
-            potential[rows] = _scores(loss, cost, self.multiplier).max(axis=1)
+            potential[rows] = _scores(loss, cost, multiplier).max(axis=1)
         budget = self.radius**2
-        dual = self.multiplier * budget + float(self.weights @ potential)
+        dual = multiplier * budget + float(self.weights @ potential)
         error = float(np.abs(self.plan.sum(axis=1) - self.weights).max())
         gap = self._relative(dual, primal, size)
         return FiniteCertificate(primal, dual, gap, cost_used, budget, error)
@@ -371,7 +384,8 @@ def finite_worst_case(
         `weights` is not given either, fewer rows than asked for (or none) past the last sample, as
         slicing does.
     radius : float
-        W2 radius >= 0 in the units of the data; the budget is its square.
+        W2 radius >= 0 in the units of the data. The budget for the expected cost is its *square*
+        whatever the cost means: for a W1 ball of radius r pass ``r**0.5``.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
     admissible : (N, M) boolean array or callable, optional
@@ -417,24 +431,30 @@ def _newton(
 ) -> tuple[float, float, _Plan, _Plan]:
     """(λ*, D(λ*), plan above the budget, plan within it), both optimal at λ*.
 
-    Per sample the dearer plan has the larger loss and cost, so the sums of differences below have
-    no cancellation.
+    Per sample the dearer plan has the larger loss and cost, so the sums of differences have no
+    cancellation and λ* is accurate to a few roundings even when losses of far candidates exceed
+    the risk by many orders. Scores of such candidates are not: one that ties at λ has a score of
+    pure rounding, larger than the true score of a near candidate. So plans are taken 16 roundings
+    to the right of λ, where what ties has lost and what is better still wins; the value is taken on
+    the line of the plan within the budget; and the method stops when λ does.
     """
+
+    def intersection() -> float:
+        return float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
+
+    multiplier = intersection()
     for _ in range(10_000):
-        multiplier = float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
-        plan = _plan_between(candidates, multiplier, dear, cheap)
-        score = plan.loss - multiplier * plan.cost
-        above = float(mu @ (score - (cheap.loss - multiplier * cheap.cost)))
-        scale = float(mu @ np.abs(plan.loss)) + multiplier * float(mu @ plan.cost)
-        cost = float(mu @ plan.cost)
-        if cost > budget:
-            stuck = np.array_equal(plan.index, dear.index)
+        plan = _plan_between(candidates, multiplier * (1 + 16 * _EPS), dear, cheap)
+        if float(mu @ plan.cost) > budget:
+            unchanged = np.array_equal(plan.index, dear.index)
             dear = plan
         else:
-            stuck = np.array_equal(plan.index, cheap.index)
+            unchanged = np.array_equal(plan.index, cheap.index)
             cheap = plan
-        if stuck or above <= 4 * _EPS * scale:
-            return multiplier, multiplier * budget + float(mu @ score), dear, cheap
+        before, multiplier = multiplier, intersection()
+        if unchanged or abs(multiplier - before) <= 16 * _EPS * multiplier:
+            left = budget - float(mu @ cheap.cost)
+            return multiplier, float(mu @ cheap.loss) + multiplier * left, dear, cheap
     raise ArithmeticError(
         "the multiplier did not settle in 10,000 passes; please report this input"
     )

@@ -34,8 +34,11 @@ class SpectralOperator(ABC):
 
     @property
     def lipschitz(self) -> float:
-        """Lipschitz constant: the largest singular value."""
+        """Lipschitz constant, that is the largest singular value."""
         return float(np.abs(self.multipliers).max())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape[0]} x {self.shape[1]}, L={self.lipschitz:.6g})"
 
     @abstractmethod
     def _function(self, multipliers: Array) -> Array:

@@ -87,12 +87,14 @@ def finite_worst_case_highs(
 
     gain, price, budget, mu = _programme(loss, cost, radius, weights, admissible)
     i, j = np.nonzero(np.isfinite(price))
+    gain_unit = float(np.abs(gain).max()) or 1.0
+    price_unit = budget or 1.0
     variables = np.arange(len(i))
     rows = sparse.csr_array((np.ones(len(i)), (i, variables)), shape=(len(mu), len(i)))
     result = linprog(
-        -gain[i, j],
-        A_ub=sparse.csr_array(price[i, j][None, :]),
-        b_ub=[budget],
+        -gain[i, j] / gain_unit,
+        A_ub=sparse.csr_array(price[i, j][None, :] / price_unit),
+        b_ub=[budget / price_unit],
         A_eq=rows,
         b_eq=mu,
         bounds=(0, None),
@@ -103,7 +105,8 @@ def finite_worst_case_highs(
         raise RuntimeError(f"HiGHS found no optimum: {result.message}")
     plan = np.zeros(gain.shape)
     plan[i, j] = result.x
-    return ReferenceSolution(-float(result.fun), -float(result.ineqlin.marginals[0]), plan)
+    multiplier = -float(result.ineqlin.marginals[0]) * gain_unit / price_unit
+    return ReferenceSolution(-float(result.fun) * gain_unit, multiplier, plan)
 
 
 def finite_worst_case_cvxpy(
@@ -250,13 +253,15 @@ def wasserstein_pot(
         For bad arrays or weights.
     """
     import ot
+    from scipy.spatial.distance import cdist
 
     points0, points1 = as_samples(points0, "points0"), as_samples(points1, "points1")
     if points0.shape[1] != points1.shape[1]:
         raise ValueError(f"points1: {points1.shape[1]} columns, but points0 has {points0.shape[1]}")
     weights0 = as_weights(weights0, len(points0), "weights0")
     weights1 = as_weights(weights1, len(points1), "weights1")
-    cost = ot.dist(points0, points1)  # squared Euclidean
+    # not ot.dist, which expands the square and so loses small distances between large points
+    cost = cdist(points0, points1, "sqeuclidean")
     scale = float(cost.max()) or 1.0
     return float(scale * ot.emd2(weights0, weights1, cost / scale, numItermax=10_000_000)) ** 0.5
 

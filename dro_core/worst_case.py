@@ -31,6 +31,9 @@ from dro_core.dual import DualSolution, minimize_quadratic_dual, quadratic_dual
 from dro_core.spectrum import ResidualDecomposition, ResidualSpectrum, decompose, residuals
 from dro_core.structure import Structure, as_structure, squared_norms
 
+#: Positive risks outside this range are refused: their squares and sums would not be accurate.
+SMALLEST_RISK, LARGEST_RISK = 1e-280, 1e300
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -52,9 +55,10 @@ class Certificate:
         :math:`\rho^2`.
     stationarity : float
         Size of :math:`C^\top r'_i - \lambda v_i` relative to :math:`\kappa\sqrt{\mathcal R}`.
-    multiplier, threshold : float
-        :math:`\lambda` and :math:`\kappa^2`, the latter from a singular value decomposition of its
-        own.
+    multiplier : float
+        :math:`\lambda`.
+    threshold : float
+        :math:`\kappa^2`, from a singular value decomposition of its own.
     """
 
     primal_risk: float
@@ -67,7 +71,10 @@ class Certificate:
     threshold: float
 
     def holds(self, rtol: float = 1e-9) -> bool:
-        """Whether every part of the certificate holds to the relative tolerance `rtol`."""
+        """Whether every part of the certificate holds to the relative tolerance `rtol`.
+
+        Stationarity is held to the square root of `rtol`: its defect enters the value squared.
+        """
         scale = max(abs(self.primal_risk), abs(self.dual_risk))
         return (
             abs(self.gap) <= rtol
@@ -92,7 +99,9 @@ class WorstCase:
     multiplier : float
         Optimal :math:`\lambda` (infinite at radius 0, zero if the adversary can gain nothing).
     bound : float
-        The explicit bound :math:`(\sqrt M + \rho\kappa)^2` for this map and structure.
+        The explicit bound :math:`(\sqrt M + \rho\kappa)^2` with :math:`\kappa = \sigma_{\max}(C)`.
+        For structure x, M and :math:`\rho` are those left after the forced move onto the graph,
+        and C is the structure's own, so it is sharper than `explicit_bound` with Lip(I - BA).
     nominal_risk : float
         Mean squared error of the data, without any adversary.
     structure : Structure
@@ -249,8 +258,12 @@ class WorstCaseCurve:
 
     Attributes
     ----------
-    radius, risk, multiplier, bound : (K,) arrays
-        As in `WorstCase`, one entry per radius.
+    radius : (K,) array
+        The radii asked for.
+    risk : (K,) array
+        As in `WorstCase`, one entry per radius; so are the next two.
+    multiplier : (K,) array
+    bound : (K,) array
     nominal_risk : float
     """
 
@@ -301,6 +314,10 @@ class LinearReconstruction:
             )
         self._own: ResidualDecomposition | None = None
 
+    def __repr__(self) -> str:
+        n, m = self.matrix.shape
+        return f"LinearReconstruction({n} x {m} map, {len(self.x)} samples, M={self.fidelity:.6g})"
+
     def _decompose(self, structure: Structure) -> ResidualDecomposition:
         displacement = structure.displacement(self.matrix, self.x, self.y, self.residual)
         own = displacement.factor is self.matrix and displacement.residual is self.residual
@@ -339,6 +356,22 @@ class LinearReconstruction:
             )
         return math.sqrt((radius - smallest) * (radius + smallest))
 
+    def _check_range(
+        self, name: str, rho: float, risk: float, bound: float, decomposition: ResidualDecomposition
+    ) -> None:
+        """Refuse risks whose squares leave the range of floats, upwards or downwards."""
+        if not risk + bound <= LARGEST_RISK:
+            raise OverflowError(
+                f"{name}: at {rho} the worst-case risk exceeds {LARGEST_RISK:g}, where sums of "
+                "squares overflow; rescale the data"
+            )
+        moves = rho > 0 and decomposition.spectrum.top > 0
+        if risk < SMALLEST_RISK and (moves or self.residual.any()):
+            raise FloatingPointError(
+                f"x, y, {name}: at {rho} the worst-case risk is below {SMALLEST_RISK:g}, where "
+                "squares lose their digits; rescale the data"
+            )
+
     def worst_case(self, radius: Any, structure: str | Structure = "y|x") -> WorstCase:
         """The worst case at one radius; see `worst_case_risk`."""
         rho, resolved = as_radius(radius), as_structure(structure)
@@ -346,10 +379,7 @@ class LinearReconstruction:
         free = self._free_radius(resolved, decomposition, rho)
         solution = minimize_quadratic_dual(decomposition.spectrum, free)
         bound = _one_atom_bound(decomposition.spectrum, free)
-        if not math.isfinite(solution.value + bound):
-            raise OverflowError(
-                f"radius: at {rho} the worst-case risk exceeds the largest float; rescale the data"
-            )
+        self._check_range("radius", rho, solution.value, bound, decomposition)
         return WorstCase(self, resolved, decomposition, solution, rho, bound)
 
     def curve(self, radii: Any, structure: str | Structure = "y|x") -> WorstCaseCurve:
@@ -365,11 +395,8 @@ class LinearReconstruction:
         solutions = [minimize_quadratic_dual(decomposition.spectrum, rho) for rho in free]
         risk = np.array([solution.value for solution in solutions])
         bound = np.array([_one_atom_bound(decomposition.spectrum, rho) for rho in free])
-        if not np.isfinite(risk + bound).all():
-            raise OverflowError(
-                f"radii: at {radius.max()} the worst-case risk exceeds the largest float; "
-                "rescale the data"
-            )
+        for k, rho in enumerate(radius):
+            self._check_range("radii", float(rho), risk[k], bound[k], decomposition)
         multiplier = np.array([solution.multiplier for solution in solutions])
         return WorstCaseCurve(radius, risk, multiplier, bound, self.fidelity)
 
@@ -442,8 +469,8 @@ def worst_case_risk(
         For bad arrays, radius, structure or weights; the message names the argument.
     InfeasibleRadiusError
         If the ambiguity ball is empty (structure x only); carries the smallest feasible radius.
-    OverflowError
-        If the risk exceeds the largest float.
+    OverflowError, FloatingPointError
+        If the risk is above 1e300, or positive and below 1e-280: squares are not accurate there.
 
     Examples
     --------
@@ -477,7 +504,7 @@ def worst_case_curve(
 
     Raises
     ------
-    ValueError, TypeError, InfeasibleRadiusError, OverflowError
+    ValueError, TypeError, InfeasibleRadiusError, OverflowError, FloatingPointError
         As `worst_case_risk`; `radii` must be 1-D and not empty.
     """
     return LinearReconstruction(B, x, y, weights=weights).curve(radii, structure)

@@ -58,6 +58,15 @@ def test_the_readme_example_prints_what_it_shows():
     assert done.stdout == output
 
 
+def test_the_snippets_of_the_how_to_page_run():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto.md").read_text(), re.S))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "joint" in done.stdout
+
+
 def test_every_file_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -88,10 +88,17 @@ def test_default_radii_show_both_a_closing_and_a_not_closing_gap():
     [
         (["section6"], "unknown value 'section6' (did you mean 'section5'?)"),
         (["benchmark", "core"], "did you mean 'benchmarks core'?"),
-        (["section5", "--set", "radus=1"], "unknown value 'radus' (did you mean 'radius'?)"),
+        (
+            ["section5", "--set", "radus=1"],
+            "name of the setting: unknown value 'radus' (did you mean 'radius'?)",
+        ),
         (["section5", "--set", "radius=one"], "--set radius: cannot read 'one' as float"),
         (["section5", "--set", "points=2.5"], "--set points: '2.5' is float, but int is needed"),
         (["section5", "--set", "points"], "the form is name=value"),
+        (["section5", "--set", "radius=nan"], "--set radius: 'nan'; a finite number is needed"),
+        (["section5", "--set", "radius=1e400"], "a finite number is needed"),
+        (["section5", "--set", "seed=-1"], "--set seed: -1; allowed"),
+        ([], "--set and --out need an experiment"),
         (["section5", "--set", "radius=-1"], "--set radius: -1.0; allowed: a number > 0"),
         (["section5", "--set", "points=0"], "--set points: 0 is below 1"),
     ],

@@ -461,6 +461,11 @@ def test_infinity_is_never_returned(rng):
         worst_case_risk(B, x, y, 1e200)
     with pytest.raises(OverflowError, match="radii"):
         worst_case_curve(B, x, y, [1.0, 1e200])
+    with pytest.raises(FloatingPointError, match="x, y, radius"):
+        worst_case_risk(B, 1e-200 * x, 1e-200 * y, 1e-200)
+    with pytest.raises(FloatingPointError, match="x, y, radii"):
+        worst_case_curve(B, x, x, [1e-200])
+    assert worst_case_risk(B, 0 * x, 0 * y, 0.0).risk == 0.0
     assert worst_case_risk(B, x, y, 1e-320).risk == pytest.approx(np.mean(((x - y) ** 2).sum(1)))
 
 

@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting"
     )
     options = parser.parse_args(arguments)
+    if not options.name and (options.set or options.out):
+        print("python -m validation: --set and --out need an experiment", file=sys.stderr)
+        return 2
     if not options.name:
         print(
             table([("experiment", "what it shows"), *((n, load(n).summary) for n in EXPERIMENTS)])
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         experiment = load(" ".join(options.name))
-        if options.set == ["help"]:
+        if "help" in options.set:
             fields = dataclasses.fields(experiment.config)
             lines = [(f.name, str(f.default), f.metadata.get("help", "")) for f in fields]
             print(table([("setting", "default", "meaning"), *lines]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +55,21 @@ def configure(config: type[Any], assignments: Sequence[str]) -> Any:
         if not separator:
             raise ValueError(f"--set {assignment}: the form is name=value")
         if name not in names:
-            raise ValueError(unknown("--set", name, names))
+            raise ValueError(unknown("--set, name of the setting", name, names))
         changes[name] = _parse(text, types[name], name)
     return config(**changes)
 
 
 def _parse(text: str, kind: Any, name: str) -> Any:
     try:
-        value = text if kind is str else ast.literal_eval(text)
+        if kind is float:
+            value: Any = float(text)
+        else:
+            value = text if kind is str else ast.literal_eval(text)
     except (ValueError, SyntaxError):
         raise ValueError(f"--set {name}: cannot read {text!r} as {kind.__name__}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"--set {name}: {text!r}; a finite number is needed")
     if type(value) is not kind:
         raise ValueError(
             f"--set {name}: {text!r} is {type(value).__name__}, but {kind.__name__} is needed"

@@ -152,7 +152,10 @@ def check_table(checks: Sequence[Check]) -> str:
 
 
 def progress(items: Sequence[Any] | None, label: str) -> Any:
-    """A progress bar on standard error, around items or to be updated by hand."""
+    """A progress bar on standard error, around items or to be updated by hand.
+
+    It prints when that is not a terminal too: a log should show that a long run is alive.
+    """
     from tqdm import tqdm
 
     return tqdm(items, desc=label, file=sys.stderr, mininterval=0.5)

@@ -12,6 +12,7 @@ in turn), and by optimal transport the distance of the worst-case law from the d
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("size", "samples", "samples_per_signal", "modes", "points"):
             as_positive_integer(getattr(self, name), f"--set {name}")
+        if self.seed < 0:
+            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
+        if abs(self.smoothness) > 10:
+            raise ValueError(f"--set smoothness: {self.smoothness}; allowed: -10 to 10")
         if self.points < 3 or self.size < 4 or self.samples < 2:
             raise ValueError("--set: a sweep needs points >= 3, size >= 4 and samples >= 2")
         for name in ("radius", "small_radius", "heat_time", "largest_decay", "noise"):
@@ -288,20 +293,24 @@ def _describe_closing(rows: list[dict[str, float]], radius: float) -> str:
     steps = closing_defect(rows)
     first, last = rows[0], rows[-1]
     where = np.flatnonzero(steps >= 0)
+    falling = np.flatnonzero(steps < 0)
     if where.size == 0:
-        verdict = "closes monotonically over the whole sweep"
+        verdict = f"closes monotonically over the {len(rows)} points of the sweep"
+    elif falling.size == 0:
+        verdict = "rises throughout"
+    elif (steps[falling[0] :] < 0).all():
+        verdict = f"rises up to L = {rows[falling[0]]['lipschitz']:.4g} and falls from there on"
     else:
-        falling = np.flatnonzero(steps < 0)
-        verdict = f"rises on {where.size} of {steps.size} steps; it falls " + (
-            f"from L = {rows[falling[0]]['lipschitz']:.4g} on"
-            if falling.size and (steps[falling[0] :] < 0).all()
-            else f"on {falling.size} of them"
-        )
+        verdict = f"rises on {where.size} of {steps.size} steps"
+    exact = [1 - (row["exact y|x"] / row["exact joint"]) ** 0.5 for row in rows]
     return (
         f"heat, radius {radius:g}: sqrt(M)/radius from {first['root_fidelity_over_radius']:.3f} "
         f"(L = {first['lipschitz']:.3f}) to {last['root_fidelity_over_radius']:.3f} "
-        f"(L = {last['lipschitz']:.4g});\n  gap {first['gap_root']:.4f} -> "
-        f"{last['gap_root']:.4f}, largest {max(r['gap_root'] for r in rows):.4f}: {verdict}"
+        f"(L = {last['lipschitz']:.4g});\n"
+        f"  gap of the bounds {100 * first['gap_root']:.2f} % -> {100 * last['gap_root']:.2f} %, "
+        f"largest {100 * max(r['gap_root'] for r in rows):.2f} %: {verdict}\n"
+        f"  gap of the exact risks (root form) {100 * exact[0]:.2f} % -> {100 * exact[-1]:.2f} %, "
+        f"largest {100 * max(exact):.2f} %"
     )
 
 
@@ -337,9 +346,9 @@ def heat_checks(tables: list[tuple[list[dict[str, float]], float]]) -> list[Chec
         [(closing_criterion(rows, rho) >= 0) == (closing_defect(rows) <= 0) for rows, rho in tables]
     )
     return [
-        at_most("heat: gap relative to the diagonal's at equal L", share.max(), 1.0),
+        at_most("heat: gap / the diagonal's at equal L - 1", share.max() - 1, 1e-12),
         at_most("heat: largest step of M as L grows (M falls)", step_of_residual, 0.0),
-        at_least("heat: gap falls exactly where the criterion says, share", agreement, 0.95),
+        at_least("heat: steps where criterion and gap agree, share", agreement, 0.95),
     ]
 
 
@@ -350,10 +359,10 @@ def ordering_checks(rows: list[dict[str, float]]) -> list[Check]:
     gap = column(rows, "certificate_gap").max()
     return [
         at_most("all: certificate gap of the exact risks", gap, 1e-9),
-        at_most("all: largest exact risk / bound", (exact / bound).max(), 1 + 1e-12),
-        at_most("all: largest finite / exact risk", (finite / exact).max(), 1 + 1e-9),
+        at_most("all: largest exact risk / bound - 1", (exact / bound).max() - 1, 1e-12),
+        at_most("all: largest finite / exact risk - 1", (finite / exact).max() - 1, 1e-9),
         at_least("all: smallest finite / exact risk", (finite / exact).min(), 0.95),
-        at_most("all: largest exact Y|X / exact joint risk", inside.max(), 1 + 1e-12),
+        at_most("all: largest exact Y|X / exact joint risk - 1", inside.max() - 1, 1e-12),
     ]
 
 
@@ -396,8 +405,13 @@ def oracle_checks(config: Config, sweeps: dict[str, list[SweepPoint]], x: Array)
             worst = problem.worst_case(config.radius, structure)
             finite, (loss, cost) = finite_optimum(problem, worst, (0.0, 0.6, 1.3))
             everyone = slice(0, len(problem.x))
-            programme = finite_worst_case_highs(loss(everyone), cost(everyone), config.radius)
-            linear = max(linear, abs(finite / programme.risk - 1))
+            try:
+                programme = finite_worst_case_highs(loss(everyone), cost(everyone), config.radius)
+            except RuntimeError as error:  # the solver's failure is a failed check, not a crash
+                print(f"finite optimum, {structure}: {error}")
+                linear = float("nan")
+            else:
+                linear = float(np.maximum(linear, abs(finite / programme.risk - 1)))
     small = Config(size=12, modes=min(config.modes, 5), points=3, seed=config.seed)
     for sweep in (diagonal_sweep(small), heat_sweep(small)):
         excerpt, point = signals(small), sweep[1]
@@ -436,6 +450,7 @@ def gap_figure(config: Config, tables: dict[str, list[dict[str, float]]]) -> Any
         title="How much of the joint bound is owed to letting $x$ move",
         ylim=(0, None),
     )
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     return figure
@@ -463,10 +478,13 @@ def risk_figure(name: str, radius: float, rows: list[dict[str, float]]) -> Any:
     right.plot(L, [row["gap_root"] for row in rows], color="0.2", lw=5, alpha=0.25,
                label="bound Y|X below bound joint (the gap)")  # fmt: skip
     left.set(ylabel="root worst-case risk", yscale="log", title="Worst-case risks")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
     right.set(ylabel="relative difference (root form)", title="What the bounds give away")
     right.set_ylim(bottom=min(0.0, right.get_ylim()[0]), top=max(0.01, right.get_ylim()[1]))
     for axis in (left, right):
         axis.set(xscale="log", xlabel="Lipschitz constant $L$")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{name} problem, radius {radius:g} (data units)")
@@ -474,28 +492,28 @@ def risk_figure(name: str, radius: float, rows: list[dict[str, float]]) -> Any:
 
 
 def convergence_figure(ladder: list[dict[str, Any]]) -> Any:
-    """How the finite optimum approaches the exact one as candidates are added."""
-    figure, axes = new_figure(1, width=6.6, height=4.6)
-    axis = axes[0, 0]
-    styles = dict(
-        zip(dict.fromkeys(r["problem"] for r in ladder), ("o:", "s-", "^--"), strict=True)
-    )
-    for problem, style in styles.items():
+    """How the finite optimum approaches the exact one as candidates are added (heat problem).
+
+    The diagonal problem is left out: its coarsest ray attains the exact risk to rounding.
+    """
+    problems = [name for name in dict.fromkeys(r["problem"] for r in ladder) if "heat" in name]
+    figure, axes = new_figure(len(problems), width=5.0, height=4.0)
+    for axis, problem in zip(axes[0], problems, strict=True):
         for structure in STRUCTURES:
             rows = [r for r in ladder if (r["problem"], r["structure"]) == (problem, structure)]
-            label = f"{problem}, {NAMES[structure]} (L = {rows[0]['lipschitz']:.2f})"
-            defect = [max(1 - r["ratio"], 1e-16) for r in rows]
-            axis.plot([r["candidates"] for r in rows], defect, style, mfc="none",
-                      color=COLOURS[structure], label=label)  # fmt: skip
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="candidates (on rays through the exact atoms, without the atoms)",
-        ylabel="1 - finite / exact  (1e-16: equal to rounding)",
-        title="The finite-support optimum converges to the exact one",
-    )
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+            count, defect = ([r["candidates"] for r in rows], [1 - r["ratio"] for r in rows])
+            colour, label = COLOURS[structure], NAMES[structure]
+            axis.plot(count, np.maximum(defect, 1e-16), "o-", mfc="none", color=colour, label=label)
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="candidates, on rays that miss the exact atoms",
+            ylabel="1 - finite / exact",
+            title=f"{problem} (L = {rows[0]['lipschitz']:.2f})",
+        )
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.suptitle("The finite-support optimum converges to the exact worst-case risk")
     return figure
 
 
@@ -503,7 +521,8 @@ def run(config: Config, out: Path) -> list[Check]:
     """Compute both sweeps, write tables and figures to `out`, return the checks."""
     print(UNREADABLE + "\n")
     made = provenance("section5", config)
-    print("  ".join(f"{name}={value}" for name, value in made["config"].items()) + "\n")
+    settings = [f"{name}={value}" for name, value in made["config"].items()]
+    print(textwrap.fill("  ".join(settings), 96, break_on_hyphens=False) + "\n")
     x = signals(config)
     sweeps = {"diagonal": diagonal_sweep(config), "heat": heat_sweep(config)}
     plan = [
@@ -515,6 +534,13 @@ def run(config: Config, out: Path) -> list[Check]:
     for name, sweep, radius in plan:
         tables[name] = [measure(point, x, radius) for point in progress(sweep, name)]
     ladder = convergence(config, sweeps, x)
+    for name, _, radius in plan:
+        write_csv(out / f"{name}.csv", tables[name])
+        write_json(out / f"{name}.json", {**made, "radius": radius, "rows": tables[name]})
+        save_figure(out / f"{name}_risks", risk_figure(name.split("_")[0], radius, tables[name]))
+    write_csv(out / "convergence.csv", ladder)
+    save_figure(out / "gap", gap_figure(config, tables))
+    save_figure(out / "convergence", convergence_figure(ladder))
     everything = [row for rows in tables.values() for row in rows]
     checks = [
         *diagonal_checks(tables["diagonal"], float((x**2).sum(axis=1).mean())),
@@ -524,14 +550,7 @@ def run(config: Config, out: Path) -> list[Check]:
         *transport_checks(config, everything, sweeps),
         *oracle_checks(config, sweeps, x),
     ]
-    for name, _, radius in plan:
-        write_csv(out / f"{name}.csv", tables[name])
-        write_json(out / f"{name}.json", {**made, "radius": radius, "rows": tables[name]})
-        save_figure(out / f"{name}_risks", risk_figure(name.split("_")[0], radius, tables[name]))
-    write_csv(out / "convergence.csv", ladder)
     write_json(out / "checks.json", {**made, "checks": checks, "holds": [c.holds for c in checks]})
-    save_figure(out / "gap", gap_figure(config, tables))
-    save_figure(out / "convergence", convergence_figure(ladder))
     first, last = tables["diagonal"][0], tables["diagonal"][-1]
     print(
         f"diagonal: gap {100 * first['gap_root']:.3f} % at L = {first['lipschitz']:g}, "

@@ -89,7 +89,7 @@ def setup(app: Any) -> dict[str, Any]:
             rows = [("Statement", "Source", "Function", "Test")]
             for entry in listed:
                 functions = ", ".join(f":py:obj:`{name}`" for name in entry["functions"])
-                tests = ", ".join(f"``{test.split('::')[1]}``" for test in entry["tests"])
+                tests = ", ".join(f"``{test.removeprefix('tests/')}``" for test in entry["tests"])
                 rows.append((entry["statement"], entry["source"], functions, tests))
             for row in rows:
                 lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(row)]
