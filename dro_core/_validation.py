@@ -43,7 +43,8 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     if bad.any():
         allowed = "finite" if finite else "a number or infinite"
         if array.ndim == 0:
-            raise ValueError(f"{name}: {float(array)} is not {allowed}")
+            given = "NaN" if np.isnan(array) else str(float(array))
+            raise ValueError(f"{name}: {given} is not {allowed}")
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name}: {int(bad.sum())} entries are {'NaN or infinite' if finite else 'NaN'}, "
