@@ -418,6 +418,7 @@ def finite_worst_case(
             f"samples together need {smallest}, the smallest feasible radius",
             smallest,
         )
+    budget = max(budget, least)  # equal up to rounding
     if float(mu @ dear.cost) <= budget:  # the budget does not bind
         entries = (np.arange(len(mu)), dear.index, mu, dear.loss, dear.cost)
         return FiniteWorstCase(candidates, mu, rho, 0.0, float(mu @ dear.loss), entries)

@@ -240,8 +240,8 @@ class XShift(Structure):
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Candidates on the graph of the forward map (to rounding), for every sample."""
         image = x_candidates @ self.forward.T
-        scale = np.abs(image).max(initial=0.0) + np.abs(y_candidates).max(initial=0.0)
-        on_graph = (np.abs(y_candidates - image) <= 1e-12 * scale).all(axis=1)
+        size = np.abs(x_candidates) @ np.abs(self.forward).T + np.abs(y_candidates)
+        on_graph = (np.abs(y_candidates - image) <= 1e-12 * size).all(axis=1)
         return np.broadcast_to(on_graph, (len(x), len(on_graph)))
 
     def __repr__(self) -> str:

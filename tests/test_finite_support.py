@@ -325,6 +325,13 @@ def test_admissible_candidates_of_each_structure():
         np.testing.assert_array_equal(found, np.array(mask, bool))
 
 
+def test_candidates_slightly_off_the_graph_are_not_admissible():
+    found = admissible_candidates(
+        [[1.0]], [[2.0]], [[1.0], [1.0]], [[2.0], [2.001]], XShift([[2.0]])
+    )
+    assert found.tolist() == [[True, False]]
+
+
 # --- empty balls ------------------------------------------------------------------------------
 
 

@@ -1,0 +1,136 @@
+"""Every part of a certificate can fail on its own: forged answers are refused."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.optimize import brentq
+
+from dro_core import (
+    InfeasibleRadiusError,
+    XShift,
+    dual_value,
+    finite_worst_case,
+    worst_case_curve,
+    worst_case_risk,
+)
+
+DIAGONAL = np.diag([1.0, 0.5])
+
+
+def forged(worst, **parts):
+    """The certificate of an answer with some of its parts replaced."""
+    worst.__dict__.update(parts)
+    worst.__dict__.pop("_certificate", None)
+    return worst.verify()
+
+
+def test_a_law_that_is_not_stationary():
+    """Primal and dual agree, the budget is met: only stationarity tells."""
+    x, y = np.array([[0.3, 0.0], [-0.3, 0.0]]), np.zeros((2, 2))
+    worst = worst_case_risk(DIAGONAL, x, y, 1.0)
+    shift = (np.zeros_like(x), np.array([[-1.0, 0.0], [-1.0, 0.0]]))
+    certificate = forged(worst, _displacements=shift, multiplier=1.0, risk=1.09)
+    assert certificate.primal_risk == pytest.approx(1.09)
+    assert certificate.dual_risk == pytest.approx(1.09)
+    assert certificate.stationarity > 0.1
+    assert not certificate.holds()
+
+
+def test_a_multiplier_below_the_threshold():
+    """A minimum instead of a maximum: stationary, feasible, primal = dual, and wrong."""
+    worst = worst_case_risk([[1.0]], [[0.3]], [[0.0]], 1.0)
+    inward = (np.zeros((1, 1)), np.array([[1.0]]))
+    certificate = forged(worst, _displacements=inward, multiplier=0.7, risk=0.49)
+    assert certificate.dual_risk == pytest.approx(certificate.primal_risk)
+    assert certificate.stationarity < 1e-12
+    assert certificate.transport_cost <= 1
+    assert not certificate.holds()
+
+
+def test_a_law_that_overspends():
+    worst = worst_case_risk([[1e-6]], [[1.0]], [[0.0]], 1.0)
+    dx, dy = worst._displacements
+    assert worst.verify().holds()
+    assert not forged(worst, _displacements=(dx, dy * (1 + 1e-5))).holds()
+
+
+def test_a_law_that_underspends(rng):
+    """The answer to a smaller radius: consistent in itself, but not optimal here."""
+    B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 5, 3))
+    small, worst = worst_case_risk(B, x, y, 0.9), worst_case_risk(B, x, y, 1.0)
+    certificate = forged(
+        worst,
+        _displacements=small._displacements,
+        multiplier=small.multiplier,
+        risk=small.risk,
+    )
+    assert certificate.stationarity < 1e-12
+    assert certificate.gap == pytest.approx(0, abs=1e-12)
+    assert certificate.transport_cost < certificate.budget
+    assert not certificate.holds()
+
+
+def test_plans_that_were_tampered_with():
+    loss, cost = np.array([[0.0, 1.0]] * 2), np.array([[0.0, 1.0]] * 2)
+    worst = finite_worst_case(loss, cost, 0.5)
+    assert worst.verify().holds()
+    worst.plan = worst.plan * 0.5  # loses mass
+    assert worst.verify().marginal_error > 1e-3
+    assert not worst.verify().holds()
+    worst.plan = sparse.csr_array(np.array([[0.5, 0.0], [0.5, 0.0]]))  # nothing moves
+    assert worst.verify().primal_risk == 0
+    assert not worst.verify().holds()
+    worst.plan = sparse.csr_array(np.array([[0.0, 0.5], [0.0, 0.5]]))  # everything moves
+    assert worst.verify().transport_cost == 1.0
+    assert not worst.verify().holds()
+    worst = finite_worst_case(loss, cost, 0.5)
+    worst.multiplier = 0.5  # not an upper value of the plan's risk any more
+    assert not worst.verify().holds()
+
+
+# --- what the certificate rests on -------------------------------------------------------------
+
+
+def test_a_small_mass_on_the_top_singular_space_counts():
+    s = 1e-5
+    x, y = np.array([[s, 1.0], [-s, 1.0]]), np.zeros((2, 2))
+    margin = brentq(lambda t: s * s / t**2 + 0.25 / (0.75 + t) ** 2 - 25, 1e-9, 1, xtol=1e-18)
+    lam = 1 + margin
+    expected = lam * 25 + s * s * lam / margin + lam / (lam - 0.25)
+    assert worst_case_risk(DIAGONAL, x, y, 5.0).risk == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_shift_of_the_hard_case_is_common(rng):
+    B, y = rng.standard_normal((4, 4)), rng.standard_normal((9, 4))
+    left, _, right = np.linalg.svd(B)
+    x = y @ B.T + rng.standard_normal((9, 3)) @ left[:, 1:].T
+    along = worst_case_risk(B, x, y, 50.0).displacement_y @ right[0]
+    assert np.ptp(along) < 1e-6 * abs(along).max()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_smallest_feasible_radius_is_sharp(seed):
+    rng = np.random.default_rng(seed)
+    loss, cost = rng.standard_normal((4, 5)), rng.random((4, 5)) + 0.1
+    with pytest.raises(InfeasibleRadiusError) as caught:
+        finite_worst_case(loss, cost, 0.0)
+    smallest = caught.value.smallest_radius
+    with pytest.raises(InfeasibleRadiusError):
+        finite_worst_case(loss, cost, smallest * (1 - 1e-6))
+    assert finite_worst_case(loss, cost, smallest).verify().holds()
+
+
+@pytest.mark.parametrize("cost", ["joint", "x"])
+def test_curve_and_dual_charge_the_forced_move_of_structure_x(cost, rng):
+    A, B, x = rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), rng.standard_normal((6, 2))
+    y = x @ A.T + 0.1 * rng.standard_normal((6, 3))
+    structure = XShift(A, cost)
+    worst = worst_case_risk(B, x, y, 0.8, structure)
+    curve = worst_case_curve(B, x, y, [0.8], structure)
+    assert (curve.risk[0], curve.multiplier[0], curve.bound[0]) == (
+        worst.risk,
+        worst.multiplier,
+        worst.bound,
+    )
+    at = dual_value(B, x, y, worst.multiplier, 0.8, structure)
+    assert at == pytest.approx(worst.risk, rel=1e-12)
