@@ -241,7 +241,7 @@ class XShift(Structure):
         """Candidates on the graph of the forward map (to rounding), for every sample."""
         image = x_candidates @ self.forward.T
         size = np.abs(x_candidates) @ np.abs(self.forward).T + np.abs(y_candidates)
-        on_graph = (np.abs(y_candidates - image) <= 1e-12 * size).all(axis=1)
+        on_graph = np.all(np.abs(y_candidates - image) <= 1e-12 * size, axis=1)
         return np.broadcast_to(on_graph, (len(x), len(on_graph)))
 
     def __repr__(self) -> str:
