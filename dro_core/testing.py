@@ -27,6 +27,7 @@ Does my own estimate of a worst-case risk survive every admissible law that hypo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -255,7 +256,8 @@ def check_weak_duality(
     apply = (lambda rows: rows @ problem.B.T) if model is None else model
     assert law.transport_cost <= problem.radius**2 * (1 + rtol), "the law is outside the ball"
     attained = law.risk(apply, problem.x, problem.y)
-    scale = max(abs(attained), abs(claimed), _rounding(problem))
+    scale = max(abs(attained), _rounding(problem))
+    assert math.isfinite(attained), f"the risk of an admissible law is {attained}"
     assert attained <= claimed + rtol * scale, (
         f"an admissible law has risk {attained}, above the claimed worst case {claimed}"
     )
@@ -276,6 +278,7 @@ def check_ordering(*values: float, rtol: float = RTOL) -> None:
     AssertionError
         If one value exceeds the next by more than `rtol`, relatively.
     """
+    assert all(math.isfinite(value) for value in values), f"not all finite: {values}"
     for k, (lower, upper) in enumerate(pairwise(values)):
         assert lower <= upper + rtol * max(abs(lower), abs(upper)), (
             f"value {k} is {lower}, above value {k + 1}, {upper}"

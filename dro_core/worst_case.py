@@ -207,12 +207,15 @@ class WorstCase:
         displacement = self._decomposition.displacement
         if displacement.base is not None:
             dx, dy = dx - displacement.base[0], dy - displacement.base[1]
-        steepest = displacement.displace(moved)  # the displacement that belongs to v = Cᵀr'
-        defect = self.structure.transport_cost(
-            steepest[0] - self.multiplier * dx, steepest[1] - self.multiplier * dy
-        )
         scale = math.sqrt(threshold) * math.sqrt(self.risk)
-        return math.sqrt(float(self.weights @ defect)) / scale if scale > 0 else 0.0
+        if scale == 0:
+            return 0.0
+        steepest = displacement.displace(moved)  # the displacement that belongs to v = Cᵀr'
+        defect = self.structure.transport_cost(  # divided first: its square may not be a float
+            (steepest[0] - self.multiplier * dx) / scale,
+            (steepest[1] - self.multiplier * dy) / scale,
+        )
+        return math.sqrt(float(self.weights @ defect))
 
     def verify(self) -> Certificate:
         """Recompute risk and transport cost from the displacements, applying B itself.

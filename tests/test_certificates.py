@@ -24,14 +24,16 @@ def forged(worst, **parts):
     return worst.verify()
 
 
-def test_a_law_that_is_not_stationary():
+@pytest.mark.parametrize("unit", [1.0, 1e-90, 1e90])
+def test_a_law_that_is_not_stationary(unit):
     """Primal and dual agree, the budget is met: only stationarity tells."""
     x, y = np.array([[0.3, 0.0], [-0.3, 0.0]]), np.zeros((2, 2))
-    worst = worst_case_risk(DIAGONAL, x, y, 1.0)
+    worst = worst_case_risk(unit * DIAGONAL, unit * x, y, 1.0)
     shift = (np.zeros_like(x), np.array([[-1.0, 0.0], [-1.0, 0.0]]))
-    certificate = forged(worst, _displacements=shift, multiplier=1.0, risk=1.09)
-    assert certificate.primal_risk == pytest.approx(1.09)
-    assert certificate.dual_risk == pytest.approx(1.09)
+    risk = 1.09 * unit**2
+    certificate = forged(worst, _displacements=shift, multiplier=unit**2, risk=risk)
+    assert certificate.primal_risk == pytest.approx(risk)
+    assert certificate.dual_risk == pytest.approx(risk)
     assert certificate.stationarity > 0.1
     assert not certificate.holds()
 

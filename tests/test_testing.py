@@ -30,12 +30,21 @@ def test_weak_duality_check_rejects_a_law_outside_the_ball(rng):
     law = dt.Law(np.array([0]), np.array([[2.0]]), np.zeros((1, 1)), np.ones(1), 4.0)
     with pytest.raises(AssertionError, match="outside the ball"):
         dt.check_weak_duality(100.0, problem, law)
+    inside = dt.Law(np.array([0]), np.array([[0.5]]), np.zeros((1, 1)), np.ones(1), 0.25)
+    for claim in (-np.inf, np.nan, 0.2):
+        with pytest.raises(AssertionError, match="above the claimed"):
+            dt.check_weak_duality(claim, problem, inside)
+    with pytest.raises(AssertionError, match="admissible law is"):
+        dt.check_weak_duality(1.0, problem, inside, lambda y: y + np.inf)
 
 
 def test_ordering_check():
     dt.check_ordering(1.0, 1.0, 2.0)
     with pytest.raises(AssertionError, match=r"value 1 is 3.*above value 2"):
         dt.check_ordering(1.0, 3.0, 2.0)
+    for bad in ((np.inf, 1.0), (1.0, np.nan), (-np.inf, 1.0)):
+        with pytest.raises(AssertionError, match="not all finite"):
+            dt.check_ordering(*bad)
 
 
 @pytest.mark.parametrize(
