@@ -20,6 +20,11 @@ Array = npt.NDArray[np.float64]
 WEIGHT_SUM_TOLERANCE = 1e-9
 
 
+#: The largest entry of data and maps must lie in this range (or be zero), so that their squares are
+#: accurate floats.
+SMALLEST, LARGEST = 1e-140, 1e140
+
+
 class InfeasibleRadiusError(ValueError):
     """The ambiguity ball is empty; `smallest_radius` is the smallest radius with a point in it."""
 
@@ -27,9 +32,24 @@ class InfeasibleRadiusError(ValueError):
         super().__init__(message)
         self.smallest_radius = smallest_radius
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.smallest_radius)
+
+
+def check_magnitude(array: Any, name: str) -> None:
+    """Refuse data so large or so small that their squares leave the accurate range of floats."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest != 0.0 and not SMALLEST <= largest <= LARGEST:
+        raise ValueError(
+            f"{name}: the largest magnitude is {largest:g}, but squares are only accurate for "
+            f"magnitudes from {SMALLEST:g} to {LARGEST:g}; rescale the data (results scale along)"
+        )
+
 
 def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     """`value` as float64, or an error that names `name`; NaN is refused, infinity if `finite`."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array; fill or drop the masked entries first")
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged nested sequences
@@ -71,6 +91,7 @@ def as_samples(value: Any, name: str) -> Array:
         raise ValueError(f"{name}: empty samples (shape {array.shape}); at least one is needed")
     if array.shape[1] == 0:
         raise ValueError(f"{name}: samples have no entries (shape {array.shape}); d >= 1 is needed")
+    check_magnitude(array, name)
     return array
 
 
@@ -84,6 +105,7 @@ def as_matrix(value: Any, name: str) -> Array:
         )
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name}: a non-empty 2-D matrix is needed, given shape {array.shape}")
+    check_magnitude(array, name)
     return array
 
 
@@ -162,7 +184,12 @@ def as_non_negative(value: Any, name: str, allowed: str = "a number >= 0") -> fl
 
 def as_radius(value: Any, name: str = "radius") -> float:
     """A Wasserstein-2 radius: a finite number >= 0, in the units of the data (budget = radius²)."""
-    return as_non_negative(value, name, "a W2 radius >= 0 in the units of the data")
+    radius = as_non_negative(value, name, "a W2 radius >= 0 in the units of the data")
+    if radius > LARGEST:
+        raise ValueError(
+            f"{name}: {radius:g} exceeds {LARGEST:g}; its square is not a float to use"
+        )
+    return radius
 
 
 def as_positive_integer(value: Any, name: str) -> int:

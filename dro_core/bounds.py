@@ -85,9 +85,14 @@ def conservatism_gap(
     if form not in ("root", "squared"):
         raise ValueError(unknown("form", form, ("root", "squared")))
     joint = np.asarray(_root_bound(fidelity, lipschitz, radius, Joint()))
+    if not np.isfinite(joint).all():
+        raise OverflowError(
+            "fidelity, lipschitz, radius: a bound exceeds the largest float; rescale the data"
+        )
     L, rho = np.asarray(lipschitz, dtype=np.float64), np.asarray(radius, dtype=np.float64)
     # sqrt(1 + L²) - L without cancellation
-    difference = rho / (np.hypot(1.0, L) + L)
+    with np.errstate(over="ignore"):
+        difference = rho / (np.hypot(1.0, L) + L)
     positive = joint > 0
     gap = np.where(positive, difference, 0.0) / np.where(positive, joint, 1.0)
     return (gap if form == "root" else gap * (2.0 - gap))[()]
@@ -106,4 +111,5 @@ def _root_bound(fidelity: Any, lipschitz: Any, radius: Any, structure: str | Str
             f"fidelity, lipschitz, radius: shapes {M.shape}, {L.shape}, {rho.shape} do not "
             "broadcast together"
         ) from None
-    return (np.sqrt(M) + rho * cls.modulus(L))[()]
+    with np.errstate(over="ignore"):
+        return (np.sqrt(M) + rho * cls.modulus(L))[()]

@@ -131,6 +131,10 @@ def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSo
     value = (1.0 + margin) * amplitude * amplitude
     with np.errstate(over="ignore"):
         value += float((spectrum.mass[used] * ((1.0 + margin) / (margin + gaps))).sum())
+    if not math.isfinite(value):
+        raise OverflowError(
+            f"radius: at {radius:g} the worst-case risk exceeds the largest float; rescale the data"
+        )
     return DualSolution(value, top * (1.0 + margin), margin, 1.0 - spent, radius)
 
 

@@ -38,6 +38,8 @@ from dro_core._validation import (
 BLOCK_ENTRIES = 2**21
 #: A call for a block costs about as much as evaluating this many entries.
 CALL_ENTRIES = 2**14
+#: Larger losses and finite costs are refused: products and sums of them would overflow.
+LARGEST_ENTRY = 1e200
 _EPS = float(np.finfo(np.float64).eps)
 
 BlockFunction = Callable[[slice], Any]
@@ -58,6 +60,9 @@ class _Candidates:
             array = _as_mask(value, name) if name == "admissible" else _as_block(value, name)
             self._functions[name] = array
             shapes[name] = array.shape
+        for name, shape in shapes.items():
+            if shape[0] == 0:
+                raise ValueError(f"{name}: no rows (shape {shape}); at least one sample is needed")
         if len(set(shapes.values())) > 1:
             listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(f"loss, cost, admissible: the shapes differ ({listed})")
@@ -143,9 +148,9 @@ class _Candidates:
 
 
 def _as_block(value: Any, name: str) -> Array:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        as_real_array(array, name)  # raises, naming the dtype
+    array = np.asanyarray(value)
+    if array.dtype.kind not in "biuf" or isinstance(array, np.ma.MaskedArray):
+        as_real_array(array, name)  # raises, with the reason
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(
             f"{name}: a 2-D (samples, candidates) array is needed, given shape {array.shape}"
@@ -165,12 +170,14 @@ def _as_mask(value: Any, name: str) -> Any:
 
 def _check_block(loss: Array, cost: Array, start: int) -> None:
     for name, array, bad in (
-        ("loss", loss, ~np.isfinite(loss)),
-        ("cost", cost, ~(cost >= 0)),
+        ("loss", loss, ~(np.abs(loss) <= LARGEST_ENTRY)),
+        ("cost", cost, ~((cost >= 0) & ((cost <= LARGEST_ENTRY) | (cost == np.inf)))),
     ):
         if bad.any():
             i, j = (int(k) for k in np.argwhere(bad)[0])
-            allowed = "finite" if name == "loss" else ">= 0 (infinite forbids the move)"
+            allowed = f"at most {LARGEST_ENTRY:g} in size"
+            if name == "cost":
+                allowed += " and >= 0 (infinite forbids the move)"
             raise ValueError(
                 f"{name}: entry ({start + i}, {j}) is {array[i, j]}; every entry must be {allowed}"
             )
@@ -205,7 +212,8 @@ def _scores(loss: Array, cost: Array, multiplier: float) -> Array:
     """ℓ - λc, and -inf where the move is forbidden."""
     if multiplier == 0.0:
         return np.where(np.isfinite(cost), loss, -np.inf)
-    scores = cost * -multiplier
+    with np.errstate(over="ignore"):
+        scores = cost * -multiplier
     scores += loss
     return scores
 
@@ -265,6 +273,8 @@ class FiniteCertificate:
 
     Attributes
     ----------
+    risk : float
+        The optimum that was reported.
     primal_risk : float
         Risk of the plan, entry by entry.
     dual_risk : float
@@ -272,27 +282,34 @@ class FiniteCertificate:
         64 roundings: there a candidate with huge loss and cost that ties with the optimum cannot
         drown it in the rounding of its score. An upper value.
     gap : float
-        (dual_risk - primal_risk) relative to the size of the terms they are sums of,
-        :math:`\sum\pi_{ij}|\ell_{ij}| + \lambda\rho^2` (losses may have either sign).
+        (dual_risk - primal_risk) relative to `size` (losses may have either sign, so a risk can
+        be much smaller than what it is a sum of).
     transport_cost : float
         Cost of the plan.
     budget : float
         radius².
     marginal_error : float
-        Largest difference between the plan's row sums and the weights.
+        Largest difference between the plan's row sums and the weights; infinite if an entry of
+        the plan is negative.
+    size : float
+        Size of the terms, :math:`\sum\pi_{ij}|\ell_{ij}| + \lambda\rho^2`.
     """
 
+    risk: float
     primal_risk: float
     dual_risk: float
     gap: float
     transport_cost: float
     budget: float
     marginal_error: float
+    size: float
 
     def holds(self, rtol: float = 1e-9) -> bool:
-        """Whether every part of the certificate holds to the relative tolerance `rtol`."""
+        """Whether the plan is feasible and the reported risk proved, relative to `size`."""
+        slack = rtol * self.size
         return (
-            abs(self.gap) <= rtol
+            abs(self.risk - self.primal_risk) <= slack
+            and abs(self.dual_risk - self.risk) <= slack
             and self.transport_cost <= self.budget * (1 + rtol)
             and self.marginal_error <= rtol
         )
@@ -333,11 +350,8 @@ class FiniteWorstCase:
         self.plan = sparse.csr_array((mass, (rows, columns)), shape=shape)
         self.primal_risk = float(mass @ loss)
         self.transport_cost = float(mass @ cost)
-        self.gap = self._relative(self.risk, self.primal_risk, float(mass @ np.abs(loss)))
-
-    def _relative(self, dual: float, primal: float, size: float) -> float:
-        scale = size + self.multiplier * self.radius**2
-        return (dual - primal) / scale if scale > 0 else dual - primal
+        size = float(mass @ np.abs(loss)) + multiplier * radius**2
+        self.gap = (self.risk - self.primal_risk) / size if size > 0 else 0.0
 
     def verify(self) -> FiniteCertificate:
         """Recompute both values and the plan's feasibility by one more pass over everything."""
@@ -354,8 +368,11 @@ class FiniteWorstCase:
         budget = self.radius**2
         dual = multiplier * budget + float(self.weights @ potential)
         error = float(np.abs(self.plan.sum(axis=1) - self.weights).max())
-        gap = self._relative(dual, primal, size)
-        return FiniteCertificate(primal, dual, gap, cost_used, budget, error)
+        if self.plan.nnz and self.plan.data.min() < 0:
+            error = math.inf
+        size += multiplier * budget
+        gap = (dual - primal) / size if size > 0 else dual - primal
+        return FiniteCertificate(self.risk, primal, dual, gap, cost_used, budget, error, size)
 
     def __repr__(self) -> str:
         return (
@@ -402,6 +419,8 @@ def finite_worst_case(
         For NaN, negative costs, shapes that do not fit, a sample without admissible candidate.
     InfeasibleRadiusError
         If no plan meets the budget; carries the smallest feasible radius.
+    OverflowError
+        If costs are so small against losses that the multiplier exceeds 1e200.
     """
     rho = as_radius(radius)
     candidates = _Candidates(loss, cost, admissible, weights)
@@ -441,7 +460,13 @@ def _newton(
     """
 
     def intersection() -> float:
-        return float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
+        slope = float(mu @ (dear.loss - cheap.loss)) / float(mu @ (dear.cost - cheap.cost))
+        if not slope <= LARGEST_ENTRY:
+            raise OverflowError(
+                f"loss, cost: the multiplier is {slope:g}, for costs are too small against losses; "
+                "rescale them"
+            )
+        return slope
 
     multiplier = intersection()
     for _ in range(10_000):
@@ -509,10 +534,16 @@ def finite_potential(
     ------
     ValueError, TypeError
         As `finite_worst_case`, and for a negative or non-finite multiplier.
+    OverflowError
+        If the multiplier times a cost exceeds the largest float.
     """
     lam = as_non_negative(multiplier, "multiplier")
     plan = _plan_at(_Candidates(loss, cost, admissible, None), lam)
-    return plan.loss - lam * plan.cost, plan.index
+    with np.errstate(over="ignore"):
+        potential = plan.loss - lam * plan.cost
+    if not np.isfinite(potential).all():
+        raise OverflowError("cost, multiplier: their product exceeds the largest float")
+    return potential, plan.index
 
 
 def quadratic_candidates(

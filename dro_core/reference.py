@@ -1,5 +1,7 @@
-"""Independent oracles: slow, general, and sharing no mathematics with what they check.
+"""Independent oracles: slow, general, and sharing no code with what they check.
 
+(The semidefinite programme is the same strong dual, with the matrices C of the structures built
+anew from their definitions; the linear programmes and distances share not even a theorem.)
 The worst case on a finite support as a linear programme (HiGHS, or any solver of cvxpy), the
 worst case of a linear map as a semidefinite programme (cvxpy with Clarabel), Wasserstein distances
 by POT's network simplex. For tests and validation; the solvers of `dro_core` are exact and 100 to

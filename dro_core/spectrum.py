@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dro_core._validation import (
+    LARGEST,
     Array,
     as_map,
     as_non_negative,
@@ -108,10 +109,12 @@ class ResidualSpectrum:
         ValueError, TypeError
             For a negative or non-finite `modulus` or `fidelity`, or `multiplicity` below one.
         """
-        squared = as_non_negative(modulus, "modulus") ** 2
+        kappa = as_non_negative(modulus, "modulus")
+        if kappa > LARGEST:
+            raise ValueError(f"modulus: {kappa:g} exceeds {LARGEST:g}, its square is of no use")
         mass = as_non_negative(fidelity, "fidelity")
         count = as_positive_integer(multiplicity, "multiplicity")
-        return cls(np.array([squared]), np.array([mass]), np.array([float(count)]))
+        return cls(np.array([kappa * kappa]), np.array([mass]), np.array([float(count)]))
 
     @property
     def top(self) -> float:

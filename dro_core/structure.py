@@ -26,6 +26,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -107,6 +108,18 @@ def _rows_equal(a: Array, b: Array) -> Any:
     return labels[: len(a), None] == labels[None, len(a) :]
 
 
+def _move_both(B: Array, q: Array) -> tuple[Array, Array]:
+    return q, -(q @ B)
+
+
+def _move_y(B: Array, x_shape: tuple[int, ...], q: Array) -> tuple[Array, Array]:
+    return np.zeros(x_shape), -(q @ B)
+
+
+def _move_x(y_shape: tuple[int, ...], q: Array) -> tuple[Array, Array]:
+    return q, np.zeros(y_shape)
+
+
 class Joint(Structure):
     """Everything may move: the standard Wasserstein ball (paper Theorem 3.2, bound: 4.1)."""
 
@@ -119,7 +132,7 @@ class Joint(Structure):
 
     def displacement(self, B: Array, x: Array, y: Array, residual: Array) -> AffineDisplacement:
         """C = [I, -B]: dx = q, dy = -Bᵀq."""
-        return AffineDisplacement(residual, B, 1.0, lambda q: (q, -(q @ B)))
+        return AffineDisplacement(residual, B, 1.0, partial(_move_both, B))
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Every candidate, for every sample."""
@@ -138,7 +151,7 @@ class YGivenX(Structure):
 
     def displacement(self, B: Array, x: Array, y: Array, residual: Array) -> AffineDisplacement:
         """C = -B: dx = 0, dy = -Bᵀq."""
-        return AffineDisplacement(residual, B, 0.0, lambda q: (np.zeros(x.shape), -(q @ B)))
+        return AffineDisplacement(residual, B, 0.0, partial(_move_y, B, x.shape))
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Candidates with the sample's own x, exactly."""
@@ -157,7 +170,7 @@ class XGivenY(Structure):
 
     def displacement(self, B: Array, x: Array, y: Array, residual: Array) -> AffineDisplacement:
         """C = I: dx = q, dy = 0."""
-        return AffineDisplacement(residual, None, 1.0, lambda q: (q, np.zeros(y.shape)))
+        return AffineDisplacement(residual, None, 1.0, partial(_move_x, y.shape))
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Candidates with the sample's own y, exactly."""
@@ -216,6 +229,10 @@ class XShift(Structure):
                 f"a map from x to y has shape ({y.shape[1]}, {x.shape[1]})"
             )
         defect = np.eye(x.shape[1]) - B @ A
+        factor = _solve(R, defect.T, transposed=True).T
+        displace = partial(self._move_along_graph, factor)
+        if self._on_graph(x, y).all():
+            return AffineDisplacement(x @ defect.T, factor, 0.0, displace)
         off_graph = y - x @ A.T
         if self.cost == "joint":
             # H⁻¹Aᵀe by two triangular solves with R
@@ -223,15 +240,19 @@ class XShift(Structure):
         else:
             dx = np.zeros(x.shape)
         base = (dx, dx @ A.T - off_graph)
-        factor = _solve(R, defect.T, transposed=True).T
-
-        def displace(q: Array) -> tuple[Array, Array]:
-            move = _solve(R, (q @ factor).T).T
-            return move, move @ A.T
-
         return AffineDisplacement(
             (x + dx) @ defect.T, factor, 0.0, displace, base, self.transport_cost(*base)
         )
+
+    def _move_along_graph(self, factor: Array, q: Array) -> tuple[Array, Array]:
+        """dx = R⁻¹Cᵀq, dy = A dx."""
+        dx = _solve(self._root, (q @ factor).T).T
+        return dx, dx @ self.forward.T
+
+    def _on_graph(self, x: Array, y: Array) -> Any:
+        """Rows with y = Ax up to the rounding of that product; (N,) bool."""
+        size = np.abs(x) @ np.abs(self.forward).T + np.abs(y)
+        return np.all(np.abs(y - x @ self.forward.T) <= 1e-13 * size, axis=1)
 
     def transport_cost(self, dx: Array, dy: Array) -> Array:
         r""":math:`\|dx_i\|^2 + \|dy_i\|^2`, or :math:`\|dx_i\|^2` with ``cost="x"``; shape (N,)."""
@@ -239,9 +260,7 @@ class XShift(Structure):
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Candidates on the graph of the forward map (to rounding), for every sample."""
-        image = x_candidates @ self.forward.T
-        size = np.abs(x_candidates) @ np.abs(self.forward).T + np.abs(y_candidates)
-        on_graph = np.all(np.abs(y_candidates - image) <= 1e-12 * size, axis=1)
+        on_graph = self._on_graph(x_candidates, y_candidates)
         return np.broadcast_to(on_graph, (len(x), len(on_graph)))
 
     def __repr__(self) -> str:

@@ -31,8 +31,10 @@ from dro_core.dual import DualSolution, minimize_quadratic_dual, quadratic_dual
 from dro_core.spectrum import ResidualDecomposition, ResidualSpectrum, decompose, residuals
 from dro_core.structure import Structure, as_structure, squared_norms
 
-#: Positive risks outside this range are refused: their squares and sums would not be accurate.
-SMALLEST_RISK, LARGEST_RISK = 1e-280, 1e300
+#: Larger risks are refused: the sums they are made of would overflow.
+LARGEST_RISK = 1e300
+#: Squares below this have lost digits.
+SUBNORMAL = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ class Certificate:
 
     Attributes
     ----------
+    risk : float
+        The worst-case risk that was reported.
     primal_risk : float
         Risk of the worst-case law, :math:`\sum_i\mu_i\|r_i + dx_i - B\,dy_i\|^2`: a lower value.
     dual_risk : float
-        :math:`\lambda\rho^2 + \sum_i\mu_i\langle r_i, r'_i\rangle` with the moved residuals r':
-        the dual at the multiplier, an upper value if `stationarity` vanishes and
-        `multiplier` >= `threshold`.
+        An upper value, whatever the displacements and the multiplier: the dual at
+        :math:`\lambda' = \lambda + \delta > \kappa^2`, for the best :math:`\delta \ge 0`, with the
+        potentials bounded through the defect of stationarity,
+        :math:`\varphi_{\lambda'}(r_i) \le \|r'_i\|^2 - \lambda'\|v_i\|^2
+        + \|C^\top r'_i - \lambda' v_i\|^2/(\lambda' - \kappa^2)`.
     gap : float
-        (dual value - primal_risk) / dual value, the dual value being the `risk` that was reported.
+        (risk - primal_risk), relative to the larger of the two.
     transport_cost : float
         Cost of the displacements, to be compared with `budget`.
     budget : float
@@ -59,8 +65,11 @@ class Certificate:
         :math:`\lambda`.
     threshold : float
         :math:`\kappa^2`, from a singular value decomposition of its own.
+    resolution : float
+        Rounding of the recomputed risks: (16 eps)² times the mean square of x and By.
     """
 
+    risk: float
     primal_risk: float
     dual_risk: float
     gap: float
@@ -69,19 +78,19 @@ class Certificate:
     stationarity: float
     multiplier: float
     threshold: float
+    resolution: float
 
     def holds(self, rtol: float = 1e-9) -> bool:
-        """Whether every part of the certificate holds to the relative tolerance `rtol`.
+        """Whether the law is in the ball and the reported risk is proved up to `rtol`, relatively.
 
-        Stationarity is held to the square root of `rtol`: its defect enters the value squared.
+        That is: primal_risk >= (1 - rtol) risk and dual_risk <= (1 + rtol) risk, both up to the
+        `resolution`, and transport_cost <= (1 + rtol) budget.
         """
-        scale = max(abs(self.primal_risk), abs(self.dual_risk))
+        slack = rtol * abs(self.risk) + self.resolution
         return (
-            abs(self.gap) <= rtol
-            and abs(self.dual_risk - self.primal_risk) <= rtol * scale
-            and self.transport_cost <= self.budget * (1 + rtol)
-            and self.stationarity <= math.sqrt(rtol)
-            and self.multiplier >= self.threshold * (1 - rtol)
+            abs(self.risk - self.primal_risk) <= slack
+            and abs(self.dual_risk - self.risk) <= slack
+            and self.transport_cost <= self.budget * (1 + rtol) + SUBNORMAL
         )
 
 
@@ -89,8 +98,8 @@ class WorstCase:
     r"""Worst-case risk of a linear map, its multiplier, and the law that attains it.
 
     Displacements are stored, positions derived from them, so small radii keep their digits; all
-    are built when first asked for. The worst-case law puts weight :math:`\mu_i` on
-    :math:`(x_i + dx_i, y_i + dy_i)`.
+    are built when first asked for, from the arrays that were passed (do not change them before).
+    The worst-case law puts weight :math:`\mu_i` on :math:`(x_i + dx_i, y_i + dy_i)`.
 
     Attributes
     ----------
@@ -130,6 +139,10 @@ class WorstCase:
         self.nominal_risk = problem.fidelity
         self.weights = problem.weights
 
+    def _length(self, dx: Array, dy: Array) -> float:
+        """Root mean square length of displacements, in the structure's transport cost."""
+        return math.sqrt(float(self.weights @ self.structure.transport_cost(dx, dy)))
+
     @cached_property
     def _displacements(self) -> tuple[Array, Array]:
         displacement, solution = self._decomposition.displacement, self._solution
@@ -140,10 +153,15 @@ class WorstCase:
                 self._decomposition.dual_residuals(solution.margin, solution.unspent_radius)
             )
             # v is optimal up to rounding; scaled by 1 + O(rounding) it uses the budget exactly
-            spent = math.sqrt(self.weights @ self.structure.transport_cost(dx, dy))
-            if spent > 0:
-                dx *= solution.radius / spent
-                dy *= solution.radius / spent
+            if solution.radius > 0:
+                spent = self._length(dx / solution.radius, dy / solution.radius)
+                if not math.isfinite(spent):
+                    raise OverflowError(
+                        "B, x, y: the worst-case displacements exceed the largest float; rescale"
+                    )
+                if spent > 0:
+                    dx /= spent
+                    dy /= spent
         if displacement.base is not None:
             dx += displacement.base[0]
             dy += displacement.base[1]
@@ -173,49 +191,69 @@ class WorstCase:
     @cached_property
     def _certificate(self) -> Certificate:
         problem, displacement = self._problem, self._decomposition.displacement
-        B, weights = problem.matrix, self.weights
+        weights = self.weights
         dx, dy = self._displacements
-        moved = problem.x - problem.y @ B.T  # afresh, then the displacements through B
-        moved += dx - dy @ B.T
+        image = problem.y @ problem.matrix.T
+        moved = problem.x - image  # afresh, then the displacements through B
+        moved += dx - dy @ problem.matrix.T
         primal = float(weights @ squared_norms(moved))
-        cost = float(weights @ self.structure.transport_cost(dx, dy))
+        size = float(weights @ squared_norms(problem.x)) + float(weights @ squared_norms(image))
         if displacement.factor is None:
             factor_top = 0.0
         else:
             factor_top = float(svdvals(displacement.factor, check_finite=False)[0]) ** 2
         threshold = displacement.shift + factor_top
-        if math.isinf(self._solution.margin):
-            dual, stationarity = primal, 0.0
-        else:
-            free = self.radius**2 - float(np.sum(weights * displacement.base_cost))
-            inner = np.einsum("ij,ij->i", displacement.residual, moved)
-            dual = self.multiplier * max(free, 0.0) + float(weights @ inner)
-            stationarity = self._stationarity(moved, dx, dy, threshold)
+        stationarity, spent = self._stationarity(moved, dx, dy, threshold)
         return Certificate(
-            primal,
-            dual,
-            relative_gap(self.risk, primal),
-            cost,
-            self.radius**2,
-            stationarity,
-            self.multiplier,
-            threshold,
+            risk=self.risk,
+            primal_risk=primal,
+            dual_risk=self._upper_value(primal, threshold, stationarity, spent),
+            gap=relative_gap(self.risk, primal),
+            transport_cost=float(weights @ self.structure.transport_cost(dx, dy)),
+            budget=self.radius**2,
+            stationarity=stationarity,
+            multiplier=self.multiplier,
+            threshold=threshold,
+            resolution=(16 * float(np.finfo(np.float64).eps)) ** 2 * size,
         )
 
-    def _stationarity(self, moved: Array, dx: Array, dy: Array, threshold: float) -> float:
-        """Root mean square of Cᵀr' - λv over κ √risk, in the metric of the displacements."""
+    def _stationarity(
+        self, moved: Array, dx: Array, dy: Array, threshold: float
+    ) -> tuple[float, float]:
+        r"""Root mean squares of Cᵀr' - λv over κ√R and of κv over √R, without the forced move."""
         displacement = self._decomposition.displacement
+        root = math.sqrt(self.risk)
+        kappa = math.sqrt(threshold)
+        if kappa * root == 0 or math.isinf(self.multiplier):
+            return 0.0, 0.0
         if displacement.base is not None:
             dx, dy = dx - displacement.base[0], dy - displacement.base[1]
-        scale = math.sqrt(threshold) * math.sqrt(self.risk)
-        if scale == 0:
-            return 0.0
+
         steepest = displacement.displace(moved)  # the displacement that belongs to v = Cᵀr'
-        defect = self.structure.transport_cost(  # divided first: its square may not be a float
+        scale = kappa * root  # divided first: its square may not be a float
+        defect = self._length(
             (steepest[0] - self.multiplier * dx) / scale,
             (steepest[1] - self.multiplier * dy) / scale,
         )
-        return math.sqrt(float(self.weights @ defect))
+        return defect, self._length(dx * (kappa / root), dy * (kappa / root))
+
+    def _upper_value(
+        self, primal: float, threshold: float, stationarity: float, spent: float
+    ) -> float:
+        """The dual above λ, with potentials bounded through the defect (see `Certificate`).
+
+        In units of the risk, and of the threshold for multipliers.
+        """
+        if self.risk == 0 or threshold == 0 or math.isinf(self.multiplier):
+            return primal
+        free = self._solution.radius * math.sqrt(threshold) / math.sqrt(self.risk)
+        step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
+        above = self.multiplier / threshold + step
+        usable = above > 1 + 4 * float(np.finfo(np.float64).eps)
+        step, above = step[usable], above[usable]
+        values = above * (free - spent) * (free + spent)
+        values += (stationarity + step * spent) ** 2 / (above - 1)
+        return primal + self.risk * float(values.min())
 
     def verify(self) -> Certificate:
         """Recompute risk and transport cost from the displacements, applying B itself.
@@ -311,9 +349,10 @@ class LinearReconstruction:
             self.residual = residuals(self.matrix, self.x, self.y)
             #: M, the mean squared error of the data, in squared units of x.
             self.fidelity = float(self.weights @ squared_norms(self.residual))
-        if not math.isfinite(self.fidelity):
+        if not self.fidelity <= LARGEST_RISK:
             raise OverflowError(
-                "x, y: the squared residuals x - By exceed the largest float; rescale the data"
+                f"x, y: the mean squared residual x - By is {self.fidelity:g}, above "
+                f"{LARGEST_RISK:g}; rescale the data"
             )
         self._own: ResidualDecomposition | None = None
 
@@ -342,38 +381,14 @@ class LinearReconstruction:
         displacement = decomposition.displacement
         if displacement.base is None:
             return radius
-        charged = float(np.sum(self.weights * displacement.base_cost))
-        smallest = math.sqrt(charged)
-        # data on the graph up to rounding count as on it
-        rounding = 1e-13 * math.sqrt(
-            float(self.weights @ squared_norms(self.x))
-            + float(self.weights @ squared_norms(self.y))
-        )
-        if smallest <= rounding:
-            return radius
-        if radius < smallest:
+        smallest = math.sqrt(float(np.sum(self.weights * displacement.base_cost)))
+        if radius < smallest * (1 - 1e-12):
             raise InfeasibleRadiusError(
                 f"radius: {radius} leaves the ambiguity ball of {structure!r} empty, for the data "
                 f"are off the graph of the forward map; the smallest feasible radius is {smallest}",
                 smallest,
             )
-        return math.sqrt((radius - smallest) * (radius + smallest))
-
-    def _check_range(
-        self, name: str, rho: float, risk: float, bound: float, decomposition: ResidualDecomposition
-    ) -> None:
-        """Refuse risks whose squares leave the range of floats, upwards or downwards."""
-        if not risk + bound <= LARGEST_RISK:
-            raise OverflowError(
-                f"{name}: at {rho} the worst-case risk exceeds {LARGEST_RISK:g}, where sums of "
-                "squares overflow; rescale the data"
-            )
-        moves = rho > 0 and decomposition.spectrum.top > 0
-        if risk < SMALLEST_RISK and (moves or self.residual.any()):
-            raise FloatingPointError(
-                f"x, y, {name}: at {rho} the worst-case risk is below {SMALLEST_RISK:g}, where "
-                "squares lose their digits; rescale the data"
-            )
+        return math.sqrt(max(radius - smallest, 0.0) * (radius + smallest))
 
     def worst_case(self, radius: Any, structure: str | Structure = "y|x") -> WorstCase:
         """The worst case at one radius; see `worst_case_risk`."""
@@ -382,7 +397,8 @@ class LinearReconstruction:
         free = self._free_radius(resolved, decomposition, rho)
         solution = minimize_quadratic_dual(decomposition.spectrum, free)
         bound = _one_atom_bound(decomposition.spectrum, free)
-        self._check_range("radius", rho, solution.value, bound, decomposition)
+        if not solution.value + bound <= LARGEST_RISK:
+            raise OverflowError(_too_large("radius", rho))
         return WorstCase(self, resolved, decomposition, solution, rho, bound)
 
     def curve(self, radii: Any, structure: str | Structure = "y|x") -> WorstCaseCurve:
@@ -398,8 +414,8 @@ class LinearReconstruction:
         solutions = [minimize_quadratic_dual(decomposition.spectrum, rho) for rho in free]
         risk = np.array([solution.value for solution in solutions])
         bound = np.array([_one_atom_bound(decomposition.spectrum, rho) for rho in free])
-        for k, rho in enumerate(radius):
-            self._check_range("radii", float(rho), risk[k], bound[k], decomposition)
+        if not (risk + bound <= LARGEST_RISK).all():
+            raise OverflowError(_too_large("radii", float(radius.max())))
         multiplier = np.array([solution.multiplier for solution in solutions])
         return WorstCaseCurve(radius, risk, multiplier, bound, self.fidelity)
 
@@ -421,7 +437,17 @@ class LinearReconstruction:
                 f"epsilon: the entropic dual is not available for {resolved!r}; allowed: 0.0"
             )
         free = self._free_radius(resolved, decomposition, rho)
-        return quadratic_dual(decomposition.spectrum, lam, free, entropy_weight)
+        value = quadratic_dual(decomposition.spectrum, lam, free, entropy_weight)
+        if not value <= LARGEST_RISK:
+            raise OverflowError(_too_large("multiplier, radius", rho))
+        return value
+
+
+def _too_large(name: str, radius: float) -> str:
+    return (
+        f"{name}: at radius {radius:g} the value exceeds {LARGEST_RISK:g}, where the sums it is "
+        "made of overflow; rescale the data"
+    )
 
 
 def _one_atom_bound(spectrum: ResidualSpectrum, radius: float) -> float:
@@ -472,8 +498,9 @@ def worst_case_risk(
         For bad arrays, radius, structure or weights; the message names the argument.
     InfeasibleRadiusError
         If the ambiguity ball is empty (structure x only); carries the smallest feasible radius.
-    OverflowError, FloatingPointError
-        If the risk is above 1e300, or positive and below 1e-280: squares are not accurate there.
+    OverflowError
+        If the risk exceeds 1e300. (A largest magnitude of B, x or y outside 1e-140 .. 1e140 is a
+        ValueError: squares are not accurate there.)
 
     Examples
     --------
@@ -507,7 +534,7 @@ def worst_case_curve(
 
     Raises
     ------
-    ValueError, TypeError, InfeasibleRadiusError, OverflowError, FloatingPointError
+    ValueError, TypeError, InfeasibleRadiusError, OverflowError
         As `worst_case_risk`; `radii` must be 1-D and not empty.
     """
     return LinearReconstruction(B, x, y, weights=weights).curve(radii, structure)

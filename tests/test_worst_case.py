@@ -455,16 +455,23 @@ def test_inputs_and_the_global_random_state_are_left_alone(rng):
 
 def test_infinity_is_never_returned(rng):
     B, x, y = np.eye(2), *rng.standard_normal((2, 5, 2))
-    with pytest.raises(OverflowError, match="x, y"):
-        worst_case_risk(B, 1e200 * x, y, 1.0)
-    with pytest.raises(OverflowError, match="radius"):
+    for scale in (1e-200, 1e200):
+        with pytest.raises(ValueError, match="x: the largest magnitude"):
+            worst_case_risk(B, scale * x, y, 1.0)
+        with pytest.raises(ValueError, match="B: the largest magnitude"):
+            worst_case_risk(scale * B, x, y, 1.0)
+    with pytest.raises(ValueError, match="radius: 1e\\+200 exceeds"):
         worst_case_risk(B, x, y, 1e200)
-    with pytest.raises(OverflowError, match="radii"):
-        worst_case_curve(B, x, y, [1.0, 1e200])
-    with pytest.raises(FloatingPointError, match="x, y, radius"):
-        worst_case_risk(B, 1e-200 * x, 1e-200 * y, 1e-200)
-    with pytest.raises(FloatingPointError, match="x, y, radii"):
-        worst_case_curve(B, x, x, [1e-200])
+    with pytest.raises(OverflowError, match="x, y: the mean squared residual"):
+        worst_case_risk(1e120 * B, x, 1e120 * y, 1.0)
+    with pytest.raises(OverflowError, match="radius: at"):
+        worst_case_risk(1e120 * B, x, y, 1e120)
+    with pytest.raises(OverflowError, match="radius: at"):
+        worst_case_curve(1e120 * B, x, y, [1.0, 1e120])
+    with pytest.raises(OverflowError, match="multiplier, radius"):
+        dual_value(B, x, y, 1e100, 1e120)
+    for radius in (1e-120, 1e-160, 1e-300):
+        check_certificate(worst_case_risk(B, x, y, radius))
     assert worst_case_risk(B, 0 * x, 0 * y, 0.0).risk == 0.0
     assert worst_case_risk(B, x, y, 1e-320).risk == pytest.approx(np.mean(((x - y) ** 2).sum(1)))
 
