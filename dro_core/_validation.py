@@ -20,9 +20,8 @@ Array = npt.NDArray[np.float64]
 WEIGHT_SUM_TOLERANCE = 1e-9
 
 
-#: The largest entry of data and maps must lie in this range (or be zero), so that their squares are
-#: accurate floats.
-SMALLEST, LARGEST = 1e-140, 1e140
+#: No entry of data, maps and radii may be larger: their squares would not be floats to use.
+LARGEST = 1e140
 
 
 class InfeasibleRadiusError(ValueError):
@@ -37,12 +36,12 @@ class InfeasibleRadiusError(ValueError):
 
 
 def check_magnitude(array: Any, name: str) -> None:
-    """Refuse data so large or so small that their squares leave the accurate range of floats."""
+    """Refuse data so large that their squares leave the range of floats."""
     largest = float(np.abs(array).max(initial=0.0))
-    if largest != 0.0 and not SMALLEST <= largest <= LARGEST:
+    if largest > LARGEST:
         raise ValueError(
-            f"{name}: the largest magnitude is {largest:g}, but squares are only accurate for "
-            f"magnitudes from {SMALLEST:g} to {LARGEST:g}; rescale the data (results scale along)"
+            f"{name}: the largest magnitude is {largest:g}, but squares need at most {LARGEST:g}; "
+            "rescale the data (results scale along)"
         )
 
 
@@ -185,10 +184,7 @@ def as_non_negative(value: Any, name: str, allowed: str = "a number >= 0") -> fl
 def as_radius(value: Any, name: str = "radius") -> float:
     """A Wasserstein-2 radius: a finite number >= 0, in the units of the data (budget = radius²)."""
     radius = as_non_negative(value, name, "a W2 radius >= 0 in the units of the data")
-    if radius > LARGEST:
-        raise ValueError(
-            f"{name}: {radius:g} exceeds {LARGEST:g}; its square is not a float to use"
-        )
+    check_magnitude(radius, name)
     return radius
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from dro_core._validation import (
-    LARGEST,
     Array,
     as_map,
     as_non_negative,
     as_positive_integer,
     as_samples,
     as_weights,
+    check_magnitude,
     check_samples_and_map,
     non_negative_array,
 )
@@ -110,8 +110,7 @@ class ResidualSpectrum:
             For a negative or non-finite `modulus` or `fidelity`, or `multiplicity` below one.
         """
         kappa = as_non_negative(modulus, "modulus")
-        if kappa > LARGEST:
-            raise ValueError(f"modulus: {kappa:g} exceeds {LARGEST:g}, its square is of no use")
+        check_magnitude(kappa, "modulus")
         mass = as_non_negative(fidelity, "fidelity")
         count = as_positive_integer(multiplicity, "multiplicity")
         return cls(np.array([kappa * kappa]), np.array([mass]), np.array([float(count)]))

@@ -33,6 +33,8 @@ from dro_core.structure import Structure, as_structure, squared_norms
 
 #: Larger risks are refused: the sums they are made of would overflow.
 LARGEST_RISK = 1e300
+#: Squares of smaller maps are not accurate; they matter if radius times map exceeds the second.
+SMALLEST_MAP, SMALLEST_PRODUCT = 1e-140, 1e-150
 #: Squares below this have lost digits.
 SUBNORMAL = float(np.finfo(np.float64).tiny)
 
@@ -379,6 +381,12 @@ class LinearReconstruction:
     ) -> float:
         """The radius left after the moves that the structure forces, or an empty-ball error."""
         displacement = decomposition.displacement
+        magnitude = float(np.abs(self.matrix).max())
+        if 0 < magnitude < SMALLEST_MAP and magnitude * radius > SMALLEST_PRODUCT:
+            raise ValueError(
+                f"B: the largest magnitude is {magnitude:g}, whose square is not a float to use, "
+                f"although it matters at radius {radius:g}; rescale y, and B with it"
+            )
         if displacement.base is None:
             return radius
         smallest = math.sqrt(float(np.sum(self.weights * displacement.base_cost)))
@@ -499,8 +507,7 @@ def worst_case_risk(
     InfeasibleRadiusError
         If the ambiguity ball is empty (structure x only); carries the smallest feasible radius.
     OverflowError
-        If the risk exceeds 1e300. (A largest magnitude of B, x or y outside 1e-140 .. 1e140 is a
-        ValueError: squares are not accurate there.)
+        If the risk exceeds 1e300. (Magnitudes of B, x, y or radius above 1e140 are a ValueError.)
 
     Examples
     --------

@@ -1,4 +1,9 @@
-"""Shared settings: properties are reproducible, and no test may touch the global random state."""
+"""Shared settings: properties are reproducible.
+
+``HYPOTHESIS_PROFILE=search pytest --hypothesis-seed=N`` looks for new counter-examples instead.
+"""
+
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +16,9 @@ settings.register_profile(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("structured-dro")
+settings.register_profile("search", parent=settings.get_profile("structured-dro"),
+                          derandomize=False, max_examples=300, database=None)  # fmt: skip
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "structured-dro"))
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ MAP_AND_SAMPLES = [
     ({"x": np.empty((0, 2)), "y": np.empty((0, 1))}, ValueError, "x: empty samples"),
     ({"x": np.empty((3, 0))}, ValueError, "x: samples have no entries"),
     ({"x": np.ma.masked_equal(X, 2)}, TypeError, "x: a masked array"),
-    ({"x": 1e-200 * X}, ValueError, "x: the largest magnitude is 3e-200"),
+    ({"x": 1e200 * X}, ValueError, r"x: the largest magnitude is 3e\+200"),
     ({"B": 1e200 * B}, ValueError, r"B: the largest magnitude is 2e\+200"),
     ({"B": lambda y: y}, TypeError, "B: a function is not a linear map"),
     ({"y": replaced(Y, NAN)}, ValueError, "y: .*NaN"),
@@ -53,6 +53,7 @@ WEIGHTS = [
     ({"weights": [0.5, 0.5]}, ValueError, r"weights: shape \(2,\), but there are 3"),
     ({"weights": [[0.5], [0.25], [0.25]]}, ValueError, r"weights: shape \(3, 1\)"),
     ({"weights": [0.5, 0.5, 0.5]}, ValueError, "weights: they sum to 1.5"),
+    ({"weights": [0.5, 0.25, 0.25 + 1e-6]}, ValueError, "weights: they sum to 1.000001"),
     ({"weights": [0.5, 0.5, NAN]}, ValueError, "weights: .*NaN"),
 ]
 STRUCTURE = [
@@ -150,7 +151,7 @@ ROWS = {
         [
             ({"modulus": -1.0}, ValueError, "modulus: -1.0 is negative"),
             ({"fidelity": NAN}, ValueError, "fidelity: nan"),
-            ({"modulus": 1e200}, ValueError, r"modulus: 1e\+200 exceeds"),
+            ({"modulus": 1e200}, ValueError, "modulus: the largest magnitude"),
             ({"multiplicity": 0}, ValueError, "multiplicity: 0 is below 1"),
             ({"multiplicity": 1.5}, TypeError, "multiplicity: 1.5 is not an integer"),
         ],
@@ -206,7 +207,7 @@ ROWS = {
             ({"loss": np.zeros((0, 2)), "cost": np.zeros((0, 2))}, ValueError, "loss: no rows"),
             ({"loss": np.ma.masked_equal(LOSS, 2)}, TypeError, "loss: a masked array"),
             ({"cost": 1e-210 * COST, "radius": 1e-106}, OverflowError, "loss, cost: the mult"),
-            ({"radius": 1e200}, ValueError, r"radius: 1e\+200 exceeds"),
+            ({"radius": 1e200}, ValueError, "radius: the largest magnitude"),
             ({"cost": 1 + COST}, dro_core.InfeasibleRadiusError, "radius: 0.5 .* need 1.0"),
             ({"cost": INF + COST}, ValueError, "admissible: sample 0 has no admissible"),
             ({"loss": lambda rows: LOSS[rows, :1]}, ValueError, r"loss: rows .* shape \(2, 1\)"),

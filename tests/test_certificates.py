@@ -1,5 +1,7 @@
 """Every part of a certificate can fail on its own: forged answers are refused."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,12 +11,14 @@ from scipy.optimize import brentq
 
 from dro_core import (
     InfeasibleRadiusError,
+    LinearReconstruction,
     XShift,
     dual_value,
     finite_worst_case,
     worst_case_curve,
     worst_case_risk,
 )
+from dro_core.operators import Diagonal
 from dro_core.testing import problems
 
 DIAGONAL = np.diag([1.0, 0.5])
@@ -117,6 +121,52 @@ def test_plans_that_were_tampered_with():
     assert not worst.verify().holds()
 
 
+def test_a_plan_that_overspends_by_little():
+    """Only the cost tells: its risk is the reported one to 12 digits."""
+    worst = finite_worst_case([[1.0, 1.0 + 1e-12]], [[0.0, 1.0]], 0.5)
+    worst.plan = sparse.csr_array(np.array([[0.0, 1.0]]))
+    assert not worst.verify().holds()
+
+
+def test_a_plan_that_is_slightly_off():
+    worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
+    worst.plan = worst.plan + sparse.csr_array(np.array([[1e-6, -1e-6]]))
+    assert not worst.verify().holds()
+
+
+def test_a_reported_risk_that_is_not_the_optimum():
+    worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
+    worst.risk *= 3
+    assert not worst.verify().holds()
+    worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
+    worst.plan = sparse.csr_array(np.array([[2.0, -1.0]]))  # a signed plan with the right sums
+    assert worst.verify().marginal_error == np.inf
+
+
+def test_residuals_and_threshold_are_recomputed(rng):
+    B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 5, 3))
+    worst = worst_case_risk(B, x, y, 1.0)
+    worst._displacements  # noqa: B018  built from the true residuals
+    worst._problem.residual *= 0.5
+    assert worst.verify().holds()
+    worst = worst_case_risk(B, x, y, 1.0)
+    worst._displacements  # noqa: B018
+    worst._decomposition.spectrum.squared_singular_values[:] *= 0.5
+    assert worst.verify().threshold == pytest.approx(np.linalg.norm(B, 2) ** 2)
+
+
+def test_answers_and_errors_survive_pickling(rng):
+    A, B, x = rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), rng.standard_normal((6, 2))
+    problem = LinearReconstruction(B, x, x @ A.T)
+    for structure in ("joint", "y|x", "x|y", XShift(A)):
+        worst = problem.worst_case(0.5, structure)
+        copy = pickle.loads(pickle.dumps(worst))
+        assert copy.verify() == worst.verify()
+    pickle.loads(pickle.dumps(problem))
+    error = pickle.loads(pickle.dumps(InfeasibleRadiusError("radius: empty", 2.0)))
+    assert (str(error), error.smallest_radius) == ("radius: empty", 2.0)
+
+
 # --- what the certificate rests on -------------------------------------------------------------
 
 
@@ -147,6 +197,44 @@ def test_the_smallest_feasible_radius_is_sharp(seed):
     with pytest.raises(InfeasibleRadiusError):
         finite_worst_case(loss, cost, smallest * (1 - 1e-6))
     assert finite_worst_case(loss, cost, smallest).verify().holds()
+
+
+@pytest.mark.parametrize("cost", ["joint", "x"])
+def test_data_on_the_graph_up_to_rounding_count_as_on_it(cost, rng):
+    A, B, x = rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), rng.standard_normal((6, 2))
+    y = np.stack([A @ row for row in x])  # another order of summation
+    structure = XShift(A, cost)
+    for radius in (0.0, 1e-14, 0.3):
+        assert worst_case_risk(B, x, y, radius, structure).verify().holds()
+    if cost == "joint":
+        with pytest.raises(InfeasibleRadiusError):
+            worst_case_risk(B, x, y + 1e-8, 0.0, structure)
+
+
+def test_exact_inverse_under_structure_x():
+    """I - BA vanishes: nothing can be gained, however far x moves."""
+    operator = Diagonal(1.0, 16)
+    x = np.random.default_rng(0).standard_normal((20, 16))
+    worst = worst_case_risk(operator.inverse(), x, x @ operator.matrix().T, 0.5, XShift(operator))
+    assert worst.risk < 1e-28
+    assert worst.verify().holds()
+
+
+def test_nominal_risk_is_that_of_the_data(rng):
+    A, B, x = rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), rng.standard_normal((6, 2))
+    y = x @ A.T + 0.1 * rng.standard_normal((6, 3))
+    worst = worst_case_risk(B, x, y, 0.8, XShift(A))
+    assert worst.nominal_risk == pytest.approx(((x - y @ B.T) ** 2).sum(axis=1).mean())
+
+
+def test_hard_case_starts_where_the_budget_is_not_spent():
+    """Residual on the second singular direction: its cost at the threshold is the limit."""
+    x, y = np.array([[0.0, 1.0], [0.0, -1.0]]), np.zeros((2, 2))
+    limit = 0.5 / 0.75  # cost 0.25/(1 - 0.25)²
+    top = worst_case_risk(DIAGONAL, x, y, limit * 1.001)
+    assert top.multiplier == 1.0
+    assert worst_case_risk(DIAGONAL, x, y, limit * 0.999).multiplier > 1.0
+    assert top.verify().holds()
 
 
 @pytest.mark.parametrize("cost", ["joint", "x"])

@@ -220,6 +220,14 @@ def test_callables_give_the_same_answer_in_blocks_of_any_size(entries, known, rn
     assert found.verify().holds()
 
 
+def test_bad_entries_are_found_in_every_block(rng, monkeypatch):
+    loss, cost = rng.standard_normal((9, 3)), rng.random((9, 3))
+    loss[8, 1] = np.nan
+    monkeypatch.setattr(dro_core.finite_support, "BLOCK_ENTRIES", 6)
+    with pytest.raises(ValueError, match=r"loss: entry \(8, 1\) is nan"):
+        finite_worst_case(lambda rows: loss[rows], lambda rows: cost[rows], 1.0)
+
+
 def test_settled_samples_are_not_evaluated_again(rng, monkeypatch):
     loss, cost = rng.standard_normal((500, 40)), rng.random((500, 40))
     cost[:, 0] = 0.0

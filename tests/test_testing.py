@@ -68,11 +68,19 @@ def test_certificate_check(rng):
     wrong.risk *= 1.01
     with pytest.raises(AssertionError, match="not certified"):
         dt.check_certificate(wrong)
+    wrong = find(problem, lambda p: p.fidelity > 0.1).worst_case()
+    wrong.bound *= 0.5
+    with pytest.raises(AssertionError, match="value 0 is"):
+        dt.check_certificate(wrong)
 
 
 @given(dt.problems().flatmap(lambda p: dt.laws(p).map(lambda law: (p, law))))
 def test_laws_are_in_the_ball_and_keep_the_marginals(case):
     problem, law = case
+    paid = (law.dx**2).sum(axis=1)
+    if not (isinstance(problem.structure, XShift) and problem.structure.cost == "x"):
+        paid += (law.dy**2).sum(axis=1)
+    assert law.weights @ paid == pytest.approx(law.transport_cost, rel=1e-9, abs=1e-280)
     mass = np.bincount(law.origin, law.weights, minlength=len(problem.x))
     np.testing.assert_allclose(mass, problem.weights, atol=1e-12)
     assert law.transport_cost <= problem.radius**2 * (1 + 1e-12)
@@ -80,6 +88,12 @@ def test_laws_are_in_the_ball_and_keep_the_marginals(case):
         assert not law.dx.any()
     if problem.structure.name == "x|y":
         assert not law.dy.any()
+
+
+def test_some_laws_spend_the_whole_budget():
+    cases = dt.problems(zero_radius=False).flatmap(lambda p: dt.laws(p).map(lambda law: (p, law)))
+    problem, law = find(cases, lambda case: case[1].transport_cost > 0.99 * case[0].radius ** 2)
+    assert law.transport_cost <= problem.radius**2 * (1 + 1e-12)
 
 
 @given(dt.samples(), dt.maps(3, 2), dt.sizes(), st.data())
