@@ -200,6 +200,7 @@ def measure(point: SweepPoint, x: Array, radius: float) -> dict[str, float]:
             f"exact {structure}": worst.risk,
             f"multiplier {structure}": worst.multiplier,
             f"certificate_gap {structure}": abs(worst.verify().gap),
+            f"certified {structure}": float(worst.verify().holds()),
             f"finite {structure}": finite,
             f"distance_over_radius {structure}": transport_distance(problem, worst) / radius,
         }
@@ -359,6 +360,7 @@ def ordering_checks(rows: list[dict[str, float]]) -> list[Check]:
     gap = column(rows, "certificate_gap").max()
     return [
         at_most("all: certificate gap of the exact risks", gap, 1e-9),
+        at_least("all: certificates that hold, share", column(rows, "certified").mean(), 1.0),
         at_most("all: largest exact risk / bound - 1", (exact / bound).max() - 1, 1e-12),
         at_most("all: largest finite / exact risk - 1", (finite / exact).max() - 1, 1e-9),
         at_least("all: smallest finite / exact risk", (finite / exact).min(), 0.95),

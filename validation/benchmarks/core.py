@@ -93,7 +93,7 @@ def random_problems(config: Config) -> Iterator[tuple[LinearReconstruction, Stru
 def certificate_rows(config: Config) -> list[Check]:
     """Largest certificate gap over random problems, structures and radii."""
     gap = cost = 0.0
-    count = hard = 0
+    count = hard = held = 0
     powers = (-6.0, -3.0, -1.0, 0.0, 1.0, 3.0, 6.0)
     problems = progress(list(range(config.problems)), "certificates")
     for problem, *shifts in random_problems(config):
@@ -109,6 +109,7 @@ def certificate_rows(config: Config) -> list[Check]:
                 gap = max(gap, abs(certificate.gap))
                 cost = max(cost, certificate.transport_cost / certificate.budget - 1)
                 hard += certificate.multiplier <= certificate.threshold * (1 + 1e-12)
+                held += certificate.holds()
                 count += 1
         problems.update()
     problems.close()
@@ -116,6 +117,7 @@ def certificate_rows(config: Config) -> list[Check]:
     return [
         at_most(f"gap by verify(), {count} problems, n, m <= {config.largest}", gap, 1e-9),
         at_most("transport cost / budget - 1, the same", cost, 1e-9),
+        at_least("certificates that hold (lower and upper value), share", held / count, 1.0),
         at_least("of them in the hard case", hard, 1),
     ]
 
