@@ -35,9 +35,15 @@ class InfeasibleRadiusError(ValueError):
         return type(self), (self.args[0], self.smallest_radius)
 
 
+def magnitude(array: Any) -> float:
+    """Largest absolute value, without a temporary array; NaN if there is one."""
+    entries = np.asarray(array)
+    return float(max(entries.max(), -entries.min())) if entries.size else 0.0
+
+
 def check_magnitude(array: Any, name: str) -> None:
     """Refuse data so large that their squares leave the range of floats."""
-    largest = float(np.abs(array).max(initial=0.0))
+    largest = magnitude(array)
     if largest > LARGEST:
         raise ValueError(
             f"{name}: the largest magnitude is {largest:g}, but squares need at most {LARGEST:g}; "
@@ -58,8 +64,10 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
             f"{name}: dtype {array.dtype} is not real; allowed: integer or floating-point arrays"
         )
     array = np.asarray(array, dtype=np.float64)
-    bad = ~np.isfinite(array) if finite else np.isnan(array)
-    if bad.any():
+    if not math.isfinite(magnitude(array)):
+        bad = ~np.isfinite(array) if finite else np.isnan(array)
+        if not bad.any():
+            return array
         allowed = "finite" if finite else "a number or infinite"
         if array.ndim == 0:
             given = "NaN" if np.isnan(array) else str(float(array))

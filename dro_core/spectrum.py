@@ -24,7 +24,7 @@ from dro_core._validation import (
     check_samples_and_map,
     non_negative_array,
 )
-from dro_core.structure import AffineDisplacement, Structure, as_structure
+from dro_core.structure import AffineDisplacement, Structure, as_structure, squared_norms
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +145,10 @@ class ResidualSpectrum:
         return (top - self.squared_singular_values) / top
 
 
+#: Squared singular values below this share of the largest are computed again.
+SMALL_SHARE = 1e-8
+
+
 def residuals(B: Array, x: Array, y: Array) -> Array:
     """Residuals x_i - B y_i as rows, (N, n)."""
     image = y @ B.T
@@ -165,11 +169,10 @@ class ResidualDecomposition:
     coordinates: Array  # (N, k) residuals in the basis
     spectrum: ResidualSpectrum
 
-    def with_displacement(
-        self, displacement: AffineDisplacement, weights: Array
-    ) -> ResidualDecomposition:
+    def with_displacement(self, displacement: AffineDisplacement) -> ResidualDecomposition:
         """The same decomposition for a structure with the same residual and factor."""
-        spectrum = _spectrum(displacement, self.squared, self.coordinates, weights)
+        values = _with_complement(displacement.shift, self.squared, len(self.basis))
+        spectrum = ResidualSpectrum(values, self.spectrum.mass, self.spectrum.multiplicity)
         return ResidualDecomposition(
             displacement, self.basis, self.squared, self.coordinates, spectrum
         )
@@ -227,9 +230,9 @@ def left_singular_basis(F: Array) -> tuple[Array, Array]:
     r"""Left singular vectors U (n, k) and squared singular values (k,) of F, k = min(n, m).
 
     From the symmetric eigenproblem of the smaller Gram matrix, which is several times faster than
-    an SVD. The squared singular values are then recomputed as :math:`\|F^\top u_j\|^2`, so small
-    ones are not negative and carry the error of U only. F is scaled by a power of two first, so
-    its squares neither overflow nor vanish.
+    an SVD. A Gram matrix loses singular values below sqrt(eps) of the largest one, so those below
+    1e-4 are computed again in their own invariant subspace (`_refine_small`). F is scaled by a
+    power of two first, so its squares neither overflow nor vanish.
     """
     largest = float(np.abs(F).max())
     if largest == 0.0:
@@ -242,7 +245,29 @@ def left_singular_basis(F: Array) -> tuple[Array, Array]:
     else:
         basis = np.linalg.eigh(scaled @ scaled.T)[1]
     image = scaled.T @ basis
-    return basis, np.ldexp(np.einsum("ij,ij->j", image, image), 2 * exponent)
+    squared = np.einsum("ij,ij->j", image, image)
+    small = squared < SMALL_SHARE * squared.max()
+    if small.any():
+        _refine_small(scaled, basis, image, squared, small)
+    return basis, np.ldexp(squared, 2 * exponent)
+
+
+def _refine_small(F: Array, basis: Array, image: Array, squared: Array, small: Array) -> None:
+    r"""Correct, in place, the singular vectors and values that a Gram matrix cannot resolve.
+
+    With :math:`F^\top U = [V_b \Sigma_b, W_s]` the computed small vectors still contain a share
+    :math:`X = \Sigma_b^{-1} V_b^\top W_s` of the big ones, of size eps relative to the split. The
+    rotation by X removes it to second order; then an SVD of what is left, :math:`F^\top U_s`, has
+    the accuracy of the small block alone.
+    """
+    big = np.logical_not(small)
+    share = (image[:, big] / squared[big]).T @ image[:, small]
+    big_basis, small_basis = basis[:, big], basis[:, small]
+    basis[:, big] = big_basis + small_basis @ share.T
+    small_basis = small_basis - big_basis @ share
+    _, values, rotation = np.linalg.svd(F.T @ small_basis, full_matrices=False)
+    basis[:, small] = small_basis @ rotation.T
+    squared[small] = values**2
 
 
 def _spectrum(
@@ -252,13 +277,17 @@ def _spectrum(
     n = displacement.residual.shape[1]
     mass = _weighted_squares(coordinates, weights)
     multiplicity = np.ones(len(squared))
-    values = displacement.shift + squared
     if len(squared) < n:
-        total = float(_weighted_squares(displacement.residual, weights).sum())
+        total = float(weights @ squared_norms(displacement.residual))
         mass = np.append(mass, max(total - float(mass.sum()), 0.0))
-        values = np.append(values, displacement.shift)
         multiplicity = np.append(multiplicity, n - len(squared))
-    return ResidualSpectrum(values, mass, multiplicity)
+    return ResidualSpectrum(_with_complement(displacement.shift, squared, n), mass, multiplicity)
+
+
+def _with_complement(shift: float, squared: Array, n: int) -> Array:
+    """Squared singular values of C: those of the basis, and one for what it leaves out of R^n."""
+    values = shift + squared
+    return np.append(values, shift) if len(squared) < n else values
 
 
 def _weighted_squares(rows: Array, weights: Array) -> Array:

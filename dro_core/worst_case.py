@@ -25,6 +25,7 @@ from dro_core._validation import (
     as_scalar,
     as_weights,
     check_samples_and_map,
+    magnitude,
     non_negative_array,
 )
 from dro_core.dual import DualSolution, minimize_quadratic_dual, quadratic_dual
@@ -366,7 +367,7 @@ class LinearReconstruction:
         displacement = structure.displacement(self.matrix, self.x, self.y, self.residual)
         own = displacement.factor is self.matrix and displacement.residual is self.residual
         if own and self._own is not None:
-            return self._own.with_displacement(displacement, self.weights)
+            return self._own.with_displacement(displacement)
         decomposition = decompose(displacement, self.weights)
         if own:
             self._own = decomposition
@@ -381,10 +382,10 @@ class LinearReconstruction:
     ) -> float:
         """The radius left after the moves that the structure forces, or an empty-ball error."""
         displacement = decomposition.displacement
-        magnitude = float(np.abs(self.matrix).max())
-        if 0 < magnitude < SMALLEST_MAP and magnitude * radius > SMALLEST_PRODUCT:
+        largest = magnitude(self.matrix)
+        if 0 < largest < SMALLEST_MAP and largest * radius > SMALLEST_PRODUCT:
             raise ValueError(
-                f"B: the largest magnitude is {magnitude:g}, whose square is not a float to use, "
+                f"B: the largest magnitude is {largest:g}, whose square is not a float to use, "
                 f"although it matters at radius {radius:g}; rescale y, and B with it"
             )
         if displacement.base is None:

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from dro_core import ResidualSpectrum, XShift, minimize_quadratic_dual
+from dro_core import (
+    LinearReconstruction,
+    ResidualSpectrum,
+    XShift,
+    minimize_quadratic_dual,
+)
 from dro_core.dual import quadratic_dual
 from dro_core.spectrum import left_singular_basis
 from dro_core.testing import maps, problems
@@ -48,6 +53,31 @@ def test_left_singular_basis(B):
     expected = np.linalg.svd(B, compute_uv=False)
     np.testing.assert_allclose(np.sort(np.sqrt(squared))[::-1], expected, atol=1e-7 * top)
     assert (squared >= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (30, 12), (12, 30)])
+def test_small_singular_values_keep_their_digits(shape, rng):
+    """Down to 1e-10 of the largest, where the Gram matrix holds nothing but rounding."""
+    rank = min(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0][:, :rank] for size in shape)
+    values = 10.0 ** -np.linspace(0, 10, rank)
+    basis, squared = left_singular_basis((left * values) @ right.T)
+    np.testing.assert_allclose(np.sort(np.sqrt(squared))[::-1], values, rtol=1e-5)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(rank), atol=1e-13)
+
+
+def test_the_budget_is_met_by_residuals_on_small_singular_directions(rng):
+    """Transport cost of the unscaled displacements, 1e-9 of the residual, condition 1e10."""
+    left, right = (np.linalg.qr(rng.standard_normal((20, 20)))[0] for _ in range(2))
+    B = (left * 10.0 ** -np.linspace(0, 10, 20)) @ right.T
+    y = rng.standard_normal((50, 20))
+    x = y @ B.T + rng.standard_normal((50, 3)) @ left[:, -3:].T
+    problem = LinearReconstruction(B, x, y)
+    worst = problem.worst_case(1e-9 * problem.fidelity**0.5)
+    solution, decomposition = worst._solution, worst._decomposition
+    q = decomposition.dual_residuals(solution.margin, solution.unspent_radius)
+    cost = ((q @ B) ** 2).sum(axis=1).mean()
+    assert cost == pytest.approx(worst.radius**2, rel=1e-6)
 
 
 @given(maps(), st.sampled_from([1e-150, 1e150]))
