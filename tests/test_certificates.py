@@ -149,6 +149,7 @@ def test_residuals_and_threshold_are_recomputed(rng):
     worst._displacements  # noqa: B018  built from the true residuals
     worst._problem.residual *= 0.5
     assert worst.verify().holds()
+    assert worst.verify().resolution < 1e-28 * ((x**2).sum() + ((y @ B.T) ** 2).sum())
     worst = worst_case_risk(B, x, y, 1.0)
     worst._displacements  # noqa: B018
     worst._decomposition.spectrum.squared_singular_values[:] *= 0.5

@@ -39,11 +39,11 @@ def orthogonal(rng, size):
     return np.linalg.qr(rng.standard_normal((size, size)))[0]
 
 
-def same(a, b, rtol=1e-9):
+def check_same(a, b, rtol=1e-9):
     assert a == pytest.approx(b, rel=rtol, abs=1e-250)
 
 
-def same_root(found, expected, problem, rtol=1e-9):
+def check_same_root(found, expected, problem, rtol=1e-9):
     """Equal root risks, up to the rounding of the residuals (differences of x and By)."""
     noise = 1e-13 * (np.abs(problem.x).max() + np.abs(problem.y @ problem.B.T).max())
     assert abs(math.sqrt(found) - math.sqrt(expected)) <= rtol * math.sqrt(expected) + noise
@@ -95,8 +95,8 @@ def test_strong_duality_against_a_semidefinite_programme(structure, radius, rng)
     chosen = XShift(A) if structure == "x" else structure
     exact = worst_case_risk(B, x, y, radius, chosen, weights=weights)
     reference = worst_case_risk_sdp(B, x, y, radius, structure, forward=A, weights=weights)
-    same(exact.risk, reference.risk, 1e-7)
-    same(exact.multiplier, reference.multiplier, 1e-3)
+    check_same(exact.risk, reference.risk, 1e-7)
+    check_same(exact.multiplier, reference.multiplier, 1e-3)
 
 
 def test_hard_case_against_a_semidefinite_programme(rng):
@@ -106,7 +106,7 @@ def test_hard_case_against_a_semidefinite_programme(rng):
     for columns in ([], [3], [1, 2]):  # no residual, or none on the top singular direction
         x = y @ B.T + rng.standard_normal((9, len(columns))) @ left[:, columns].T
         worst = worst_case_risk(B, x, y, 50.0)
-        same(worst.risk, worst_case_risk_sdp(B, x, y, 50.0).risk, 1e-7)
+        check_same(worst.risk, worst_case_risk_sdp(B, x, y, 50.0).risk, 1e-7)
         assert worst.multiplier == pytest.approx(np.linalg.norm(B, 2) ** 2, rel=1e-12)
         check_certificate(worst)
 
@@ -120,7 +120,7 @@ def test_the_multiplier_minimises_the_dual(problem):
     arguments = (problem.B, problem.x, problem.y)
     rest = (problem.radius, problem.structure)
     at = dual_value(*arguments, worst.multiplier, *rest, weights=problem.weights)
-    same(at, worst.risk)
+    check_same(at, worst.risk)
     for factor in (1.01, 0.99):
         multiplier = worst.multiplier * factor
         if multiplier > threshold:
@@ -172,7 +172,7 @@ def test_curve_equals_single_calls(problem):
     curve = worst_case_curve(
         problem.B, problem.x, problem.y, radii, problem.structure, weights=problem.weights
     )
-    same(curve.nominal_risk, problem.fidelity)
+    check_same(curve.nominal_risk, problem.fidelity)
     for k, radius in enumerate(radii):
         single = worst_case_risk(
             problem.B, problem.x, problem.y, radius, problem.structure, weights=problem.weights
@@ -200,7 +200,7 @@ def test_orthogonal_invariance(problem, name, seed):
         name,
         weights=problem.weights,
     )
-    same_root(turned.risk, problem.worst_case(name).risk, problem)
+    check_same_root(turned.risk, problem.worst_case(name).risk, problem)
 
 
 @given(problems(structure="y|x"), st.sampled_from(NAMED), st.sampled_from([1e-60, 1e-3, 1e60]))
@@ -213,7 +213,7 @@ def test_scaling_all_data_and_the_radius(problem, name, scale):
         name,
         weights=problem.weights,
     )
-    same_root(scaled.risk / scale**2, problem.worst_case(name).risk, problem)
+    check_same_root(scaled.risk / scale**2, problem.worst_case(name).risk, problem)
     check_certificate(scaled)
 
 
@@ -226,7 +226,7 @@ def test_scaling_y_against_the_map(problem, scale):
         scale * problem.radius,
         weights=problem.weights,
     )
-    same_root(scaled.risk, problem.worst_case().risk, problem)
+    check_same_root(scaled.risk, problem.worst_case().risk, problem)
 
 
 @given(problems(), st.randoms(use_true_random=False))
@@ -244,7 +244,7 @@ def test_permutation_and_duplication_of_samples(problem, random):
             problem.structure,
             weights=problem.weights[rows] * share,
         ).risk
-        same_root(found, expected, problem)
+        check_same_root(found, expected, problem)
 
 
 # --- the worst-case law -----------------------------------------------------------------------
@@ -312,7 +312,9 @@ def test_verify_sees_a_wrong_value_a_wrong_law_and_a_wrong_threshold(rng):
 
 @given(problems(structure="x|y"))
 def test_x_given_y_is_attained_by_the_bound(problem):
-    same(problem.worst_case().risk, explicit_bound(problem.fidelity, 1.0, problem.radius, "x|y"))
+    check_same(
+        problem.worst_case().risk, explicit_bound(problem.fidelity, 1.0, problem.radius, "x|y")
+    )
 
 
 @given(problems())
@@ -320,7 +322,7 @@ def test_no_residual_attains_the_bound(problem):
     x = problem.y @ problem.B.T
     for name in NAMED:
         worst = worst_case_risk(problem.B, x, problem.y, problem.radius, name)
-        same(worst.risk, worst.bound)
+        check_same(worst.risk, worst.bound)
 
 
 @given(maps(1), st.integers(0, 2**32 - 1), st.floats(0, 10))
@@ -328,7 +330,7 @@ def test_scalar_output_is_rmse_plus_radius_times_norm(slope, seed, radius):
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((7, 1)), rng.standard_normal((7, slope.shape[1]))
     rmse = np.sqrt(np.mean((x - y @ slope.T) ** 2))
-    same(
+    check_same(
         worst_case_risk(slope, x, y, radius).risk,
         (rmse + radius * np.linalg.norm(slope)) ** 2,
         1e-12,
@@ -350,13 +352,13 @@ def test_zero_map(rng):
     x, y = rng.standard_normal((5, 2)), rng.standard_normal((5, 3))
     B = np.zeros((2, 3))
     blind = worst_case_risk(B, x, y, 2.0)
-    same(blind.risk, blind.nominal_risk, 1e-14)
+    check_same(blind.risk, blind.nominal_risk, 1e-14)
     assert blind.multiplier == 0.0
     assert not blind.displacement_y.any()
     joint = worst_case_risk(B, x, y, 2.0, "joint")
-    same(joint.risk, (math.sqrt(joint.nominal_risk) + 2.0) ** 2)
+    check_same(joint.risk, (math.sqrt(joint.nominal_risk) + 2.0) ** 2)
     nothing = worst_case_risk(B, 0 * x, y, 2.0, "joint")
-    same(nothing.risk, 4.0)
+    check_same(nothing.risk, 4.0)
     for worst in (blind, joint, nothing):
         check_certificate(worst)
 
@@ -399,7 +401,7 @@ def test_x_shift_against_brute_force(cost, noise, rng):
     x = rng.standard_normal((6, 2))
     y = x @ A.T + noise * rng.standard_normal((6, 3))
     worst = worst_case_risk(B, x, y, 0.8, XShift(A, cost))
-    same(worst.risk, brute_force_x_shift(B, A, x, y, 0.8, cost), 1e-8)
+    check_same(worst.risk, brute_force_x_shift(B, A, x, y, 0.8, cost), 1e-8)
     check_certificate(worst)
     check_feasible(x, y, worst.displacement_x, worst.displacement_y, 0.8, worst.structure)
 
@@ -435,7 +437,7 @@ def test_other_dtypes_are_computed_in_float64(dtype, rng):
     B, x, y = (rng.integers(0, 9, shape).astype(dtype) for shape in ((2, 3), (5, 2), (5, 3)))
     expected = worst_case_risk(B.astype(float), x.astype(float), y.astype(float), 0.3)
     found = worst_case_risk(B, x, y, np.float32(0.3))
-    same(found.risk, expected.risk, 1e-7)
+    check_same(found.risk, expected.risk, 1e-7)
     assert found.y.dtype == np.float64
 
 
@@ -500,7 +502,7 @@ def test_entropic_dual_against_quadrature(structure):
         inner = np.log((weight * np.exp(loss / (multiplier * epsilon))).sum())
         expected = multiplier * radius**2 + multiplier * epsilon * inner
         found = dual_value([[beta]], [[x]], [[y]], multiplier, radius, structure, epsilon=epsilon)
-        same(found, expected, 1e-10)
+        check_same(found, expected, 1e-10)
 
 
 def test_entropic_dual_counts_every_direction(rng):
@@ -512,4 +514,4 @@ def test_entropic_dual_counts_every_direction(rng):
         quadratic = np.mean([r @ np.linalg.solve(inside, r) for r in x - y @ B.T])
         barrier = -0.5 * lam * epsilon * np.linalg.slogdet(inside)[1]
         found = dual_value(B, x, y, lam, 0.3, structure, epsilon=epsilon)
-        same(found, lam * 0.09 + quadratic + barrier)
+        check_same(found, lam * 0.09 + quadratic + barrier)
