@@ -79,9 +79,6 @@ class _Candidates:
     @property
     def rows(self) -> int:
         """N; known after the first pass when only callables without weights were given."""
-        if self._rows is None:
-            for _ in self.blocks():
-                pass
         assert self._rows is not None
         return self._rows
 
@@ -110,9 +107,8 @@ class _Candidates:
         else:
             rows = np.flatnonzero(needed)
             breaks = np.flatnonzero(np.diff(rows) > 1 + CALL_ENTRIES // self.columns)
-            firsts = rows[np.concatenate([[0], breaks + 1])] if rows.size else rows
-            lasts = rows[np.concatenate([breaks, [-1]])] if rows.size else rows
-            runs = [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+            parts = [part for part in np.split(rows, breaks + 1) if part.size]
+            runs = [(int(part[0]), int(part[-1]) + 1) for part in parts]
         for first, end in runs:
             start = first
             while end is None or start < end:

@@ -22,6 +22,7 @@ from dro_core._validation import (
     as_weights,
     check_magnitude,
     check_samples_and_map,
+    magnitude,
     non_negative_array,
 )
 from dro_core.structure import AffineDisplacement, Structure, as_structure, squared_norms
@@ -234,7 +235,7 @@ def left_singular_basis(F: Array) -> tuple[Array, Array]:
     1e-4 are computed again in their own invariant subspace (`_refine_small`). F is scaled by a
     power of two first, so its squares neither overflow nor vanish.
     """
-    largest = float(np.abs(F).max())
+    largest = magnitude(F)
     if largest == 0.0:
         return np.eye(F.shape[0], min(F.shape)), np.zeros(min(F.shape))
     exponent = int(np.frexp(largest)[1])

@@ -245,11 +245,16 @@ class WorstCase:
     ) -> float:
         """The dual above λ, with potentials bounded through the defect (see `Certificate`).
 
-        In units of the risk, and of the threshold for multipliers.
+        In units of the risk, and of the threshold for multipliers. Without a risk or a finite
+        multiplier to measure in, the explicit bound is the upper value.
         """
-        if self.risk == 0 or threshold == 0 or math.isinf(self.multiplier):
+        reach = self._solution.radius * math.sqrt(threshold)
+        if reach == 0:  # the adversary has no budget, or moves nothing that B sees
             return primal
-        free = self._solution.radius * math.sqrt(threshold) / math.sqrt(self.risk)
+        if self.risk == 0 or math.isinf(self.multiplier):
+            residual = self._decomposition.displacement.residual
+            return (math.sqrt(float(self.weights @ squared_norms(residual))) + reach) ** 2
+        free = reach / math.sqrt(self.risk)
         step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
         above = self.multiplier / threshold + step
         usable = above > 1 + 4 * float(np.finfo(np.float64).eps)
@@ -582,7 +587,8 @@ def dual_value(
     Raises
     ------
     ValueError
-        If the multiplier is at or below its threshold, which the message names; for other bad
+        If the multiplier is at or below its threshold, which the message names; if `epsilon` is
+        positive under structure x with data off the graph of the forward map; for other bad
         input as `worst_case_risk`.
     """
     problem = LinearReconstruction(B, x, y, weights=weights)

@@ -80,6 +80,24 @@ def test_a_multiplier_below_the_threshold():
     assert not certificate.holds()
 
 
+@pytest.mark.parametrize("multiplier", [np.inf, 0.0])
+def test_an_adversary_that_was_said_to_gain_nothing(multiplier, rng):
+    """The nominal risk at a positive radius, with a multiplier that has no scale."""
+    B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 5, 3))
+    worst = worst_case_risk(B, x, y, 0.5)
+    true, still = worst.risk, (0 * x, 0 * y)
+    certificate = forged(
+        worst, _displacements=still, multiplier=multiplier, risk=worst.nominal_risk
+    )
+    assert certificate.dual_risk >= true
+    assert not certificate.holds()
+    worst = worst_case_risk(B, y @ B.T, y, 0.5)  # and a risk of zero
+    true = worst.risk
+    certificate = forged(worst, _displacements=still, multiplier=multiplier, risk=0.0)
+    assert certificate.dual_risk >= true * (1 - 1e-12)
+    assert not certificate.holds()
+
+
 def test_a_law_that_overspends():
     worst = worst_case_risk([[1e-6]], [[1.0]], [[0.0]], 1.0)
     dx, dy = worst._displacements
