@@ -9,6 +9,13 @@ from dro_core import operators
 from dro_core._validation import InfeasibleRadiusError
 from dro_core.bounds import conservatism_gap, explicit_bound
 from dro_core.dual import DualSolution, minimize_quadratic_dual
+from dro_core.entropic import (
+    EntropicCertificate,
+    EntropicWorstCase,
+    adjusted_radius,
+    entropic_worst_case,
+    unadjusted_radius,
+)
 from dro_core.finite_support import (
     FiniteCertificate,
     FiniteWorstCase,
@@ -23,6 +30,7 @@ from dro_core.structure import (
     XGivenY,
     XShift,
     YGivenX,
+    YShift,
     admissible_candidates,
 )
 from dro_core.worst_case import (
@@ -40,6 +48,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "DualSolution",
+    "EntropicCertificate",
+    "EntropicWorstCase",
     "FiniteCertificate",
     "FiniteWorstCase",
     "InfeasibleRadiusError",
@@ -52,15 +62,19 @@ __all__ = [
     "XGivenY",
     "XShift",
     "YGivenX",
+    "YShift",
+    "adjusted_radius",
     "admissible_candidates",
     "conservatism_gap",
     "dual_value",
+    "entropic_worst_case",
     "explicit_bound",
     "finite_potential",
     "finite_worst_case",
     "minimize_quadratic_dual",
     "operators",
     "quadratic_candidates",
+    "unadjusted_radius",
     "worst_case_curve",
     "worst_case_risk",
 ]

@@ -134,7 +134,7 @@ def as_map(value: Any, name: str) -> Array:
     return as_matrix(value, name)
 
 
-def check_samples_and_map(matrix: Array, x: Array, y: Array, name: str) -> None:
+def check_samples_and_map(matrix: Any, x: Array, y: Array, name: str) -> None:
     """x (N, n), y (N, m) and a map (n, m) that fit together."""
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")

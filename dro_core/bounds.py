@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dro_core._validation import non_negative_array, unknown
-from dro_core.structure import Joint, Structure, structure_class
+from dro_core.structure import Joint, Structure, structure_modulus
 
 
 def explicit_bound(
@@ -17,8 +17,9 @@ def explicit_bound(
 
     Holds for every map, linear or not, with Lipschitz constant L. The modulus is
     :math:`\kappa = \sqrt{1+L^2}` for "joint" (paper Theorem 4.1), :math:`L` for "y|x" (Theorem
-    4.2), 1 for "x|y" (§4.3). For "x", pass the Lipschitz constant of I - B∘A as `lipschitz`; the
-    data must then satisfy y = A(x) (or `fidelity` must be the risk at (x, A(x))).
+    4.2), 1 for "x|y" (§4.3). For "x", pass the Lipschitz constant of I - B∘A as `lipschitz` (for
+    "y" that of P - B); the data must then satisfy y = A(x), x = P(y) (or `fidelity` must be the
+    risk on the graph).
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def explicit_bound(
         L >= 0.
     radius : float or array
         W2 radius >= 0 in the units of the data.
-    structure : "joint", "y|x", "x|y", "x" or a Structure
+    structure : "joint", "y|x", "x|y", "x", "y" or a Structure
 
     Returns
     -------
@@ -103,7 +104,8 @@ def _root_bound(fidelity: Any, lipschitz: Any, radius: Any, structure: str | Str
     M = non_negative_array(fidelity, "fidelity")
     L = non_negative_array(lipschitz, "lipschitz")
     rho = non_negative_array(radius, "radius")
-    cls = structure_class(structure)
+    with np.errstate(over="ignore"):
+        kappa = structure_modulus(structure, L)
     try:
         np.broadcast_shapes(M.shape, L.shape, rho.shape)
     except ValueError:
@@ -112,4 +114,4 @@ def _root_bound(fidelity: Any, lipschitz: Any, radius: Any, structure: str | Str
             "broadcast together"
         ) from None
     with np.errstate(over="ignore"):
-        return (np.sqrt(M) + rho * cls.modulus(L))[()]
+        return (np.sqrt(M) + rho * kappa)[()]

@@ -10,6 +10,13 @@ convex in one variable, with the stationarity condition
 side stays below the budget even at :math:`\lambda = \kappa^2` (the *hard case* of trust-region
 problems: no residual mass on the top singular space) the minimiser is :math:`\kappa^2` itself and
 the unspent budget goes along a top right-singular vector.
+
+The entropic (Sinkhorn) version adds the spectral barrier
+:math:`-\tfrac{\lambda\varepsilon}{2}\sum_j d_j\log(1 - \sigma_j^2/\lambda)`, :math:`d_j` the
+multiplicities, and to the left side of the condition
+:math:`\tfrac\varepsilon2\sum_j d_j\,\psi(\sigma_j^2/\lambda)`,
+:math:`\psi(s) = s/(1-s) + \log(1-s)`: the relative entropy of the worst-case Gaussians. It has no
+hard case. The same Newton iteration solves both.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dro_core._validation import Array, as_radius
+from dro_core._validation import Array, as_non_negative, as_radius
 from dro_core.spectrum import ResidualSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -27,7 +34,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class DualSolution:
-    r"""Minimiser of the quadratic dual.
+    r"""Minimiser of the quadratic dual, entropic or not.
 
     Attributes
     ----------
@@ -42,6 +49,8 @@ class DualSolution:
         Share of the budget left for the top singular direction: positive in the hard case only.
     radius : float
         The radius it was solved for.
+    epsilon : float
+        Entropy weight; zero for the Wasserstein dual.
     """
 
     value: float
@@ -49,6 +58,7 @@ class DualSolution:
     margin: float
     unspent: float
     radius: float
+    epsilon: float = 0.0
 
     @property
     def unspent_radius(self) -> float:
@@ -72,12 +82,7 @@ def quadratic_dual(
     ValueError
         If ``multiplier <= spectrum.top``: the supremum is infinite there (or a limit only).
     """
-    threshold = spectrum.top
-    if multiplier <= threshold:
-        raise ValueError(
-            f"multiplier: {multiplier} is at or below its threshold sigma_max^2 = {threshold}, "
-            "where the dual is infinite or a limit only; allowed: a larger number"
-        )
+    check_multiplier(spectrum, multiplier)
     squared = spectrum.squared_singular_values
     value = multiplier * radius**2
     value += float((spectrum.mass * (multiplier / (multiplier - squared))).sum())
@@ -87,14 +92,60 @@ def quadratic_dual(
     return value
 
 
-def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSolution:
+def quadratic_dual_derivative(
+    spectrum: ResidualSpectrum, multiplier: float, radius: float, epsilon: float = 0.0
+) -> float:
+    r"""Derivative of the dual function in the multiplier: budget minus what the law there spends.
+
+    .. math:: \rho^2 - \sum_j \Bigl[\frac{m_j\sigma_j^2}{(\lambda - \sigma_j^2)^2}
+              + \frac\varepsilon2\, d_j\,\psi(\sigma_j^2/\lambda)\Bigr]
+
+    Raises
+    ------
+    ValueError
+        If ``multiplier <= spectrum.top``.
+    """
+    check_multiplier(spectrum, multiplier)
+    squared = spectrum.squared_singular_values
+    spent = float((spectrum.mass * squared / (multiplier - squared) ** 2).sum())
+    if epsilon > 0:
+        share = squared / multiplier
+        spent += 0.5 * epsilon * float(spectrum.multiplicity @ _entropy(share, 1.0 - share))
+    return radius**2 - spent
+
+
+def check_multiplier(spectrum: ResidualSpectrum, multiplier: float) -> None:
+    """Refuse a multiplier at or below the threshold, where the dual is infinite or a limit."""
+    threshold = spectrum.top
+    if multiplier <= threshold:
+        raise ValueError(
+            f"multiplier: {multiplier} is at or below its threshold sigma_max^2 = {threshold}, "
+            "where the dual is infinite or a limit only; allowed: a larger number"
+        )
+
+
+def _entropy(share: Array, rest: Array) -> Array:
+    r""":math:`\psi(s) = s/(1-s) + \log(1-s) = \sum_{k\ge2}(1 - 1/k)s^k`, given s and 1 - s."""
+    small = share < 0.1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.where(small, 0.0, share / rest + np.log(rest))
+    tail = np.zeros_like(share)
+    for k in range(18, 1, -1):
+        tail = (tail + (1 - 1 / k)) * share
+    return np.where(small, tail * share, values)
+
+
+def minimize_quadratic_dual(
+    spectrum: ResidualSpectrum, radius: float, epsilon: float = 0.0
+) -> DualSolution:
     r"""Exact minimiser of the quadratic dual at a radius >= 0.
 
     Dimensionless: with :math:`\lambda = \kappa^2(1 + t)`, gaps
     :math:`g_j = 1 - \sigma_j^2/\kappa^2` and :math:`p_j = \sqrt{m_j}\,\sigma_j/(\kappa^2\rho)` the
-    condition is :math:`h(t) = \sum_j (p_j/(t + g_j))^2 = 1`. The function :math:`h^{-1/2}` is
-    concave and increasing (for one atom it is linear), so Newton's method on
-    :math:`h^{-1/2} = 1`, started left of the root at :math:`\max_j (p_j - g_j)`, increases
+    condition is :math:`h(t) = \sum_j (p_j/(t + g_j))^2
+    + \tfrac{\varepsilon}{2\rho^2}\sum_j d_j\,\psi((1-g_j)/(1+t)) = 1`. The -1/2 power of each
+    term is concave and increasing in t, hence so is :math:`h^{-1/2}` (for one atom without entropy
+    it is linear), and Newton's method on :math:`h^{-1/2} = 1`, started left of the root, increases
     monotonically to it.
 
     Parameters
@@ -102,60 +153,89 @@ def minimize_quadratic_dual(spectrum: ResidualSpectrum, radius: float) -> DualSo
     spectrum : ResidualSpectrum
         From a matrix, or from one Lipschitz constant (then the value is the explicit bound).
     radius : float
-        W2 radius >= 0 in the units of the data.
+        W2 radius >= 0 in the units of the data (with ``epsilon > 0``: the adjusted radius).
+    epsilon : float
+        Entropy weight >= 0, in squared units of the data.
 
     Raises
     ------
     ValueError, TypeError
-        For a negative or non-finite radius, or something that is not a spectrum.
+        For a negative or non-finite radius or epsilon, or something that is not a spectrum.
+    OverflowError
+        If the value exceeds the largest float.
     """
     if not isinstance(spectrum, ResidualSpectrum):
         raise TypeError(f"spectrum: a ResidualSpectrum is needed, given {type(spectrum).__name__}")
     radius = as_radius(radius)
+    epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
     fidelity, top = spectrum.fidelity, spectrum.top
-    if radius == 0.0:
-        return DualSolution(fidelity, math.inf, math.inf, 0.0, 0.0)
-    if top == 0.0:  # nothing the adversary moves reaches the residual
-        return DualSolution(fidelity, 0.0, 0.0, 0.0, radius)
-    used = spectrum.significant
-    gaps = spectrum.relative_gaps[used]
+    if top == 0.0 and radius > 0.0:  # nothing the adversary moves reaches the residual
+        return DualSolution(fidelity, 0.0, 0.0, 0.0, radius, epsilon)
     kappa = math.sqrt(top)
-    shares = spectrum.squared_singular_values[used] / top
+    relative = spectrum.squared_singular_values / top if top else np.zeros(1)
+    # with an infinite multiplier the law is the data's, blurred by the reference noise
+    still = fidelity + 0.5 * epsilon * top * float((spectrum.multiplicity * relative).sum())
+    if radius == 0.0:
+        return DualSolution(still, math.inf, math.inf, 0.0, 0.0, epsilon)
+    used = spectrum.significant
+    gaps = spectrum.relative_gaps
     with np.errstate(over="ignore"):
-        slopes = np.sqrt(spectrum.mass[used] * shares) / kappa / radius
-    if np.isinf(slopes).any():  # radius below the resolution of the residuals by 300 digits
-        return DualSolution(fidelity, math.inf, math.inf, 0.0, radius)
-    margin, spent = _secular_root(slopes, gaps)
+        slopes = np.sqrt(spectrum.mass[used] * relative[used]) / kappa / radius
+        entropies = spectrum.multiplicity * (0.5 * epsilon / radius / radius)
+    if np.isinf(slopes).any() or np.isinf(entropies).any():
+        # radius below the resolution of the residuals by 300 digits
+        return DualSolution(still, math.inf, math.inf, 0.0, radius, epsilon)
+    margin, spent = _secular_root(slopes, gaps[used], entropies, gaps)
     amplitude = kappa * radius
     # λρ² = (1 + t)κ²ρ², in the order that neither overflows nor vanishes
     value = (1.0 + margin) * amplitude * amplitude
     with np.errstate(over="ignore"):
-        value += float((spectrum.mass[used] * ((1.0 + margin) / (margin + gaps))).sum())
+        value += float((spectrum.mass[used] * ((1.0 + margin) / (margin + gaps[used]))).sum())
+        if epsilon > 0:
+            barrier = spectrum.multiplicity @ np.log1p((1.0 - gaps) / (margin + gaps))
+            value += 0.5 * epsilon * top * (1.0 + margin) * float(barrier)
     if not math.isfinite(value):
         raise OverflowError(
             f"radius: at {radius:g} the worst-case risk exceeds the largest float; rescale the data"
         )
-    return DualSolution(value, top * (1.0 + margin), margin, 1.0 - spent, radius)
+    return DualSolution(value, top * (1.0 + margin), margin, 1.0 - spent, radius, epsilon)
 
 
-def _secular_root(slopes: Array, gaps: Array) -> tuple[float, float]:
+def _secular_root(
+    slopes: Array, gaps: Array, entropies: Array, all_gaps: Array
+) -> tuple[float, float]:
     """(t, spent): the root of h(t) = 1 and 1, or in the hard case 0 and h(0) <= 1."""
     slopes, gaps = slopes[slopes > 0], gaps[slopes > 0]
-    if slopes.size == 0:
+    kept = (entropies > 0) & (all_gaps < 1)
+    entropies, shares = entropies[kept], 1.0 - all_gaps[kept]
+    all_gaps = all_gaps[kept]
+    if slopes.size == 0 and entropies.size == 0:
         return 0.0, 0.0
-    margin = max(0.0, float((slopes - gaps).max()))
+    margin = max(0.0, float((slopes - gaps).max(initial=0.0)))
+    # ψ(1/(1+t)) >= 1/(2t(1+t)): one top direction alone spends the budget up to the root of that
+    at_top = float(entropies[all_gaps == 0].max(initial=0.0))
+    margin = max(margin, at_top / (1.0 + math.sqrt(1.0 + 2.0 * at_top)))
     if margin == 0.0:  # then p_j <= g_j for all j, so every gap is positive
         spent = float(((slopes / gaps) ** 2).sum())
         if spent <= 1.0:
             return 0.0, spent
-    highest = float(slopes.max())
-    # h(t) <= (|p|/t)², so the root is not beyond |p|
-    largest = highest * float(np.linalg.norm(slopes / highest))
+    # h(t) <= (|p|² + Σ entropies · shares²)/t², so the root is not beyond its root
+    highest = max(float(slopes.max(initial=0.0)), math.sqrt(float(entropies.max(initial=0.0))))
+    sizes = np.concatenate([slopes / highest, np.sqrt(entropies) * shares / highest])
+    largest = highest * float(np.linalg.norm(sizes))
     for _ in range(200):
         share = slopes / (margin + gaps)
         squares = share * share
-        norm = math.sqrt(float(squares.sum()))
-        step = (norm - 1.0) * norm * norm / float((squares / (margin + gaps)).sum())
+        left = float(squares.sum())
+        fall = float((squares / (margin + gaps)).sum())  # -h'/2
+        if entropies.size:
+            apart = margin + all_gaps
+            ratio = shares / (1.0 + margin)
+            left += float(entropies @ _entropy(ratio, apart / (1.0 + margin)))
+            # -ψ' = c²/(λ(λ-c)²)
+            fall += 0.5 * float(entropies @ ((shares / apart) ** 2 / (1.0 + margin)))
+        norm = math.sqrt(left)
+        step = (norm - 1.0) * left / fall
         following = min(max(margin + step, margin), largest)
         if following - margin <= 2 * _EPS * following:
             return following, 1.0

@@ -3,7 +3,8 @@ r"""The residual spectrum: everything a worst case needs to know of a map and it
 It is the discrete measure :math:`\{(\sigma_j^2, m_j)\}` of the squared singular values of the
 displacement matrix C (see `dro_core.structure`) with the residual mass on each,
 :math:`m_j = \sum_i \mu_i (u_j^\top r_i)^2`. A matrix gives it exactly; knowing only a Lipschitz
-constant is the spectrum with the single atom :math:`(\kappa^2, M)`.
+constant is the spectrum with the single atom :math:`(\kappa^2, M)`; Golub-Kahan quadrature makes a
+small spectrum of a map that is only known by its products (`dro_core.quadrature`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import numpy as np
 
 from dro_core._validation import (
     Array,
-    as_map,
     as_non_negative,
     as_positive_integer,
     as_samples,
     as_weights,
     check_magnitude,
     check_samples_and_map,
-    magnitude,
     non_negative_array,
 )
+from dro_core.bases import Basis, ColumnBasis
+from dro_core.linear_map import LinearMap, as_linear_map
 from dro_core.structure import AffineDisplacement, Structure, as_structure, squared_norms
 
 
@@ -72,11 +73,13 @@ class ResidualSpectrum:
         *,
         weights: Any = None,
     ) -> ResidualSpectrum:
-        r"""Exact spectrum of a dense linear map, :math:`m_j = \sum_i\mu_i(u_j^\top r_i)^2`.
+        r"""Exact spectrum of a linear map, :math:`m_j = \sum_i\mu_i(u_j^\top r_i)^2`.
+
+        By dense algebra, or by FFT, DCT or DST for an operator that one of them diagonalises.
 
         Parameters
         ----------
-        B : (n, m) matrix
+        B : (n, m) matrix, scipy sparse matrix or operator of `dro_core.operators`
             Reconstruction map from y to x.
         x, y : (N, n) and (N, m) arrays
             Samples as rows.
@@ -87,14 +90,65 @@ class ResidualSpectrum:
         Raises
         ------
         ValueError, TypeError
-            For bad arrays (NaN, wrong shapes or dtypes), weights or structure.
+            For bad arrays (NaN, wrong shapes or dtypes), weights or structure; for a map without
+            an exact spectrum (a LinearOperator: see `from_linear_operator`).
         """
-        matrix = as_map(B, "B")
-        x, y = as_samples(x, "x"), as_samples(y, "y")
-        check_samples_and_map(matrix, x, y, "B")
-        weights = as_weights(weights, len(x))
-        displacement = as_structure(structure).displacement(matrix, x, y, residuals(matrix, x, y))
-        return decompose(displacement, weights).spectrum
+        displacement, mu = _displacement(as_linear_map(B, "B"), x, y, structure, weights)
+        decomposition = decompose(displacement, mu)
+        if decomposition is None:
+            raise ValueError(
+                "B: this map is known by its products only and has no exact spectrum; use "
+                "ResidualSpectrum.from_linear_operator"
+            )
+        return decomposition.spectrum
+
+    @classmethod
+    def from_linear_operator(
+        cls,
+        B: Any,
+        x: Any,
+        y: Any,
+        structure: str | Structure = "y|x",
+        *,
+        steps: Any,
+        norm_bound: Any = None,
+        weights: Any = None,
+        random_starts: Any = 4,
+        seed: int = 0,
+    ) -> ResidualSpectrum:
+        r"""Small spectrum of a matrix-free map by `steps` of Golub-Kahan bidiagonalisation.
+
+        The Gauss rule of every residual (and of some random vectors without mass): its dual value
+        is never above the exact one, at any multiplier and radius. With `norm_bound`
+        :math:`\ge \sigma_{\max}(B)` the Gauss-Radau rule with a node there, whose dual value is
+        never below.
+
+        Parameters
+        ----------
+        B : LinearOperator with an adjoint, or any other (n, m) map
+        x, y, structure, weights
+            As in `from_matrix`.
+        steps : int
+            Products with B and its adjoint per sample.
+        norm_bound : float, optional
+            A proved bound on the largest singular value of B.
+        random_starts : int
+            Random start vectors, so that directions without residual are seen too.
+        seed : int
+            Of the random start vectors.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `from_matrix`; for `norm_bound` below a singular value that was found.
+        """
+        from dro_core.quadrature import quadrature_spectrum
+
+        linear = as_linear_map(B, "B", norm_bound=norm_bound, seed=seed)
+        displacement, mu = _displacement(linear, x, y, structure, weights)
+        count = as_positive_integer(steps, "steps")
+        starts = as_positive_integer(random_starts, "random_starts")
+        return quadrature_spectrum(displacement, mu, count, starts, seed, norm_bound is not None)
 
     @classmethod
     def from_lipschitz(
@@ -146,13 +200,18 @@ class ResidualSpectrum:
         return (top - self.squared_singular_values) / top
 
 
-#: Squared singular values below this share of the largest are computed again.
-SMALL_SHARE = 1e-8
+def _displacement(
+    B: LinearMap, x: Any, y: Any, structure: str | Structure, weights: Any
+) -> tuple[AffineDisplacement, Array]:
+    x, y = as_samples(x, "x"), as_samples(y, "y")
+    check_samples_and_map(B, x, y, "B")
+    mu = as_weights(weights, len(x))
+    return as_structure(structure).displacement(B, x, y, residuals(B, x, y)), mu
 
 
-def residuals(B: Array, x: Array, y: Array) -> Array:
+def residuals(B: LinearMap, x: Array, y: Array) -> Array:
     """Residuals x_i - B y_i as rows, (N, n)."""
-    image = y @ B.T
+    image = B.apply(y)
     return np.subtract(x, image, out=image)
 
 
@@ -160,137 +219,95 @@ def residuals(B: Array, x: Array, y: Array) -> Array:
 class ResidualDecomposition:
     r"""Residuals in the left singular basis of the factor F (:math:`CC^\top = sI + FF^\top`).
 
-    The directions outside the range of `basis` are kept as one atom (the *complement*), whose
+    The directions outside the span of `basis` are kept as one atom (the *complement*), whose
     residual component is never formed.
     """
 
     displacement: AffineDisplacement
-    basis: Array  # (n, k) orthonormal left singular vectors of F
+    basis: Basis  # left singular vectors of F
     squared: Array  # (k,) squared singular values of F
-    coordinates: Array  # (N, k) residuals in the basis
+    coordinates: Any  # (N, k) residuals in the basis
     spectrum: ResidualSpectrum
 
     def with_displacement(self, displacement: AffineDisplacement) -> ResidualDecomposition:
         """The same decomposition for a structure with the same residual and factor."""
-        values = _with_complement(displacement.shift, self.squared, len(self.basis))
+        values = _with_complement(displacement.shift, self.squared, self.basis)
         spectrum = ResidualSpectrum(values, self.spectrum.mass, self.spectrum.multiplicity)
         return ResidualDecomposition(
             displacement, self.basis, self.squared, self.coordinates, spectrum
         )
 
     def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
-        r"""Rows :math:`q_i = (\lambda I - CC^\top)^+ r_i`, plus the hard case's common term.
+        """Rows q_i of the worst-case law of this spectrum; see `inverse_rows`."""
+        q = self.inverse_rows(self.displacement.residual, self.coordinates, margin)
+        if unspent_radius > 0:
+            q += unspent_radius / self.spectrum.top**0.5 * self._top_direction()
+        return q
 
-        The worst-case displacement is :math:`v_i = C^\top q_i`. Written as
+    def inverse_rows(
+        self, rows: Array, coordinates: Any, margin: float, *, significant: bool = True
+    ) -> Array:
+        r"""Rows :math:`(\lambda I - CC^\top)^+ r_i`, given the rows and their coordinates.
+
+        The worst-case displacement is :math:`v_i = C^\top q_i` of the result q. Written as
         :math:`q = (r + U\,\mathrm{diag}(\sigma_F^2/(\lambda - \sigma^2))\,U^\top r)/(\lambda - s)`,
         so the complement of the basis costs nothing. The multiplier is given by its margin,
-        :math:`\lambda = \kappa^2(1 + \text{margin})`; `unspent_radius` is the length left for the
-        top singular direction.
+        :math:`\lambda = \kappa^2(1 + \text{margin})`. With `significant`, coordinates that hold
+        nothing but rounding are left out.
         """
         top = self.spectrum.top
         factor_top = float(self.squared.max(initial=0.0))
         # λ - σ_j² and λ - s in the form κ²(margin + gap): no cancellation near the threshold
         apart = top * margin + (factor_top - self.squared)
         apart_complement = top * margin + factor_top
-        used = np.logical_and(self.spectrum.significant[: len(apart)], apart > 0)
+        used = apart > 0
+        if significant:
+            used = np.logical_and(used, self.spectrum.significant[: len(apart)])
         pseudo_inverse = np.divide(self.squared, apart, out=np.zeros_like(apart), where=used)
-        residual = self.displacement.residual
         if apart_complement > 0:
-            q = (self.coordinates * pseudo_inverse) @ self.basis.T
-            q += residual
+            q = self.basis.synthesize(coordinates * pseudo_inverse)
+            q += rows
             q /= apart_complement
         else:
-            q = np.zeros_like(residual)
-        if unspent_radius > 0:
-            q += unspent_radius / top**0.5 * self._top_direction()
+            q = np.zeros_like(rows)
         return q
 
     def _top_direction(self) -> Array:
         """A unit left singular vector of C at its largest singular value, (n,)."""
         if self.squared.size:
-            direction = self.basis[:, int(np.argmax(self.squared))]
-        else:
-            direction = np.zeros(self.displacement.residual.shape[1])
-            direction[0] = 1.0
+            return self.basis.direction(int(np.argmax(self.squared)))
+        direction = np.zeros(self.displacement.residual.shape[1])
+        direction[0] = 1.0
         return direction
 
 
-def decompose(displacement: AffineDisplacement, weights: Array) -> ResidualDecomposition:
-    """Left singular basis of the factor and the residuals' coordinates in it."""
-    n = displacement.residual.shape[1]
+def decompose(displacement: AffineDisplacement, weights: Array) -> ResidualDecomposition | None:
+    """Left singular basis of the factor and the residuals' coordinates in it; None if it has none.
+
+    (A matrix-free factor is left to `dro_core.quadrature`.)
+    """
     if displacement.factor is None:
-        basis, squared = np.zeros((n, 0)), np.zeros(0)
+        basis: Basis = ColumnBasis(np.zeros((displacement.residual.shape[1], 0)))
+        squared = np.zeros(0)
     else:
-        basis, squared = left_singular_basis(displacement.factor)
-    coordinates = displacement.residual @ basis
-    spectrum = _spectrum(displacement, squared, coordinates, weights)
+        found = displacement.factor.singular_basis()
+        if found is None:
+            return None
+        basis, squared = found
+    coordinates = basis.analyze(displacement.residual)
+    mass = basis.energy(coordinates, weights)
+    multiplicity = basis.multiplicity
+    outside = basis.size - int(multiplicity.sum())
+    if outside:
+        total = float(weights @ squared_norms(displacement.residual))
+        mass = np.append(mass, max(total - float(mass.sum()), 0.0))
+        multiplicity = np.append(multiplicity, outside)
+    values = _with_complement(displacement.shift, squared, basis)
+    spectrum = ResidualSpectrum(values, mass, multiplicity)
     return ResidualDecomposition(displacement, basis, squared, coordinates, spectrum)
 
 
-def left_singular_basis(F: Array) -> tuple[Array, Array]:
-    r"""Left singular vectors U (n, k) and squared singular values (k,) of F, k = min(n, m).
-
-    From the symmetric eigenproblem of the smaller Gram matrix, which is several times faster than
-    an SVD. A Gram matrix loses singular values below sqrt(eps) of the largest one, so those below
-    1e-4 are computed again in their own invariant subspace (`_refine_small`). F is scaled by a
-    power of two first, so its squares neither overflow nor vanish.
-    """
-    largest = magnitude(F)
-    if largest == 0.0:
-        return np.eye(F.shape[0], min(F.shape)), np.zeros(min(F.shape))
-    exponent = int(np.frexp(largest)[1])
-    scaled = np.ldexp(F, -exponent)
-    if F.shape[0] > F.shape[1]:
-        orthonormal, small = np.linalg.qr(scaled)
-        basis = orthonormal @ np.linalg.eigh(small @ small.T)[1]
-    else:
-        basis = np.linalg.eigh(scaled @ scaled.T)[1]
-    image = scaled.T @ basis
-    squared = np.einsum("ij,ij->j", image, image)
-    small = squared < SMALL_SHARE * squared.max()
-    if small.any():
-        _refine_small(scaled, basis, image, squared, small)
-    return basis, np.ldexp(squared, 2 * exponent)
-
-
-def _refine_small(F: Array, basis: Array, image: Array, squared: Array, small: Array) -> None:
-    r"""Correct, in place, the singular vectors and values that a Gram matrix cannot resolve.
-
-    With :math:`F^\top U = [V_b \Sigma_b, W_s]` the computed small vectors still contain a share
-    :math:`X = \Sigma_b^{-1} V_b^\top W_s` of the big ones, of size eps relative to the split. The
-    rotation by X removes it to second order; then an SVD of what is left, :math:`F^\top U_s`, has
-    the accuracy of the small block alone.
-    """
-    big = np.logical_not(small)
-    share = (image[:, big] / squared[big]).T @ image[:, small]
-    big_basis, small_basis = basis[:, big], basis[:, small]
-    basis[:, big] = big_basis + small_basis @ share.T
-    small_basis = small_basis - big_basis @ share
-    _, values, rotation = np.linalg.svd(F.T @ small_basis, full_matrices=False)
-    basis[:, small] = small_basis @ rotation.T
-    squared[small] = values**2
-
-
-def _spectrum(
-    displacement: AffineDisplacement, squared: Array, coordinates: Array, weights: Array
-) -> ResidualSpectrum:
-    """Mass of the residuals on each squared singular value of C; the complement as one atom."""
-    n = displacement.residual.shape[1]
-    mass = _weighted_squares(coordinates, weights)
-    multiplicity = np.ones(len(squared))
-    if len(squared) < n:
-        total = float(weights @ squared_norms(displacement.residual))
-        mass = np.append(mass, max(total - float(mass.sum()), 0.0))
-        multiplicity = np.append(multiplicity, n - len(squared))
-    return ResidualSpectrum(_with_complement(displacement.shift, squared, n), mass, multiplicity)
-
-
-def _with_complement(shift: float, squared: Array, n: int) -> Array:
+def _with_complement(shift: float, squared: Array, basis: Basis) -> Array:
     """Squared singular values of C: those of the basis, and one for what it leaves out of R^n."""
     values = shift + squared
-    return np.append(values, shift) if len(squared) < n else values
-
-
-def _weighted_squares(rows: Array, weights: Array) -> Array:
-    """Σ_i weights_i rows_ij², shape (columns,)."""
-    return np.einsum("i,ij,ij->j", weights, rows, rows)
+    return np.append(values, shift) if basis.multiplicity.sum() < basis.size else values

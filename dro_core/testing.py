@@ -47,7 +47,15 @@ except ModuleNotFoundError as error:
     ) from None
 
 from dro_core._validation import Array, as_radius, as_samples, as_weights
-from dro_core.structure import Joint, Structure, XGivenY, XShift, YGivenX, as_structure
+from dro_core.structure import (
+    Joint,
+    Structure,
+    XGivenY,
+    XShift,
+    YGivenX,
+    YShift,
+    as_structure,
+)
 from dro_core.worst_case import WorstCase, worst_case_risk
 
 #: Relative slack that checkers grant to rounding.
@@ -176,7 +184,7 @@ def problems(
     x, y = draw(samples(count, n)), draw(samples(count, m))
     note = "any residual"
     if isinstance(chosen, XShift):
-        y, note = x @ chosen.forward.T, "y = Ax"
+        y, note = chosen.forward.apply(x), "y = Ax"
     else:
         kind = draw(st.sampled_from(["any", "none", "off the top"]))
         if kind == "none":
@@ -217,7 +225,7 @@ def laws(draw: Any, problem: Problem) -> Any:
     paid_x, paid_y = 1.0, 1.0
     structure = problem.structure
     if isinstance(structure, XShift):
-        dy = dx @ structure.forward.T
+        dy = structure.forward.apply(dx)
         paid_y = 0.0 if structure.cost == "x" else 1.0
     elif isinstance(structure, YGivenX):
         dx[:] = 0.0
@@ -298,8 +306,9 @@ def check_feasible(
 ) -> None:
     """A law made of displaced samples is in the ambiguity ball.
 
-    The budget is met and the structure respected: x untouched under y|x, y untouched under x|y,
-    every atom on the graph of the forward map under structure x.
+    The budget is met (in the structure's own transport cost) and the structure respected: x
+    untouched under y|x, y untouched under x|y, every atom on the graph of its map under `XShift`
+    and `YShift`.
 
     Raises
     ------
@@ -313,21 +322,18 @@ def check_feasible(
     assert dy.shape == y.shape, f"displacement_y: shape {dy.shape}, but y has {y.shape}"
     mu, budget = as_weights(weights, len(x)), as_radius(radius) ** 2
     resolved = as_structure(structure)
-    paid_y = 1.0
+    cost = float(mu @ resolved.transport_cost(dx, dy))
     if isinstance(resolved, YGivenX):
         assert not dx.any(), "y|x: x was moved"
     elif isinstance(resolved, XGivenY):
         assert not dy.any(), "x|y: y was moved"
-    elif isinstance(resolved, XShift):
-        paid_y = 0.0 if resolved.cost == "x" else 1.0
-        off = np.abs(y + dy - (x + dx) @ resolved.forward.T).max()
-        scale = (
-            np.abs(y).max()
-            + np.abs(dy).max()
-            + np.abs(resolved.forward).max() * (np.abs(x).max() + np.abs(dx).max())
-        )
-        assert off <= rtol * max(float(scale), 1e-300), "x: an atom is off the graph of A"
-    cost = float(mu @ ((dx**2).sum(axis=1) + paid_y * (dy**2).sum(axis=1)))
+    elif isinstance(resolved, XShift | YShift):
+        moved = (x + dx, y + dy) if isinstance(resolved, XShift) else (y + dy, x + dx)
+        image = resolved.kernel.apply(moved[0])
+        scale = sum(float(np.abs(array).max()) for array in (x, dx, y, dy, image))
+        off = float(np.abs(moved[1] - image).max())
+        assert off <= rtol * max(scale, 1e-300), f"{resolved.name}: an atom is off the graph"
+        cost += resolved.noise_cost
     assert cost <= budget * (1 + rtol), f"transport cost {cost} exceeds the budget {budget}"
 
 

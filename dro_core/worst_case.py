@@ -18,19 +18,25 @@ from scipy.linalg import svdvals
 from dro_core._validation import (
     Array,
     InfeasibleRadiusError,
-    as_map,
     as_non_negative,
+    as_positive_integer,
     as_radius,
     as_samples,
     as_scalar,
     as_weights,
     check_samples_and_map,
-    magnitude,
     non_negative_array,
 )
-from dro_core.dual import DualSolution, minimize_quadratic_dual, quadratic_dual
+from dro_core.dual import (
+    DualSolution,
+    minimize_quadratic_dual,
+    quadratic_dual,
+    quadratic_dual_derivative,
+)
+from dro_core.linear_map import DENSE_ENTRIES, LinearMap, as_linear_map
+from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings, QuadratureView
 from dro_core.spectrum import ResidualDecomposition, ResidualSpectrum, decompose, residuals
-from dro_core.structure import Structure, as_structure, squared_norms
+from dro_core.structure import AffineDisplacement, Structure, XShift, as_structure, squared_norms
 
 #: Larger risks are refused: the sums they are made of would overflow.
 LARGEST_RISK = 1e300
@@ -67,9 +73,13 @@ class Certificate:
     multiplier : float
         :math:`\lambda`.
     threshold : float
-        :math:`\kappa^2`, from a singular value decomposition of its own.
+        :math:`\kappa^2`, from a singular value decomposition of its own (for a LinearOperator:
+        the norm bound that was given, or a probable one).
     resolution : float
         Rounding of the recomputed risks: (16 eps)² times the mean square of x and By.
+    failure_probability : float
+        Zero if `dual_risk` is proved; else the probability that it is not an upper value, because
+        the threshold of a LinearOperator without norm bound was only estimated.
     """
 
     risk: float
@@ -82,6 +92,7 @@ class Certificate:
     multiplier: float
     threshold: float
     resolution: float
+    failure_probability: float = 0.0
 
     def holds(self, rtol: float = 1e-9) -> bool:
         """Whether the law is in the ball and the reported risk is proved up to `rtol`, relatively.
@@ -107,7 +118,14 @@ class WorstCase:
     Attributes
     ----------
     risk : float
-        :math:`\sup \int \|x - By\|^2\,d\pi` over the ball: the value of the strong dual.
+        :math:`\sup \int \|x - By\|^2\,d\pi` over the ball: the value of the strong dual. For a
+        LinearOperator the lower one of two values, see `upper`.
+    upper : float
+        An upper value of the risk: `risk` itself wherever it is exact; for a LinearOperator that of
+        the Gauss-Radau rule, proved if `norm_bound` was given.
+    failure_probability : float
+        Zero if `upper` is proved; else (a LinearOperator without `norm_bound`) the probability that
+        it is too low.
     multiplier : float
         Optimal :math:`\lambda` (infinite at radius 0, zero if the adversary can gain nothing).
     bound : float
@@ -126,19 +144,20 @@ class WorstCase:
         self,
         problem: LinearReconstruction,
         structure: Structure,
-        decomposition: ResidualDecomposition,
-        solution: DualSolution,
+        answer: _Answer,
         radius: float,
-        bound: float,
     ) -> None:
         self._problem = problem
-        self._decomposition = decomposition
-        self._solution = solution
+        self._decomposition = answer.decomposition
+        self._solution = answer.solution
+        self._top = answer.top
         self.structure = structure
         self.radius = radius
-        self.risk = solution.value
-        self.multiplier = solution.multiplier
-        self.bound = bound
+        self.risk = answer.risk
+        self.upper = answer.upper
+        self.failure_probability = answer.failure_probability
+        self.multiplier = answer.solution.multiplier
+        self.bound = answer.bound
         self.nominal_risk = problem.fidelity
         self.weights = problem.weights
 
@@ -191,41 +210,82 @@ class WorstCase:
         """Atoms of the worst-case law, y part (N, m)."""
         return self._problem.y + self.displacement_y
 
+    @property
+    def lower(self) -> float:
+        """`risk`: never above the true worst case, up to rounding."""
+        return self.risk
+
+    @cached_property
+    def gradient(self) -> Array:
+        r"""Gradient of the worst-case risk in B, (n, m).
+
+        By the envelope theorem that of the mean squared error at the worst-case law,
+        :math:`2(B\,\mathbb E[y'y'^\top] - \mathbb E[x'y'^\top])`. In the hard case the law is
+        not unique and this is one subgradient.
+
+        Raises
+        ------
+        ValueError
+            For a map that is too large for a dense matrix.
+        """
+        problem = self._problem
+        moved_y = self.y
+        gradient = problem.law_gradient(self.x - problem.map.apply(moved_y), moved_y)
+        if isinstance(self.structure, XShift):
+            noise = self.structure.noise_covariance()
+            if noise is not None:
+                gradient += 2.0 * problem.map.apply(noise).T
+        return gradient
+
     @cached_property
     def _certificate(self) -> Certificate:
         problem, displacement = self._problem, self._decomposition.displacement
         weights = self.weights
         dx, dy = self._displacements
-        image = problem.y @ problem.matrix.T
+        image = problem.map.apply(problem.y)
         moved = problem.x - image  # afresh, then the displacements through B
-        moved += dx - dy @ problem.matrix.T
+        moved += dx - problem.map.apply(dy)
         primal = float(weights @ squared_norms(moved))
         size = float(weights @ squared_norms(problem.x)) + float(weights @ squared_norms(image))
-        if displacement.factor is None:
-            factor_top = 0.0
-        else:
-            factor_top = float(svdvals(displacement.factor, check_finite=False)[0]) ** 2
-        threshold = displacement.shift + factor_top
+        threshold = self._threshold()
         stationarity, spent = self._stationarity(moved, dx, dy, threshold)
+        upper = self._upper_value(primal, threshold, stationarity, spent)
+        cost = float(weights @ self.structure.transport_cost(dx, dy))
         return Certificate(
             risk=self.risk,
-            primal_risk=primal,
-            dual_risk=self._upper_value(primal, threshold, stationarity, spent),
-            gap=relative_gap(self.risk, primal),
-            transport_cost=float(weights @ self.structure.transport_cost(dx, dy)),
+            primal_risk=primal + displacement.noise_risk,
+            dual_risk=upper + displacement.noise_risk,
+            gap=relative_gap(self.risk, primal + displacement.noise_risk),
+            transport_cost=cost + displacement.noise_cost,
             budget=self.radius**2,
             stationarity=stationarity,
             multiplier=self.multiplier,
             threshold=threshold,
             resolution=(16 * float(np.finfo(np.float64).eps)) ** 2 * size,
+            failure_probability=self.failure_probability,
         )
+
+    def _threshold(self) -> float:
+        """κ², afresh by dense algebra where that is possible."""
+        factor = self._decomposition.displacement.factor
+        shift = self._decomposition.displacement.shift
+        if factor is None:
+            return shift
+        if isinstance(self._decomposition, QuadratureView) or factor.spectral() is not None:
+            return self._top
+        return shift + float(svdvals(factor.matrix(), check_finite=False)[0]) ** 2
+
+    @property
+    def _free_risk(self) -> float:
+        """The risk without the constant that the noise of a likelihood adds."""
+        return self.risk - self._decomposition.displacement.noise_risk
 
     def _stationarity(
         self, moved: Array, dx: Array, dy: Array, threshold: float
     ) -> tuple[float, float]:
         r"""Root mean squares of Cᵀr' - λv over κ√R and of κv over √R, without the forced move."""
         displacement = self._decomposition.displacement
-        root = math.sqrt(self.risk)
+        root = math.sqrt(max(self._free_risk, 0.0))
         kappa = math.sqrt(threshold)
         if kappa * root == 0 or math.isinf(self.multiplier):
             return 0.0, 0.0
@@ -251,17 +311,18 @@ class WorstCase:
         reach = self._solution.radius * math.sqrt(threshold)
         if reach == 0:  # the adversary has no budget, or moves nothing that B sees
             return primal
-        if self.risk == 0 or math.isinf(self.multiplier):
+        risk = self._free_risk
+        if risk <= 0 or math.isinf(self.multiplier):
             residual = self._decomposition.displacement.residual
             return (math.sqrt(float(self.weights @ squared_norms(residual))) + reach) ** 2
-        free = reach / math.sqrt(self.risk)
+        free = reach / math.sqrt(risk)
         step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
         above = self.multiplier / threshold + step
         usable = above > 1 + 4 * float(np.finfo(np.float64).eps)
         step, above = step[usable], above[usable]
         values = above * (free - spent) * (free + spent)
         values += (stationarity + step * spent) ** 2 / (above - 1)
-        return primal + self.risk * float(values.min())
+        return primal + risk * float(values.min())
 
     def verify(self) -> Certificate:
         """Recompute risk and transport cost from the displacements, applying B itself.
@@ -288,8 +349,12 @@ class WorstCase:
         return self._certificate.gap
 
     def __repr__(self) -> str:
+        risk = f"risk={self.risk:.6g}"
+        if isinstance(self._decomposition, QuadratureView):
+            known = "proved" if self.failure_probability == 0 else "probably"
+            risk = f"risk in [{self.risk:.9g}, {self.upper:.9g}] ({known})"
         return (
-            f"WorstCase(risk={self.risk:.6g}, structure={self.structure.name!r}, "
+            f"WorstCase({risk}, structure={self.structure.name!r}, "
             f"radius={self.radius:.6g}, multiplier={self.multiplier:.6g}, "
             f"bound={self.bound:.6g}, nominal_risk={self.nominal_risk:.6g})"
         )
@@ -314,6 +379,7 @@ class WorstCaseCurve:
     multiplier : (K,) array
     bound : (K,) array
     nominal_risk : float
+    upper : (K,) array
     """
 
     radius: Array
@@ -321,6 +387,21 @@ class WorstCaseCurve:
     multiplier: Array
     bound: Array
     nominal_risk: float
+    upper: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What one radius gives: the dual's solution, and what a worst case reports of it."""
+
+    decomposition: ResidualDecomposition | QuadratureView
+    solution: DualSolution
+    risk: float
+    upper: float
+    failure_probability: float
+    bound: float
+    #: κ², or the bound on it that the upper value rests on.
+    top: float
 
 
 class LinearReconstruction:
@@ -331,30 +412,67 @@ class LinearReconstruction:
 
     Parameters
     ----------
-    B : (n, m) matrix, scipy sparse matrix or operator of `dro_core.operators`
-        Reconstruction map from y to x, applied as a dense matrix.
+    B : (n, m) matrix, scipy sparse matrix, operator of `dro_core.operators`, or LinearOperator
+        Reconstruction map from y to x. Matrices (and sparse ones, and convolutions that no fast
+        transform diagonalises, up to 2048² entries) are decomposed densely, operators by their
+        transform; everything else is only applied, see below.
     x, y : (N, n) and (N, m) arrays
         Samples as rows; integers and float32 are computed in float64. Never modified, and not
         copied either: do not change them while the object is in use.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
+    norm_bound : float, optional
+        For a LinearOperator: a proved bound on its largest singular value. Without one, upper
+        values hold with probability 1 - `failure_probability` only.
+    rtol : float
+        A LinearOperator is applied until lower and upper value agree to this, relatively (or until
+        neither changes any more, or for `max_steps`).
+    max_steps : int
+        Most products with B and its adjoint per sample.
+    random_starts : int
+        Random vectors that are followed besides the residuals.
+    failure_probability : float
+        In (0, 1), of upper values without `norm_bound`.
+    seed : int
+        Of the random vectors.
 
     Raises
     ------
     ValueError, TypeError
-        For NaN or infinite entries, wrong shapes or dtypes, empty samples, bad weights; the
-        message names the argument.
+        For NaN or infinite entries, wrong shapes or dtypes, empty samples, bad weights, a
+        LinearOperator without adjoint or below its `norm_bound`; the message names the argument.
     OverflowError
         If the squares of the residuals exceed the largest float.
     """
 
-    def __init__(self, B: Any, x: Any, y: Any, *, weights: Any = None) -> None:
-        self.matrix = as_map(B, "B")
+    def __init__(
+        self,
+        B: Any,
+        x: Any,
+        y: Any,
+        *,
+        weights: Any = None,
+        norm_bound: Any = None,
+        rtol: Any = 1e-6,
+        max_steps: Any = 300,
+        random_starts: Any = 4,
+        failure_probability: Any = 1e-6,
+        seed: Any = 0,
+    ) -> None:
+        self._settings = QuadratureSettings(
+            as_non_negative(rtol, "rtol"),
+            as_positive_integer(max_steps, "max_steps"),
+            as_positive_integer(random_starts, "random_starts"),
+            _as_probability(failure_probability, "failure_probability"),
+            seed,
+        )
+        #: B, as something that is applied to rows.
+        self.map: LinearMap = as_linear_map(B, "B", norm_bound=norm_bound, seed=seed)
         self.x, self.y = as_samples(x, "x"), as_samples(y, "y")
-        check_samples_and_map(self.matrix, self.x, self.y, "B")
+        check_samples_and_map(self.map, self.x, self.y, "B")
         self.weights = as_weights(weights, len(self.x))
         with np.errstate(over="ignore", invalid="ignore"):
-            self.residual = residuals(self.matrix, self.x, self.y)
+            self.residual = residuals(self.map, self.x, self.y)
             #: M, the mean squared error of the data, in squared units of x.
             self.fidelity = float(self.weights @ squared_norms(self.residual))
         if not self.fidelity <= LARGEST_RISK:
@@ -362,58 +480,110 @@ class LinearReconstruction:
                 f"x, y: the mean squared residual x - By is {self.fidelity:g}, above "
                 f"{LARGEST_RISK:g}; rescale the data"
             )
-        self._own: ResidualDecomposition | None = None
+        self._own: ResidualDecomposition | QuadratureDecomposition | None = None
+
+    @property
+    def matrix(self) -> Array:
+        """B as a dense (n, m) matrix, for a map that is not too large for one."""
+        if not self.map.is_small:
+            raise ValueError(f"B: shape {self.map.shape}, which is not made dense")
+        return self.map.matrix()
 
     def __repr__(self) -> str:
-        n, m = self.matrix.shape
+        n, m = self.map.shape
         return f"LinearReconstruction({n} x {m} map, {len(self.x)} samples, M={self.fidelity:.6g})"
 
-    def _decompose(self, structure: Structure) -> ResidualDecomposition:
-        displacement = structure.displacement(self.matrix, self.x, self.y, self.residual)
-        own = displacement.factor is self.matrix and displacement.residual is self.residual
+    def _decompose(self, structure: Structure) -> ResidualDecomposition | QuadratureDecomposition:
+        displacement = structure.displacement(self.map, self.x, self.y, self.residual)
+        own = displacement.factor is self.map and displacement.residual is self.residual
         if own and self._own is not None:
             return self._own.with_displacement(displacement)
+        decomposition: ResidualDecomposition | QuadratureDecomposition | None
         decomposition = decompose(displacement, self.weights)
+        if decomposition is None:
+            decomposition = QuadratureDecomposition(displacement, self.weights, self._settings)
         if own:
             self._own = decomposition
         return decomposition
 
+    def exact_decomposition(self, structure: Structure, purpose: str) -> ResidualDecomposition:
+        """The decomposition under a structure, or an error if this map has none."""
+        decomposition = self._decompose(structure)
+        if isinstance(decomposition, QuadratureDecomposition):
+            raise ValueError(
+                f"B: {purpose} needs a matrix, or an operator with a known spectrum; this map is "
+                "known by its products only"
+            )
+        return decomposition
+
+    def law_gradient(self, residual: Array, moved_y: Array) -> Array:
+        r"""Gradient in B of the mean squared error, :math:`-2\sum_i\mu_i r_i y_i^\top`, (n, m)."""
+        if residual.shape[1] * moved_y.shape[1] > DENSE_ENTRIES and not self.map.is_small:
+            raise ValueError(f"B: shape {self.map.shape}; a dense gradient would be too large")
+        return np.asarray(-2.0 * (residual * self.weights[:, None]).T @ moved_y)
+
     def spectrum(self, structure: str | Structure = "y|x") -> ResidualSpectrum:
         """The residual spectrum of this map under a structure (see `ResidualSpectrum`)."""
-        return self._decompose(as_structure(structure)).spectrum
+        return self.exact_decomposition(as_structure(structure), "an exact spectrum").spectrum
 
     def _free_radius(
-        self, structure: Structure, decomposition: ResidualDecomposition, radius: float
+        self, structure: Structure, displacement: AffineDisplacement, radius: float
     ) -> float:
         """The radius left after the moves that the structure forces, or an empty-ball error."""
-        displacement = decomposition.displacement
-        largest = magnitude(self.matrix)
+        largest = self.map.largest_entry or 0.0
         if 0 < largest < SMALLEST_MAP and largest * radius > SMALLEST_PRODUCT:
             raise ValueError(
                 f"B: the largest magnitude is {largest:g}, whose square is not a float to use, "
                 f"although it matters at radius {radius:g}; rescale y, and B with it"
             )
-        if displacement.base is None:
+        smallest = math.sqrt(displacement.forced_cost(self.weights))
+        if smallest == 0.0:
             return radius
-        smallest = math.sqrt(float(np.sum(self.weights * displacement.base_cost)))
         if radius < smallest * (1 - 1e-12):
             raise InfeasibleRadiusError(
                 f"radius: {radius} leaves the ambiguity ball of {structure!r} empty, for the data "
-                f"are off the graph of the forward map; the smallest feasible radius is {smallest}",
+                "are off its graph (or its kernel is noisy) by more; the smallest feasible radius "
+                f"is {smallest}",
                 smallest,
             )
         return math.sqrt(max(radius - smallest, 0.0) * (radius + smallest))
 
+    def _answer(
+        self,
+        structure: Structure,
+        decomposition: ResidualDecomposition | QuadratureDecomposition,
+        radius: float,
+        name: str,
+    ) -> _Answer:
+        """The dual at one radius, whatever the kind of spectrum."""
+        displacement = decomposition.displacement
+        free = self._free_radius(structure, displacement, radius)
+        noise = displacement.noise_risk
+        if isinstance(decomposition, ResidualDecomposition):
+            spectrum = decomposition.spectrum
+            solution = minimize_quadratic_dual(spectrum, free)
+            bound = _one_atom_bound(spectrum.fidelity, spectrum.top, free)
+            answer = _Answer(
+                decomposition, solution, solution.value + noise, solution.value + noise, 0.0,
+                bound + noise, spectrum.top,
+            )  # fmt: skip
+        else:
+            found = decomposition.solve(free)
+            fidelity, top = found.decomposition.spectrum.fidelity, found.upper_top
+            answer = _Answer(
+                found.decomposition, found.lower, found.lower.value + noise,
+                found.upper.value + noise, found.failure_probability,
+                _one_atom_bound(fidelity, top, free) + noise, top,
+            )  # fmt: skip
+        if not answer.risk + answer.bound <= LARGEST_RISK:
+            raise OverflowError(_too_large(name, radius))
+        return answer
+
     def worst_case(self, radius: Any, structure: str | Structure = "y|x") -> WorstCase:
         """The worst case at one radius; see `worst_case_risk`."""
         rho, resolved = as_radius(radius), as_structure(structure)
-        decomposition = self._decompose(resolved)
-        free = self._free_radius(resolved, decomposition, rho)
-        solution = minimize_quadratic_dual(decomposition.spectrum, free)
-        bound = _one_atom_bound(decomposition.spectrum, free)
-        if not solution.value + bound <= LARGEST_RISK:
-            raise OverflowError(_too_large("radius", rho))
-        return WorstCase(self, resolved, decomposition, solution, rho, bound)
+        answer = self._answer(resolved, self._decompose(resolved), rho, "radius")
+        return WorstCase(self, resolved, answer, rho)
 
     def curve(self, radii: Any, structure: str | Structure = "y|x") -> WorstCaseCurve:
         """Worst-case risks at many radii from one decomposition; see `worst_case_curve`."""
@@ -424,14 +594,46 @@ class LinearReconstruction:
             )
         resolved = as_structure(structure)
         decomposition = self._decompose(resolved)
-        free = [self._free_radius(resolved, decomposition, float(rho)) for rho in radius]
-        solutions = [minimize_quadratic_dual(decomposition.spectrum, rho) for rho in free]
-        risk = np.array([solution.value for solution in solutions])
-        bound = np.array([_one_atom_bound(decomposition.spectrum, rho) for rho in free])
-        if not (risk + bound <= LARGEST_RISK).all():
-            raise OverflowError(_too_large("radii", float(radius.max())))
-        multiplier = np.array([solution.multiplier for solution in solutions])
-        return WorstCaseCurve(radius, risk, multiplier, bound, self.fidelity)
+        answers = [self._answer(resolved, decomposition, float(rho), "radii") for rho in radius]
+        return WorstCaseCurve(
+            radius,
+            np.array([answer.risk for answer in answers]),
+            np.array([answer.solution.multiplier for answer in answers]),
+            np.array([answer.bound for answer in answers]),
+            self.fidelity,
+            np.array([answer.upper for answer in answers]),
+        )
+
+    def _at_multiplier(
+        self, multiplier: Any, radius: Any, structure: str | Structure, epsilon: Any
+    ) -> tuple[AffineDisplacement, ResidualSpectrum, float, float, float]:
+        """(displacement, spectrum, λ, free radius, ε) for a value of the dual function."""
+        lam = as_scalar(multiplier, "multiplier", "a number above the threshold sigma_max^2")
+        rho, resolved = as_radius(radius), as_structure(structure)
+        entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
+        if entropy_weight > 0:
+            decomposition = self.exact_decomposition(resolved, "the entropic dual")
+            check_entropic(resolved, decomposition.displacement)
+            displacement, spectrum = decomposition.displacement, decomposition.spectrum
+        else:
+            displacement, spectrum = self._upper_spectrum(resolved)
+        free = self._free_radius(resolved, displacement, rho)
+        return displacement, spectrum, lam, free, entropy_weight
+
+    def _upper_spectrum(self, structure: Structure) -> tuple[AffineDisplacement, ResidualSpectrum]:
+        """The exact spectrum, or a proved upper one."""
+        decomposition = self._decompose(structure)
+        displacement = decomposition.displacement
+        if isinstance(decomposition, ResidualDecomposition):
+            return displacement, decomposition.spectrum
+        decomposition.advance(max(50 - decomposition.krylov.runs.steps, 0))
+        _, upper, probability = decomposition.rules()
+        if probability > 0:
+            raise ValueError(
+                "norm_bound: a value of the dual function is an upper bound, which a "
+                "LinearOperator has only with a proved bound on its norm; pass norm_bound="
+            )
+        return displacement, upper
 
     def dual_value(
         self,
@@ -442,19 +644,68 @@ class LinearReconstruction:
         epsilon: Any = 0.0,
     ) -> float:
         """The dual function at a multiplier; see `dual_value`."""
-        lam = as_scalar(multiplier, "multiplier", "a number above the threshold sigma_max^2")
-        rho, resolved = as_radius(radius), as_structure(structure)
-        entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
-        decomposition = self._decompose(resolved)
-        if entropy_weight > 0 and decomposition.displacement.base is not None:
-            raise ValueError(
-                f"epsilon: the entropic dual is not available for {resolved!r}; allowed: 0.0"
-            )
-        free = self._free_radius(resolved, decomposition, rho)
-        value = quadratic_dual(decomposition.spectrum, lam, free, entropy_weight)
+        displacement, spectrum, lam, free, entropy_weight = self._at_multiplier(
+            multiplier, radius, structure, epsilon
+        )
+        value = quadratic_dual(spectrum, lam, free, entropy_weight) + displacement.noise_risk
         if not value <= LARGEST_RISK:
-            raise OverflowError(_too_large("multiplier, radius", rho))
+            raise OverflowError(_too_large("multiplier, radius", float(radius)))
         return value
+
+    def dual_gradient(
+        self,
+        multiplier: Any,
+        radius: Any,
+        structure: str | Structure = "y|x",
+        *,
+        epsilon: Any = 0.0,
+    ) -> tuple[Array, float]:
+        r"""Derivatives of the (entropic) dual function in B and in the multiplier.
+
+        By the envelope theorem the first is that of the mean squared error at the maximising law,
+        :math:`2(B\,\mathbb E[y'y'^\top] - \mathbb E[x'y'^\top])`, Gaussian covariance included;
+        the second is the budget minus what that law spends.
+
+        Parameters
+        ----------
+        multiplier, radius, structure, epsilon
+            As in `dual_value`; the structures are joint, y|x and x|y.
+
+        Returns
+        -------
+        gradient : (n, m) array
+        derivative : float
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `dual_value`; for structure x or y, a norm other than 2, or a map without exact
+            spectrum.
+        """
+        from dro_core.entropic import maximising_law
+
+        _, spectrum, lam, free, entropy_weight = self._at_multiplier(
+            multiplier, radius, structure, epsilon
+        )
+        derivative = quadratic_dual_derivative(spectrum, lam, free, entropy_weight)
+        law = maximising_law(self, as_structure(structure), lam, entropy_weight)
+        return law.gradient(), derivative
+
+
+def check_entropic(structure: Structure, displacement: AffineDisplacement) -> None:
+    """Refuse structures whose entropic dual has no meaning here."""
+    noisy = displacement.base is not None or displacement.noise_risk > 0
+    if noisy or getattr(structure, "norm", 2.0) != 2.0:
+        raise ValueError(
+            f"epsilon: the entropic dual is not available for {structure!r}; allowed: 0.0"
+        )
+
+
+def _as_probability(value: Any, name: str) -> float:
+    number = as_scalar(value, name, "a probability in (0, 1)")
+    if not 0 < number < 1:
+        raise ValueError(f"{name}: {number}; allowed: a probability in (0, 1)")
+    return number
 
 
 def _too_large(name: str, radius: float) -> str:
@@ -464,9 +715,9 @@ def _too_large(name: str, radius: float) -> str:
     )
 
 
-def _one_atom_bound(spectrum: ResidualSpectrum, radius: float) -> float:
+def _one_atom_bound(fidelity: float, top: float, radius: float) -> float:
     """The explicit bound: the dual of the spectrum with all mass moved to its top."""
-    root = math.sqrt(spectrum.fidelity) + radius * math.sqrt(spectrum.top)
+    root = math.sqrt(fidelity) + (radius * math.sqrt(top) if radius > 0 else 0.0)
     return root * root
 
 
@@ -478,6 +729,7 @@ def worst_case_risk(
     structure: str | Structure = "y|x",
     *,
     weights: Any = None,
+    **matrix_free: Any,
 ) -> WorstCase:
     r"""Exact worst-case risk of a linear reconstruction map, with its worst-case law.
 
@@ -490,8 +742,8 @@ def worst_case_risk(
 
     Parameters
     ----------
-    B : (n, m) matrix
-        Reconstruction map from y to x.
+    B : (n, m) matrix, scipy sparse matrix, operator of `dro_core.operators`, or LinearOperator
+        Reconstruction map from y to x; see `LinearReconstruction`.
     x, y : (N, n) and (N, m) arrays
         Signals and measurements, samples as rows.
     radius : float
@@ -500,11 +752,14 @@ def worst_case_risk(
         What the adversary may move.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
+    **matrix_free
+        For a LinearOperator: `norm_bound`, `rtol`, `max_steps`, `random_starts`,
+        `failure_probability`, `seed` as in `LinearReconstruction`.
 
     Returns
     -------
     WorstCase
-        `.risk`, `.multiplier`, `.bound`, the worst-case atoms, and `.verify()`.
+        `.risk`, `.multiplier`, `.bound`, the worst-case atoms, `.gradient` and `.verify()`.
 
     Raises
     ------
@@ -524,7 +779,8 @@ def worst_case_risk(
     >>> worst.risk, worst.verify().primal_risk  # (RMSE + radius * |B|)² = (1 + 0.5 * 2)²
     (4.0, 4.0)
     """
-    return LinearReconstruction(B, x, y, weights=weights).worst_case(radius, structure)
+    problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
+    return problem.worst_case(radius, structure)
 
 
 def worst_case_curve(
@@ -535,6 +791,7 @@ def worst_case_curve(
     structure: str | Structure = "y|x",
     *,
     weights: Any = None,
+    **matrix_free: Any,
 ) -> WorstCaseCurve:
     """Worst-case risks of one map along many radii, from one residual spectrum.
 
@@ -550,7 +807,8 @@ def worst_case_curve(
     ValueError, TypeError, InfeasibleRadiusError, OverflowError
         As `worst_case_risk`; `radii` must be 1-D and not empty.
     """
-    return LinearReconstruction(B, x, y, weights=weights).curve(radii, structure)
+    problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
+    return problem.curve(radii, structure)
 
 
 def dual_value(
@@ -563,6 +821,7 @@ def dual_value(
     *,
     epsilon: Any = 0.0,
     weights: Any = None,
+    **matrix_free: Any,
 ) -> float:
     r"""The dual function at a given multiplier: an upper bound on the worst-case risk.
 
@@ -575,7 +834,7 @@ def dual_value(
 
     Parameters
     ----------
-    B, x, y, structure, weights
+    B, x, y, structure, weights, **matrix_free
         As in `worst_case_risk`.
     multiplier : float
         :math:`\lambda`, strictly above the threshold :math:`\kappa^2 = \sigma_{\max}(C)^2`.
@@ -591,5 +850,5 @@ def dual_value(
         positive under structure x with data off the graph of the forward map; for other bad
         input as `worst_case_risk`.
     """
-    problem = LinearReconstruction(B, x, y, weights=weights)
+    problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
     return problem.dual_value(multiplier, radius, structure, epsilon=epsilon)

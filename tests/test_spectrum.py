@@ -15,7 +15,7 @@ from dro_core import (
     minimize_quadratic_dual,
 )
 from dro_core.dual import quadratic_dual
-from dro_core.spectrum import left_singular_basis
+from dro_core.linear_map import left_singular_basis
 from dro_core.testing import maps, problems
 
 entries = st.lists(st.one_of(st.just(0.0), st.floats(1e-12, 1e3)), min_size=1, max_size=6)
