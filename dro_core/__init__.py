@@ -23,6 +23,16 @@ from dro_core.finite_support import (
     finite_worst_case,
     quadratic_candidates,
 )
+from dro_core.radii import (
+    CrossValidatedRadius,
+    cross_validated_radius,
+    radius_for_gap,
+    radius_from_rms,
+    radius_of_noise,
+    radius_of_operator_change,
+    radius_of_poisson_noise,
+    rms_from_radius,
+)
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import (
     Joint,
@@ -47,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "CrossValidatedRadius",
     "DualSolution",
     "EntropicCertificate",
     "EntropicWorstCase",
@@ -66,6 +77,7 @@ __all__ = [
     "adjusted_radius",
     "admissible_candidates",
     "conservatism_gap",
+    "cross_validated_radius",
     "dual_value",
     "entropic_worst_case",
     "explicit_bound",
@@ -74,6 +86,12 @@ __all__ = [
     "minimize_quadratic_dual",
     "operators",
     "quadratic_candidates",
+    "radius_for_gap",
+    "radius_from_rms",
+    "radius_of_noise",
+    "radius_of_operator_change",
+    "radius_of_poisson_noise",
+    "rms_from_radius",
     "unadjusted_radius",
     "worst_case_curve",
     "worst_case_risk",

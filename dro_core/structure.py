@@ -31,7 +31,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -903,6 +903,12 @@ def as_structure(structure: str | Structure, name: str = "structure") -> Structu
             f"{name}: {structure!r} needs {which}; pass {cls.__name__}({cls._argument}) instead "
             "of the name"
         )
+    return _by_name(cls)
+
+
+@cache
+def _by_name(cls: type[Structure]) -> Structure:
+    """The plain structure of a class: it holds no data, so one object serves everyone."""
     return cls()
 
 

@@ -20,7 +20,7 @@ Does my own estimate of a worst-case risk survive every admissible law that hypo
 ...     problem, law = case
 ...     lipschitz = np.linalg.norm(problem.B, 2)
 ...     kappa = problem.structure.modulus(lipschitz)
-...     if problem.structure.name != "x":
+...     if problem.structure.name not in ("x", "y"):
 ...         mine = explicit_bound(problem.fidelity, lipschitz, problem.radius, problem.structure)
 ...         check_weak_duality(mine, problem, law)
 """
@@ -160,12 +160,43 @@ def radii(scale: float = 1.0, decades: int = 6) -> st.SearchStrategy[float]:
     return st.one_of(st.just(0.0), st.floats(low, high), st.floats(low, scale))
 
 
-def structures(forward: Array | None = None) -> st.SearchStrategy[Structure]:
-    """Every structure; `XShift` too if its forward matrix is given."""
+def structures(
+    forward: Array | None = None, posterior: Array | None = None
+) -> st.SearchStrategy[Structure]:
+    """Every structure; `XShift` and `YShift` too if their maps are given."""
     known: list[Structure] = [YGivenX(), Joint(), XGivenY()]
     if forward is not None:
         known += [XShift(forward), XShift(forward, cost="x")]
+    if posterior is not None:
+        known += [YShift(posterior), YShift(posterior, cost="y")]
     return st.sampled_from(known)
+
+
+@st.composite
+def weighted_structures(draw: Any, n: int, m: int) -> Structure:
+    """joint, y|x and x|y with anisotropic transport costs: per axis, frozen axes, matrices."""
+
+    def weight(size: int) -> Any:
+        rng = draw(_generators())
+        kind = draw(st.sampled_from(["none", "number", "axes", "frozen axes", "matrix"]))
+        if kind == "none":
+            return None
+        if kind == "number":
+            return float(rng.uniform(0.2, 5))
+        if kind == "matrix":
+            root = rng.standard_normal((size, size))
+            return root @ root.T + 0.1 * np.eye(size)
+        axes = rng.uniform(0.2, 5, size)
+        if kind == "frozen axes":
+            axes[rng.random(size) < 0.4] = math.inf
+        return axes
+
+    makers: list[Callable[[], Structure]] = [
+        lambda: Joint(weight(n), weight(m)),
+        lambda: YGivenX(weight(m)),
+        lambda: XGivenY(weight(n)),
+    ]
+    return draw(st.sampled_from(makers))()
 
 
 @st.composite
@@ -174,17 +205,23 @@ def problems(
 ) -> Any:
     """A whole `Problem`: residuals of any size, none at all, or off the top singular space.
 
-    With `structure` given, every problem has that structure; otherwise all occur, structure x with
-    noise-free data y = Ax.
+    With `structure` given, every problem has that structure; otherwise all occur, with weighted
+    transport too, structures x and y with noise-free data y = Ax, x = Py.
     """
     n, m, count = draw(sizes()), draw(sizes()), draw(sizes(8))
     B = draw(maps(n, m))
-    forward = draw(maps(m, n)) if structure is None else None
-    chosen = draw(structures(forward)) if structure is None else as_structure(structure)
+    if structure is not None:
+        chosen = as_structure(structure)
+    elif draw(st.integers(0, 3)) == 0:
+        chosen = draw(weighted_structures(n, m))
+    else:
+        chosen = draw(structures(draw(maps(m, n)), draw(maps(n, m))))
     x, y = draw(samples(count, n)), draw(samples(count, m))
     note = "any residual"
     if isinstance(chosen, XShift):
         y, note = chosen.forward.apply(x), "y = Ax"
+    elif isinstance(chosen, YShift):
+        x, note = chosen.posterior.apply(y), "x = Py"
     else:
         kind = draw(st.sampled_from(["any", "none", "off the top"]))
         if kind == "none":
@@ -206,7 +243,7 @@ def laws(draw: Any, problem: Problem) -> Any:
     Displacements are random, along the gradient of the loss, or along the direction that the map
     amplifies most: the latter two find claims that are too low by little.
 
-    For structure x the data must be noise-free (y = Ax), as `problems` makes them.
+    For structures x and y the data must be noise-free (y = Ax, x = Py), as `problems` makes them.
     """
     rng, branches = draw(_generators()), draw(st.integers(1, 3))
     (count, n), m = problem.x.shape, problem.y.shape[1]
@@ -222,16 +259,15 @@ def laws(draw: Any, problem: Problem) -> Any:
             along_top = rng.standard_normal() * np.ones((len(origin), 1)) * left[:, 0]
         q = {"top": along_top, "gradient": residual, "both": residual + 9 * along_top}[aim]
         dx, dy = q.copy(), -(q @ problem.B)
-    paid_x, paid_y = 1.0, 1.0
     structure = problem.structure
     if isinstance(structure, XShift):
         dy = structure.forward.apply(dx)
-        paid_y = 0.0 if structure.cost == "x" else 1.0
-    elif isinstance(structure, YGivenX):
-        dx[:] = 0.0
-    elif isinstance(structure, XGivenY):
-        dy[:] = 0.0
-    cost = float(mass @ (paid_x * (dx**2).sum(axis=1) + paid_y * (dy**2).sum(axis=1)))
+    elif isinstance(structure, YShift):
+        dx = structure.posterior.apply(dy)
+    elif isinstance(structure, Joint | YGivenX | XGivenY):
+        dx[:, structure.weight_x.frozen(n)] = 0.0
+        dy[:, structure.weight_y.frozen(m)] = 0.0
+    cost = float(mass @ structure.transport_cost(dx, dy))
     share = draw(st.sampled_from([1.0, 0.5, 0.0]))
     factor = problem.radius * (share / cost) ** 0.5 if cost > 0 else 0.0
     return Law(origin, dx * factor, dy * factor, mass, cost * factor**2)

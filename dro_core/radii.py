@@ -1,0 +1,353 @@
+r"""Radii that mean something: how large must a ball be to contain a given change of the world?
+
+A worst-case risk is a statement about every law within a W2 distance `radius`. These functions
+turn what one knows (a noise level, another forward operator, a gap one accepts, held-out data)
+into that radius, and between the units in which radii are quoted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dro_core._validation import (
+    Array,
+    as_positive_integer,
+    as_radius,
+    as_real_array,
+    as_samples,
+    as_scalar,
+    as_weights,
+    non_negative_array,
+    unknown,
+)
+from dro_core.linear_map import as_linear_map
+from dro_core.structure import Structure, as_structure, squared_norms
+from dro_core.worst_case import LinearReconstruction
+
+
+def radius_of_noise(covariance: Any, size: Any = None) -> float:
+    r"""Radius of additive noise, :math:`\rho = \sqrt{\operatorname{tr}\Sigma}`.
+
+    Adding independent noise of covariance :math:`\Sigma` to the measurements moves the law of
+    (x, y), x kept, by at most :math:`\rho` (coupling: the same sample with and without its noise),
+    and by exactly that if y is a function of x before.
+
+    Parameters
+    ----------
+    covariance : variance, (m,) variances or (m, m) matrix
+        :math:`\Sigma`, in squared units of y. Not a standard deviation: square it.
+    size : int, optional
+        m, needed with (and only with) one variance for all entries.
+
+    Returns
+    -------
+    float
+        A radius for the structures y|x and joint, in the units of y.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For negative variances, a matrix that is not square, or `size` missing or in conflict.
+    """
+    array = as_real_array(covariance, "covariance")
+    if array.ndim == 0:
+        if size is None:
+            raise ValueError(
+                "size: one variance is given for every entry; the number of entries is needed"
+            )
+        variances = np.full(as_positive_integer(size, "size"), float(array))
+    elif array.ndim == 1 or (array.ndim == 2 and array.shape[0] == array.shape[1]):
+        variances = array if array.ndim == 1 else np.diagonal(array)
+        if size is not None and size != len(variances):
+            raise ValueError(f"size: {size}, but covariance has shape {array.shape}")
+    else:
+        raise ValueError(
+            f"covariance: shape {array.shape}; needed: a variance, (m,) variances or an (m, m) "
+            "matrix"
+        )
+    return math.sqrt(float(non_negative_array(variances, "covariance").sum()))
+
+
+def radius_of_poisson_noise(clean: Any, photons: Any, *, weights: Any = None) -> float:
+    r"""Radius of photon-counting noise, :math:`\rho^2 = \mathbb E\sum_j (Ax)_j / I`.
+
+    The noisy measurement is y' = Poisson(I · Ax)/I with photon count I, whose variance is Ax/I
+    (paper Example 2.1b).
+
+    Parameters
+    ----------
+    clean : (N, m) array
+        Noise-free measurements Ax >= 0, samples as rows.
+    photons : float
+        I > 0.
+    weights : (N,) array, optional
+        Non-negative, summing to one; default uniform.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For negative entries of `clean`, or a photon count that is not positive.
+    """
+    rows = as_samples(clean, "clean")
+    if (rows < 0).any():
+        raise ValueError(f"clean: {rows.min()} is negative; expected photon counts are >= 0")
+    count = as_scalar(photons, "photons", "a number > 0")
+    if count <= 0:
+        raise ValueError(f"photons: {count} is not positive; allowed: a number > 0")
+    mu = as_weights(weights, len(rows))
+    return math.sqrt(float(mu @ rows.sum(axis=1)) / count)
+
+
+def radius_of_operator_change(forward: Any, changed: Any, x: Any, *, weights: Any = None) -> float:
+    r"""Radius of a wrong forward operator, :math:`\rho^2 = \sum_i\mu_i\|(A' - A)x_i\|^2`.
+
+    The law of (x, A'x) is at most that far from that of (x, Ax), with x kept: the distance of the
+    structures y|x and joint.
+
+    Parameters
+    ----------
+    forward, changed : (m, n) matrices, scipy sparse matrices or operators
+        A and A'.
+    x : (N, n) array
+        Signals, samples as rows.
+    weights : (N,) array, optional
+        Non-negative, summing to one; default uniform.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For maps that do not fit x or each other; bad arrays or weights.
+    """
+    first, second = as_linear_map(forward, "forward"), as_linear_map(changed, "changed")
+    rows = as_samples(x, "x")
+    for name, linear in (("forward", first), ("changed", second)):
+        if linear.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"{name}: shape {linear.shape}, but x has {rows.shape[1]} columns; a map from x "
+                "has as many"
+            )
+    if first.shape != second.shape:
+        raise ValueError(f"changed: shape {second.shape}, but forward has {first.shape}")
+    mu = as_weights(weights, len(rows))
+    return math.sqrt(float(mu @ squared_norms(second.apply(rows) - first.apply(rows))))
+
+
+def radius_for_gap(
+    gap: Any, fidelity: Any, lipschitz: Any, form: Literal["root", "squared"] = "root"
+) -> Any:
+    r"""The radius at which the conservatism gap has a given value (inverts `conservatism_gap`).
+
+    .. math:: \rho = \frac{g\sqrt M}{\kappa(1 - g) - L},\qquad \kappa = \sqrt{1 + L^2}
+
+    in root form; the squared form is that with :math:`g = 1 - \sqrt{1 - G}`. The gap grows with
+    the radius towards :math:`1 - L/\kappa`.
+
+    Parameters
+    ----------
+    gap : float or array
+        In [0, 1 - L/κ) (squared form: in [0, 1 - L²/κ²)).
+    fidelity : float or array
+        M > 0, in squared units of x. (Without residual the gap does not depend on the radius.)
+    lipschitz : float or array
+        L >= 0.
+    form : "root" or "squared"
+
+    Returns
+    -------
+    float or array
+        W2 radius in the units of the data, broadcast over the arguments.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a gap that no radius reaches (the message gives the limit), M = 0, or bad arguments.
+    """
+    if form not in ("root", "squared"):
+        raise ValueError(unknown("form", form, ("root", "squared")))
+    g, M = non_negative_array(gap, "gap"), non_negative_array(fidelity, "fidelity")
+    L = non_negative_array(lipschitz, "lipschitz")
+    try:
+        g, M, L = np.broadcast_arrays(g, M, L)
+    except ValueError:
+        raise ValueError(
+            f"gap, fidelity, lipschitz: shapes {g.shape}, {M.shape}, {L.shape} do not broadcast "
+            "together"
+        ) from None
+    if (M == 0).any():
+        raise ValueError(
+            "fidelity: 0.0, where the gap is 1 - L/sqrt(1 + L²) at every radius; allowed: M > 0"
+        )
+    kappa = np.hypot(1.0, L)
+    # limit = 1 - L/κ = 1/(κ(κ + L)), without cancellation
+    limit = 1.0 / (kappa * (kappa + L))
+    limit = limit if form == "root" else limit * (2.0 - limit)
+    if (g >= limit).any():
+        at = int(np.argmax((g - limit).ravel()))
+        raise ValueError(
+            f"gap: {g.ravel()[at]} is not reached at L = {L.ravel()[at]:g}; the limit for large "
+            f"radii is {limit.ravel()[at]:.6g}"
+        )
+    root_gap = g if form == "root" else g / (1.0 + np.sqrt(1.0 - g))
+    return (root_gap * np.sqrt(M) / (1.0 / (kappa + L) - root_gap * kappa))[()]
+
+
+def radius_from_rms(rms: Any, size: Any) -> float:
+    r"""Radius of a change with a given root mean square per entry, :math:`\rho = s\sqrt d`.
+
+    Radii are lengths of whole displacements (a sum over entries). For an image of d pixels that
+    changes by s in every pixel, that is :math:`s\sqrt d`.
+
+    Parameters
+    ----------
+    rms : float
+        s >= 0, in the units of the data.
+    size : int
+        d >= 1, entries per sample of what moves.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative or non-finite `rms`, or a size below 1.
+    """
+    return as_radius(rms, "rms") * math.sqrt(as_positive_integer(size, "size"))
+
+
+def rms_from_radius(radius: Any, size: Any) -> float:
+    r"""Root mean square per entry of a change as large as the radius, :math:`s = \rho/\sqrt d`.
+
+    Parameters
+    ----------
+    radius : float
+        W2 radius >= 0 in the units of the data.
+    size : int
+        d >= 1, entries per sample of what moves.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a bad radius, or a size below 1.
+    """
+    return as_radius(radius) / math.sqrt(as_positive_integer(size, "size"))
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidatedRadius:
+    """The radius that cross-validation chose, and what it saw.
+
+    Attributes
+    ----------
+    radius : float
+        The chosen one of `radii`.
+    radii : (K,) array
+        In increasing order.
+    held_out : (K, F) array
+        Mean squared error on the held-out part of each fold.
+    certified : (K, F) array
+        Worst-case risk of the same map over the ball around the rest of the data.
+    criterion : "risk" or "coverage"
+    """
+
+    radius: float
+    radii: Array
+    held_out: Array
+    certified: Array
+    criterion: str
+
+    @property
+    def coverage(self) -> Array:
+        """Share of folds whose held-out risk is covered by the certificate, (K,)."""
+        return np.asarray((self.held_out <= self.certified * (1 + 1e-12)).mean(axis=1))
+
+
+def cross_validated_radius(
+    x: Any,
+    y: Any,
+    radii: Any,
+    fit: Any,
+    *,
+    criterion: Literal["risk", "coverage"] = "risk",
+    structure: str | Structure = "y|x",
+    folds: Any = 5,
+    seed: int = 0,
+) -> CrossValidatedRadius:
+    r"""Choose a radius from held-out data, for linear maps.
+
+    Each fold is left out in turn: the map is fitted on the rest, its mean squared error is taken on
+    the fold, and its worst-case risk over the ball around the rest.
+
+    * "risk": the radius whose maps do best on held-out data (a radius to train with);
+    * "coverage": the smallest radius whose certificate covers the held-out risk in every fold
+      (a radius to certify with).
+
+    Parameters
+    ----------
+    x, y : (N, n) and (N, m) arrays
+        Samples as rows.
+    radii : (K,) sequence
+        W2 radii >= 0 to choose from.
+    fit : callable ``fit(x, y, radius) -> B``, or a fixed linear map
+        What makes the (n, m) map from data; a fixed map is certified as it is ("coverage").
+    criterion : "risk" or "coverage"
+    structure : "joint", "y|x", "x|y" or a Structure
+    folds : int
+        2 to N.
+    seed : int
+        Of the assignment of samples to folds.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arrays, radii or folds; if no radius covers every fold (the message says how many
+        the largest one covers); for criterion "risk" with a fixed map.
+    """
+    if criterion not in ("risk", "coverage"):
+        raise ValueError(unknown("criterion", criterion, ("risk", "coverage")))
+    x, y = as_samples(x, "x"), as_samples(y, "y")
+    if len(x) != len(y):
+        raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
+    candidates = np.unique(non_negative_array(radii, "radii"))
+    if candidates.size == 0:
+        raise ValueError("radii: a non-empty sequence of radii is needed")
+    count = as_positive_integer(folds, "folds")
+    if not 2 <= count <= len(x):
+        raise ValueError(f"folds: {count}; allowed: 2 to the number of samples, {len(x)}")
+    resolved = as_structure(structure)
+    make = _as_fit(fit, criterion)
+    fold = np.random.default_rng(seed).permutation(len(x)) % count
+    held_out, certified = np.empty((2, len(candidates), count))
+    for f in range(count):
+        out = fold == f
+        for k, radius in enumerate(candidates):
+            B = make(x[~out], y[~out], float(radius))
+            held_out[k, f] = LinearReconstruction(B, x[out], y[out]).fidelity
+            rest = LinearReconstruction(B, x[~out], y[~out])
+            certified[k, f] = rest.worst_case(radius, resolved).upper
+    found = CrossValidatedRadius(math.nan, candidates, held_out, certified, criterion)
+    if criterion == "risk":
+        best = int(np.argmin(held_out.mean(axis=1)))
+    else:
+        covered = found.coverage >= 1.0
+        if not covered.any():
+            raise ValueError(
+                f"radii: none covers the held-out risk of every fold; {candidates[-1]:g} covers "
+                f"{found.coverage[-1]:.0%}; pass larger ones"
+            )
+        best = int(np.argmax(covered))
+    return CrossValidatedRadius(float(candidates[best]), candidates, held_out, certified, criterion)
+
+
+def _as_fit(fit: Any, criterion: str) -> Callable[[Array, Array, float], Any]:
+    if callable(fit) and not hasattr(fit, "matvec"):
+        return fit
+    fixed = as_linear_map(fit, "fit")
+    if criterion == "risk":
+        raise ValueError(
+            "fit: a fixed map has the same held-out risk at every radius; pass a function "
+            "fit(x, y, radius), or criterion='coverage'"
+        )
+    return lambda x, y, radius: fixed
