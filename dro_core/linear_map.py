@@ -159,12 +159,13 @@ class OperatorMap(LinearMap):
             rng.standard_normal((1, self.shape[0])),
             rng.standard_normal((1, self.shape[1])),
         )
+        image = self.apply(right)
         try:
-            image, back = self.apply(right), self.adjoint(left)
-        except NotImplementedError:
+            back = self.adjoint(left)
+        except (NotImplementedError, TypeError) as error:  # scipy calls a missing one
             raise ValueError(
-                f"{name}: this LinearOperator has no adjoint; pass rmatvec= (or rmatmat=)"
-            ) from None
+                f"{name}: this LinearOperator has no adjoint that works; pass rmatvec="
+            ) from error
         for product, which in ((image, "matvec"), (back, "rmatvec")):
             if np.iscomplexobj(product) or not np.isfinite(product).all():
                 raise ValueError(f"{name}: {which} does not give finite real numbers")

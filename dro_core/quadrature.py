@@ -193,6 +193,8 @@ def _with_node(matrices: Array, coupling: Array, node: float) -> Array:
     extended = np.zeros((count, steps + 1, steps + 1))
     extended[:, :steps, :steps] = matrices
     extended[:, steps - 1, steps] = extended[:, steps, steps - 1] = coupling
+    if node == 0.0:  # the map is zero, and so are all nodes
+        return extended
     right = np.zeros((count, steps, 1))
     right[:, -1, 0] = coupling**2
     delta = np.linalg.solve(matrices - node * np.eye(steps), right)[:, -1, 0]

@@ -4,7 +4,6 @@ import inspect
 
 import numpy as np
 import pytest
-from scipy.sparse.linalg import aslinearoperator
 
 import dro_core
 from dro_core import operators, reference, testing
