@@ -284,7 +284,7 @@ class Convolution(LinearMap):
     ) -> None:
         self.kernel = as_real_array(kernel, "kernel")
         check_magnitude(self.kernel, "kernel")
-        sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+        sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
         self.grid = tuple(as_positive_integer(size, "shape") for size in sizes)
         if self.kernel.ndim != len(self.grid) or 0 in self.kernel.shape:
             raise ValueError(

@@ -4,6 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import dro_core
 from dro_core import operators, reference, testing
@@ -46,6 +48,23 @@ MAP_AND_SAMPLES = [
     ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
     ({"y": np.array([["1"], ["2"], ["3"]])}, TypeError, "y: dtype <U1"),
 ]
+#: What a LinearOperator needs besides, and functions that cannot work with one.
+OPERATOR = [
+    ({"B": aslinearoperator(B), "norm_bound": -1.0}, ValueError, "norm_bound: -1.0 is negative"),
+    ({"B": aslinearoperator(B), "norm_bound": NAN}, ValueError, "norm_bound: nan is not finite"),
+    (
+        {"B": aslinearoperator(B), "norm_bound": 1.0},
+        ValueError,
+        "norm_bound: 1 is below a",
+    ),
+    ({"norm_bound": 9.0}, ValueError, "norm_bound: only a LinearOperator needs one, but B is a"),
+    ({"B": aslinearoperator(B.astype(complex))}, TypeError, "B: a LinearOperator of dtype complex"),
+    ({"B": LinearOperator((2, 1), matvec=lambda v: B @ v)}, ValueError, "B: .* has no adjoint"),
+    ({"B": sparse.csr_array(B * NAN)}, ValueError, "B: entries are NaN or infinite"),
+    ({"B": sparse.csr_array(B * 1j)}, TypeError, "B: dtype complex128 is not real"),
+    ({"B": sparse.csr_array(1e200 * B)}, ValueError, r"B: the largest magnitude is 2e\+200"),
+]
+NO_OPERATOR = [({"B": aslinearoperator(B)}, (TypeError, ValueError), "B: .*(products|dense)")]
 WEIGHTS = [
     ({"weights": [0.5, 0.6, -0.1]}, ValueError, "weights: entry 2 is -0.1"),
     ({"weights": [0.5, 0.5]}, ValueError, r"weights: shape \(2,\), but there are 3"),
@@ -95,15 +114,172 @@ feasible = {
     "structure": "joint",
 }  # fmt: skip
 
+#: What covariances of a kernel and weights of a transport cost must not be.
+COVARIANCES = [
+    (-1.0, "covariance: -1.0 is negative"),
+    (np.ones(3), r"covariance: shape \(3,\)"),
+    ([[NAN]], "covariance: .*NaN"),
+    ([[-1.0]], "covariance: the smallest eigenvalue is -1"),
+]
+WEIGHT_X = [
+    ({"weight_x": 0.0}, ValueError, "weight_x: 0.0 is not a weight"),
+    ({"weight_x": [1.0, -INF]}, ValueError, "weight_x: -inf is not a weight"),
+    ({"weight_x": []}, ValueError, r"weight_x: shape \(0,\)"),
+    ({"weight_x": np.ones((2, 3))}, ValueError, r"weight_x: shape \(2, 3\); a weight matrix"),
+    ({"weight_x": [[1.0, 0.5], [0.0, 1.0]]}, ValueError, "weight_x: the matrix is not symmetric"),
+    ({"weight_x": [[1.0, 2.0], [2.0, 1.0]]}, ValueError, "weight_x: the smallest eigenvalue is -1"),
+    ({"weight_x": "heavy"}, TypeError, "weight_x: dtype"),
+]
+
 #: function -> (good arguments, rows of (changes, error, message)).
 ROWS = {
-    dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + WEIGHTS + STRUCTURE + RADIUS),
-    dro_core.LinearReconstruction: (core, MAP_AND_SAMPLES + WEIGHTS),
-    dro_core.ResidualSpectrum.from_matrix: (core, MAP_AND_SAMPLES + WEIGHTS + STRUCTURE),
+    dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + OPERATOR + WEIGHTS + STRUCTURE + RADIUS),
+    dro_core.LinearReconstruction: (
+        core,
+        [
+            *MAP_AND_SAMPLES,
+            *WEIGHTS,
+            ({"rtol": -1e-3}, ValueError, "rtol: -0.001 is negative"),
+            ({"max_steps": 0}, ValueError, "max_steps: 0 is below 1"),
+            ({"random_starts": 1.5}, TypeError, "random_starts: 1.5 is not an integer"),
+            ({"failure_probability": 0.0}, ValueError, "failure_probability: 0.0; allowed"),
+            (
+                {"failure_probability": 1.0},
+                ValueError,
+                "failure_probability: 1.0; allowed",
+            ),
+        ],
+    ),
+    dro_core.ResidualSpectrum.from_matrix: (
+        core,
+        MAP_AND_SAMPLES + NO_OPERATOR + WEIGHTS + STRUCTURE,
+    ),
+    dro_core.ResidualSpectrum.from_linear_operator: (
+        {**core, "B": aslinearoperator(B), "steps": 3},
+        [
+            *MAP_AND_SAMPLES,
+            *OPERATOR[:3],
+            *WEIGHTS,
+            *STRUCTURE,
+            ({"steps": 0}, ValueError, "steps: 0 is below 1"),
+            ({"random_starts": 0}, ValueError, "random_starts: 0 is below 1"),
+            ({"structure": "x|y"}, ValueError, "structure: .* nothing to bidiagonalise"),
+        ],
+    ),
+    dro_core.entropic_worst_case: (
+        {**ball, "epsilon": 0.1},
+        [
+            *MAP_AND_SAMPLES,
+            *NO_OPERATOR,
+            *WEIGHTS,
+            *STRUCTURE[:4],
+            *RADIUS,
+            ({"epsilon": 0.0}, ValueError, "epsilon: 0.0 is not positive"),
+            ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is not positive"),
+            ({"epsilon": NAN}, ValueError, "epsilon: nan is not finite"),
+            ({"cost": "half"}, ValueError, "cost: unknown value 'half'"),
+            ({"structure": dro_core.XShift(B.T)}, ValueError, "structure: XShift.*available for"),
+        ],
+    ),
+    dro_core.adjusted_radius: (
+        {"radius": 1.0, "epsilon": 0.1, "dimension": 3},
+        [
+            *RADIUS,
+            ({"epsilon": 0.0}, ValueError, "epsilon: 0.0 is not positive"),
+            ({"dimension": 0}, ValueError, "dimension: 0 is below 1"),
+            ({"dimension": 2.0}, TypeError, "dimension: 2.0 is not an integer"),
+            ({"cost": "squares"}, ValueError, "cost: unknown value 'squares'.*'squared'"),
+            ({"radius": 0.1}, dro_core.InfeasibleRadiusError, "radius: 0.1 .* smallest feasible"),
+        ],
+    ),
+    dro_core.unadjusted_radius: (
+        {"adjusted": 1.0, "epsilon": 0.1, "dimension": 3},
+        [
+            ({"adjusted": -1.0}, ValueError, "adjusted: -1.0 is negative"),
+            ({"epsilon": INF}, ValueError, "epsilon: inf is not finite"),
+            ({"dimension": -1}, ValueError, "dimension: -1 is below 1"),
+            ({"epsilon": 3.0}, ValueError, "adjusted: 1.0 is below"),
+        ],
+    ),
+    dro_core.radius_of_noise: (
+        {"covariance": 0.1, "size": 3},
+        [
+            ({"covariance": -0.1}, ValueError, "covariance: -0.1 is negative"),
+            ({"covariance": [0.1, NAN], "size": None}, ValueError, "covariance: .*NaN"),
+            ({"covariance": np.ones((2, 3))}, ValueError, r"covariance: shape \(2, 3\)"),
+            ({"size": None}, ValueError, "size: one variance is given"),
+            ({"size": 0}, ValueError, "size: 0 is below 1"),
+            ({"covariance": [0.1, 0.2]}, ValueError, "size: 3, but covariance has shape"),
+        ],
+    ),
+    dro_core.radius_of_poisson_noise: (
+        {"clean": Y, "photons": 10.0},
+        [
+            ({"clean": -Y}, ValueError, "clean: -2.0 is negative"),
+            ({"clean": Y[:, 0]}, ValueError, "clean: samples are rows"),
+            ({"photons": 0.0}, ValueError, "photons: 0.0 is not positive"),
+            ({"photons": NAN}, ValueError, "photons: nan is not finite"),
+            ({"weights": [1.0]}, ValueError, "weights: shape"),
+        ],
+    ),
+    dro_core.radius_of_operator_change: (
+        {"forward": B.T, "changed": 2 * B.T, "x": X},
+        [
+            ({"forward": B}, ValueError, r"forward: shape \(2, 1\), but x has 2 columns"),
+            ({"changed": np.ones((2, 2))}, ValueError, r"changed: shape \(2, 2\), but forward has"),
+            ({"changed": replaced(B.T, NAN)}, ValueError, "changed: .*NaN"),
+            ({"x": X[:, 0]}, ValueError, "x: samples are rows"),
+            ({"weights": [0.5, 0.5, 0.5]}, ValueError, "weights: they sum"),
+        ],
+    ),
+    dro_core.radius_for_gap: (
+        {"gap": 0.1, "fidelity": 1.0, "lipschitz": 1.0},
+        [
+            ({"gap": -0.1}, ValueError, "gap: -0.1 is negative"),
+            ({"gap": 0.3}, ValueError, "gap: 0.3 is not reached"),
+            ({"fidelity": 0.0}, ValueError, "fidelity: 0.0, where"),
+            ({"fidelity": NAN}, ValueError, "fidelity: NaN"),
+            ({"lipschitz": -1.0}, ValueError, "lipschitz: -1.0"),
+            ({"form": "squares"}, ValueError, "form: unknown value 'squares'"),
+            (
+                {"gap": [0.1, 0.2], "fidelity": [1, 2, 3]},
+                ValueError,
+                "gap, fidelity, lipschitz:",
+            ),
+        ],
+    ),
+    dro_core.radius_from_rms: (
+        {"rms": 0.1, "size": 4},
+        [
+            ({"rms": -0.1}, ValueError, "rms: -0.1 is negative"),
+            ({"size": 0}, ValueError, "size: 0 is below 1"),
+        ],
+    ),
+    dro_core.rms_from_radius: (
+        {"radius": 0.1, "size": 4},
+        [*RADIUS, ({"size": 2.5}, TypeError, "size: 2.5 is not an integer")],
+    ),
+    dro_core.cross_validated_radius: (
+        {"x": X, "y": Y, "radii": [0.0, 99.0], "fit": B, "criterion": "coverage", "folds": 3},
+        [
+            ({"x": replaced(X, NAN)}, ValueError, "x: .*NaN"),
+            ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
+            ({"radii": []}, ValueError, "radii: a non-empty"),
+            ({"radii": [-1.0]}, ValueError, "radii: -1.0 is negative"),
+            ({"radii": [0.0]}, ValueError, "radii: none covers"),
+            ({"folds": 1}, ValueError, "folds: 1; allowed: 2 to the number of samples, 3"),
+            ({"folds": 4}, ValueError, "folds: 4; allowed"),
+            ({"criterion": "cover"}, ValueError, "criterion: unknown value 'cover'"),
+            ({"criterion": "risk"}, ValueError, "fit: a fixed map has the same held-out risk"),
+            ({"fit": "ridge"}, TypeError, "fit: dtype"),
+            ({"structure": "y|z"}, ValueError, "structure: unknown value"),
+        ],
+    ),
     dro_core.worst_case_curve: (
         {**core, "radii": [0.5, 1.0]},
         [
             *MAP_AND_SAMPLES,
+            *OPERATOR,
             *WEIGHTS,
             *STRUCTURE,
             ({"radii": []}, ValueError, "radii: a non-empty"),
@@ -116,6 +292,8 @@ ROWS = {
         {**ball, "multiplier": 6.0},
         [
             *MAP_AND_SAMPLES,
+            *OPERATOR[:4],
+            ({"B": aslinearoperator(B)}, ValueError, "norm_bound: a value of the dual function"),
             *WEIGHTS,
             *STRUCTURE,
             *RADIUS,
@@ -158,6 +336,7 @@ ROWS = {
         {"spectrum": dro_core.ResidualSpectrum.from_lipschitz(1.0, 1.0), "radius": 1.0},
         [
             *RADIUS,
+            ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is negative"),
             ({"spectrum": [1.0]}, TypeError, "spectrum: a ResidualSpectrum is needed"),
             (
                 {
@@ -234,6 +413,7 @@ ROWS = {
         candidates,
         [
             *MAP_AND_SAMPLES,
+            *NO_OPERATOR,
             ({"y_candidates": None}, ValueError, "x_candidates, y_candidates: at least one"),
             ({"y_candidates": X}, ValueError, "y_candidates: 2 columns, but y has 1"),
             ({"y_candidates": replaced(Y, NAN)}, ValueError, "y_candidates: .*NaN"),
@@ -256,8 +436,43 @@ ROWS = {
             ({"forward": replaced(B.T, NAN)}, ValueError, "forward: .*NaN"),
             ({"forward": B[:, 0]}, ValueError, "forward: a 2-D"),
             ({"cost": "y"}, ValueError, "cost: unknown value 'y'"),
+            *[({"covariance": value}, ValueError, message) for value, message in COVARIANCES],
+            ({"weight_x": INF}, ValueError, "weight_x: infinite; structure 'x' has no frozen"),
+            ({"weight_y": [1.0, 2.0]}, ValueError, r"weight_y: shape \(2,\), but y has 1"),
+            ({"weight_y": 2.0, "cost": "x"}, ValueError, "weight_y: has no effect with cost='x'"),
         ],
     ),
+    dro_core.YShift: (
+        {"posterior": B.T},
+        [
+            ({"posterior": replaced(B.T, NAN)}, ValueError, "posterior: .*NaN"),
+            ({"posterior": B[:, 0]}, ValueError, "posterior: a 2-D"),
+            ({"posterior": lambda y: y}, TypeError, "posterior: a function is not a linear map"),
+            ({"cost": "x"}, ValueError, "cost: unknown value 'x'"),
+            *[({"covariance": value}, ValueError, message) for value, message in COVARIANCES],
+            ({"weight_y": -1.0}, ValueError, "weight_y: -1.0 is not a weight"),
+            ({"weight_x": 2.0, "cost": "y"}, ValueError, "weight_x: has no effect with cost='y'"),
+        ],
+    ),
+    dro_core.Joint: (
+        {"weight_x": 1.0},
+        [
+            *WEIGHT_X,
+            ({"weight_y": -1.0}, ValueError, "weight_y: -1.0 is not a weight"),
+            ({"weight_y": [1.0, NAN]}, ValueError, "weight_y: .*NaN"),
+            ({"norm": 0.5}, ValueError, "norm: 0.5; the order of a norm is a number >= 1"),
+            ({"norm": NAN}, ValueError, "norm: NaN"),
+            ({"norm": 3, "weight_y": np.eye(2)}, ValueError, "norm: 3 with a weight matrix"),
+        ],
+    ),
+    dro_core.YGivenX: (
+        {"weight_y": [1.0, INF]},
+        [
+            ({"weight_y": 0.0}, ValueError, "weight_y: 0.0 is not a weight"),
+            ({"norm": "two"}, TypeError, "norm: dtype"),
+        ],
+    ),
+    dro_core.XGivenY: ({"weight_x": 2.0}, WEIGHT_X),
     operators.Diagonal: (
         {"decay": 1.0, "size": 4},
         [
@@ -266,9 +481,30 @@ ROWS = {
             ({"size": 4.0}, TypeError, "size: 4.0"),
         ],
     ),
+    operators.Integration: (
+        {"size": 4},
+        [
+            ({"size": 0}, ValueError, "size: 0"),
+            ({"size": "4"}, TypeError, "size: '4'"),
+        ],
+    ),
+    operators.Convolution: (
+        {"kernel": [0.5, 0.5], "shape": 4},
+        [
+            ({"kernel": [NAN]}, ValueError, "kernel: .*NaN"),
+            ({"kernel": [1j]}, TypeError, "kernel: dtype complex"),
+            ({"kernel": np.ones(5)}, ValueError, r"kernel: shape \(5,\) exceeds the grid, \(4,\)"),
+            ({"kernel": np.ones((2, 2))}, ValueError, r"kernel: shape \(2, 2\), but the grid"),
+            ({"kernel": []}, ValueError, "kernel: .*non-empty"),
+            ({"shape": (4, 0)}, ValueError, "shape: 0 is below 1"),
+            ({"shape": 4.0}, TypeError, "shape: 4.0"),
+            ({"padding": "same"}, ValueError, "padding: unknown value 'same'"),
+        ],
+    ),
     operators.BackwardHeat: (
         {"time": 1.0, "size": 4},
         [
+            ({"boundary": "free"}, ValueError, "boundary: unknown value 'free'"),
             ({"time": NAN}, ValueError, "time: nan"),
             ({"size": True}, TypeError, "size: True"),
         ],
@@ -290,11 +526,25 @@ ROWS = {
         ball,
         [
             *MAP_AND_SAMPLES,
+            *NO_OPERATOR,
             *WEIGHTS,
             *RADIUS,
             ({"structure": "y"}, ValueError, "structure: unknown value 'y'"),
             ({"structure": "x"}, ValueError, "forward: structure 'x' needs"),
             ({"structure": "x", "forward": B}, ValueError, r"forward: shape \(2, 1\)"),
+        ],
+    ),
+    reference.entropic_dual_monte_carlo: (
+        {**ball, "multiplier": 12.0, "epsilon": 0.1, "draws": 10},
+        [
+            *MAP_AND_SAMPLES,
+            *NO_OPERATOR,
+            *WEIGHTS,
+            *RADIUS,
+            ({"multiplier": 9.9}, ValueError, "multiplier: 9.9 .* above 10, twice the threshold"),
+            ({"epsilon": 0.0}, ValueError, "epsilon 0.0; allowed"),
+            ({"draws": 0}, ValueError, "draws: 0 is below 1"),
+            ({"structure": "x"}, ValueError, "structure: unknown value 'x'"),
         ],
     ),
     reference.wasserstein_pot: (
@@ -333,8 +583,10 @@ CASES = [
 
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
-    "Certificate", "DualSolution", "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
-    "Joint", "Structure", "WorstCase", "WorstCaseCurve", "XGivenY", "YGivenX", "operators",
+    "Certificate", "CrossValidatedRadius", "DualSolution", "EntropicCertificate",
+    "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
+    "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
+    "Structure", "WorstCase", "WorstCaseCurve", "operators",
     "ReferenceSolution", "SpectralInverse", "SpectralOperator",
 }  # fmt: skip
 
@@ -374,6 +626,7 @@ def test_methods_of_the_shared_object_refuse_what_the_functions_refuse():
         (problem.curve, {"radii": [1.0]}, STRUCTURE),
         (problem.spectrum, {}, STRUCTURE),
         (problem.dual_value, {"multiplier": 9.0, "radius": 1.0}, RADIUS + STRUCTURE),
+        (problem.dual_gradient, {"multiplier": 9.0, "radius": 1.0}, RADIUS + STRUCTURE),
     ]
     for method, good, rows in methods:
         for changes, error, message in rows:

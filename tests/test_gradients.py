@@ -151,7 +151,7 @@ def test_gradient_of_a_fast_operator_is_that_of_its_matrix(rng):
 def test_what_has_no_gradient_is_refused():
     B, x, y, _, rng = data(0)
     problem = LinearReconstruction(B, x, y)
-    with pytest.raises(ValueError, match="structure: .* available for joint"):
+    with pytest.raises(ValueError, match=r"structure: .* available for joint"):
         problem.dual_gradient(1e4, 9.0, structure_of("x", rng))
     with pytest.raises(ValueError, match="known by its products only"):
         LinearReconstruction(aslinearoperator(B), x, y, norm_bound=9.0).dual_gradient(
