@@ -23,6 +23,7 @@ from dro_core.finite_support import (
     finite_worst_case,
     quadratic_candidates,
 )
+from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.radii import (
     CrossValidatedRadius,
     cross_validated_radius,
@@ -63,9 +64,11 @@ __all__ = [
     "EntropicWorstCase",
     "FiniteCertificate",
     "FiniteWorstCase",
+    "GaussianNoise",
     "InfeasibleRadiusError",
     "Joint",
     "LinearReconstruction",
+    "PoissonNoise",
     "ResidualSpectrum",
     "Structure",
     "WorstCase",
@@ -83,7 +86,9 @@ __all__ = [
     "explicit_bound",
     "finite_potential",
     "finite_worst_case",
+    "hull_candidates",
     "minimize_quadratic_dual",
+    "noise_candidates",
     "operators",
     "quadratic_candidates",
     "radius_for_gap",

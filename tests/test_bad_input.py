@@ -8,13 +8,14 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import dro_core
-from dro_core import operators, reference, testing
+from dro_core import noise, operators, reference, testing
 
 X = np.array([[1.0, 2.0], [0.0, 1.0], [3.0, 1.0]])  # (N, n) = (3, 2)
 Y = np.array([[1.0], [2.0], [0.5]])  # (N, m) = (3, 1)
 B = np.array([[1.0], [2.0]])
 LOSS = np.array([[1.0, 2.0], [0.0, 1.0]])
 COST = np.array([[0.0, 1.0], [0.0, 1.0]])
+MEASURES = np.array([[1.0, 0.0], [0.5, 0.5]])
 NAN, INF = np.nan, np.inf
 
 
@@ -563,6 +564,108 @@ ROWS = {
             ({"weights0": [0.5, 0.5, 0.5]}, ValueError, "weights0: they sum"),
         ],
     ),
+    noise.hull_candidates: (
+        {"loss": LOSS, "cost": COST, "measures": MEASURES},
+        [
+            ({"loss": replaced(LOSS, NAN)}, ValueError, "loss: .*NaN"),
+            ({"loss": replaced(LOSS, INF)}, ValueError, "loss: .*inf"),
+            ({"loss": LOSS[0]}, ValueError, r"loss: a 2-D \(samples"),
+            ({"loss": LOSS.astype(complex)}, TypeError, "loss: dtype complex128"),
+            ({"loss": LOSS[:0]}, ValueError, "loss: no rows"),
+            ({"loss": 1e250 * LOSS}, ValueError, r"loss: entry \(0, 0\) is 1e\+250"),
+            ({"loss": LOSS[:, :1]}, ValueError, "measures: 2 atoms .*, but loss has 1"),
+            ({"cost": replaced(COST, NAN)}, ValueError, "cost: .*NaN"),
+            ({"cost": -COST}, ValueError, r"cost: entry \(0, 1\) is -1.0"),
+            ({"cost": COST[:1]}, ValueError, r"cost: shape \(1, 2\), but loss has shape"),
+            ({"measures": MEASURES[0]}, ValueError, "measures: a non-empty"),
+            ({"measures": MEASURES[:0]}, ValueError, "measures: a non-empty"),
+            ({"measures": replaced(MEASURES, NAN)}, ValueError, "measures: .*NaN"),
+            ({"measures": [[1.5, -0.5]]}, ValueError, r"measures: entry \(0, 1\) is -0.5"),
+            ({"measures": [[1, 0], [0.5, 0.4]]}, ValueError, "measures: row 1 sums to 0.9, not"),
+            ({"measures": [MEASURES, MEASURES / 2]}, ValueError, "measures: row 0 of sample 1"),
+            ({"measures": [MEASURES] * 3}, ValueError, "measures: given for 3 samples, but loss"),
+            (
+                {"measures": sparse.csr_array(MEASURES / 2)},
+                ValueError,
+                "measures: row 0 sums",
+            ),
+            ({"measures": MEASURES.astype(str)}, TypeError, "measures: dtype"),
+        ],
+    ),
+    noise.noise_candidates: (
+        {**core, "clean": Y, "noise": noise.GaussianNoise([0.0, 1.0])},
+        [
+            ({"B": replaced(B, NAN)}, ValueError, "B: .*NaN"),
+            ({"B": B.T}, ValueError, r"B: shape \(1, 2\), but x has 2 columns and y has 1"),
+            ({"B": lambda y: y}, TypeError, "B: a function is not a linear map"),
+            ({"x": X[:, 0]}, ValueError, "x: samples are rows"),
+            ({"x": replaced(X, INF)}, ValueError, "x: .*inf"),
+            ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
+            ({"clean": X}, ValueError, r"clean: shape \(3, 2\), but y has shape \(3, 1\)"),
+            ({"clean": replaced(Y, NAN)}, ValueError, "clean: .*NaN"),
+            ({"noise": [0.0, 1.0]}, TypeError, "noise: .* neither a GaussianNoise nor"),
+            (
+                {"noise": noise.PoissonNoise([1.0]), "clean": -Y},
+                ValueError,
+                r"clean: entry \(0, 0\) is -1.0; the mean of a Poisson",
+            ),
+            ({"B": 1e100 * B, "clean": 1e100 * Y}, OverflowError, "B, clean, noise: an expected"),
+        ],
+    ),
+    noise.GaussianNoise: (
+        {"levels": [0.0, 1.0]},
+        [
+            ({"levels": []}, ValueError, "levels: a non-empty 1-D array"),
+            ({"levels": 1.0}, ValueError, "levels: a non-empty 1-D array"),
+            ({"levels": [1.0, -0.5]}, ValueError, "levels: entry 1 is -0.5; .* >= 0"),
+            ({"levels": [NAN]}, ValueError, "levels: .*NaN"),
+            ({"levels": [1e200]}, ValueError, "levels: the largest magnitude"),
+            ({"levels": ["1"]}, TypeError, "levels: dtype"),
+        ],
+    ),
+    noise.PoissonNoise: (
+        {"photons": [10.0, 1.0]},
+        [
+            ({"photons": []}, ValueError, "photons: a non-empty 1-D array"),
+            ({"photons": [1.0, 0.0]}, ValueError, "photons: entry 1 is 0.0; .* >= 1e-140"),
+            ({"photons": [-1.0]}, ValueError, "photons: entry 0 is -1.0"),
+            ({"photons": [INF]}, ValueError, "photons: .*inf"),
+            ({"photons": [1j]}, TypeError, "photons: dtype complex128"),
+        ],
+    ),
+    noise.GaussianNoise([1.0]).atoms: (
+        {"clean": Y},
+        [
+            ({"clean": X}, ValueError, r"clean: 2 columns; .*reshape\(-1, 1\)"),
+            ({"clean": Y[:, 0]}, ValueError, "clean: samples are rows"),
+            ({"clean": replaced(Y, NAN)}, ValueError, "clean: .*NaN"),
+            ({"order": 0}, ValueError, "order: 0 is below 1"),
+            ({"order": 2.0}, TypeError, "order: 2.0 is not an integer"),
+            ({"order": 301}, ValueError, "order: 301; allowed"),
+        ],
+    ),
+    noise.PoissonNoise([1e9, 1.0]).atoms: (
+        {"clean": 1e-9 * Y},
+        [
+            ({"clean": -Y}, ValueError, r"clean: entry \(0, 0\) is -1.0; the mean of a Poisson"),
+            ({"clean": X}, ValueError, "clean: 2 columns"),
+            ({"clean": 10 * Y}, ValueError, "photons: 3 samples, 2 members and"),
+        ],
+    ),
+    reference.finite_worst_case_pure: (
+        tables,
+        [
+            *TABLES,
+            *RADIUS,
+            *SMALL_WEIGHTS,
+            ({"cost": 1 + COST}, dro_core.InfeasibleRadiusError, "radius: 0.5 .* need 1.0"),
+            (
+                {"admissible": np.array([[True, True], [False, False]])},
+                ValueError,
+                "admissible: sample 1 has no admissible",
+            ),
+        ],
+    ),
     testing.check_feasible: (
         feasible,
         [
@@ -605,7 +708,7 @@ def test_the_same_arguments_without_the_fault_are_accepted(function):
 
 def public_names():
     yield from ((name, getattr(dro_core, name)) for name in dro_core.__all__)
-    for module in (operators, reference):
+    for module in (noise, operators, reference):
         for name, value in vars(module).items():
             if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 yield name, value
