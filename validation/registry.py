@@ -17,7 +17,11 @@ from validation.results import Check
 #: Experiment -> module with a frozen dataclass `Config` and `run(config, out) -> list[Check]`.
 EXPERIMENTS = {
     "section5": "validation.section5",
+    "noise-models": "validation.noise_models",
+    "radii": "validation.radii",
     "benchmarks core": "validation.benchmarks.core",
+    "benchmarks matrix-free": "validation.benchmarks.matrix_free",
+    "benchmarks peers": "validation.benchmarks.peers",
 }
 
 
