@@ -21,6 +21,7 @@ slow: $(VENV)/.installed-test
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m validation benchmarks core
+	$(BIN)/python -m validation benchmarks matrix-free
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
