@@ -16,6 +16,7 @@ from dro_core.entropic import (
     entropic_worst_case,
     unadjusted_radius,
 )
+from dro_core.estimator import FitCertificate, LinearFit, fit_linear
 from dro_core.finite_support import (
     FiniteCertificate,
     FiniteWorstCase,
@@ -63,10 +64,12 @@ __all__ = [
     "EntropicCertificate",
     "EntropicWorstCase",
     "FiniteCertificate",
+    "FitCertificate",
     "FiniteWorstCase",
     "GaussianNoise",
     "InfeasibleRadiusError",
     "Joint",
+    "LinearFit",
     "LinearReconstruction",
     "PoissonNoise",
     "ResidualSpectrum",
@@ -85,6 +88,7 @@ __all__ = [
     "entropic_worst_case",
     "explicit_bound",
     "finite_potential",
+    "fit_linear",
     "finite_worst_case",
     "hull_candidates",
     "minimize_quadratic_dual",

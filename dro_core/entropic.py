@@ -307,7 +307,7 @@ class EntropicWorstCase:
         kl += (
             0.5
             * epsilon
-            * _covariance_divergence(covariance[np.ix_(free, free)], reference[np.ix_(free, free)])
+            * covariance_divergence(covariance[np.ix_(free, free)], reference[np.ix_(free, free)])
         )
         spread = both @ reference @ both.T * (2 / epsilon)  # CCᵀ
         values, vectors = np.linalg.eigh(spread)
@@ -352,7 +352,7 @@ class EntropicWorstCase:
         )
 
 
-def _covariance_divergence(covariance: Array, reference: Array) -> float:
+def covariance_divergence(covariance: Array, reference: Array) -> float:
     """tr(R⁻¹S) - k - log det(R⁻¹S): twice the divergence of centred Gaussians."""
     if covariance.size == 0:
         return 0.0
