@@ -16,7 +16,7 @@ from dro_core.entropic import (
     entropic_worst_case,
     unadjusted_radius,
 )
-from dro_core.estimator import FitCertificate, LinearFit, fit_linear
+from dro_core.estimator import FitCertificate, LinearDRO, LinearFit, fit_linear
 from dro_core.finite_support import (
     FiniteCertificate,
     FiniteWorstCase,
@@ -69,6 +69,7 @@ __all__ = [
     "GaussianNoise",
     "InfeasibleRadiusError",
     "Joint",
+    "LinearDRO",
     "LinearFit",
     "LinearReconstruction",
     "PoissonNoise",

@@ -24,6 +24,7 @@ from dro_core._validation import (
     as_positive_integer,
     as_radius,
     as_scalar,
+    check_magnitude,
     unknown,
 )
 from dro_core.dual import minimize_quadratic_dual
@@ -51,6 +52,7 @@ def _entropy_weight(epsilon: Any) -> float:
             f"epsilon: {weight} is not positive; allowed: {allowed} (for epsilon = 0 there is "
             "worst_case_risk)"
         )
+    check_magnitude(weight, "epsilon")
     return weight
 
 

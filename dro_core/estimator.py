@@ -87,7 +87,7 @@ class Law:
         moved = np.vstack([moved, np.hstack([self.roots[:, n:], self.roots[:, :n]])])
         m = y.shape[1]
         if len(moved) > m + n:
-            moved = np.linalg.qr(moved, mode="r")
+            moved = np.asarray(np.linalg.qr(moved, mode="r"))
             diagonal = np.abs(np.diagonal(moved)[:m])
             if diagonal.min() > 1e-13 * diagonal.max():  # y' of full rank: the last block is left
                 return float((moved[m:, m:] ** 2).sum())
@@ -177,7 +177,7 @@ class LinearFit:
     @cached_property
     def singular_values(self) -> Array:
         """Singular values of the map, in decreasing order."""
-        return np.linalg.svd(self.matrix, compute_uv=False)
+        return np.asarray(np.linalg.svd(self.matrix, compute_uv=False))
 
     def predict(self, y: Any) -> Array:
         """Reconstructions of rows of y: (N, m) -> (N, n)."""
@@ -389,7 +389,7 @@ def _path(problem: _Reduced, epsilon: float) -> Iterator[_Point]:
     weight = max(target, budget)
     moments = problem.y.T @ problem.y
     regularised = moments + budget * np.eye(len(moments))
-    B = np.linalg.solve(regularised, problem.y.T @ problem.x).T
+    B: Array = np.asarray(np.linalg.solve(regularised, problem.y.T @ problem.x).T)
     while True:
         point = _minimize(problem, B, weight)
         B = point.B
@@ -531,7 +531,7 @@ class _Search:
             return self.fit(np.zeros((self.x.shape[1], self.y.shape[1])), [])
         both = np.hstack([space_x.coordinates, space_y.coordinates]) / unit
         if len(both) > both.shape[1]:
-            both = np.linalg.qr(both, mode="r")
+            both = np.asarray(np.linalg.qr(both, mode="r"))
         k = space_x.basis.shape[1]
         complement = self.x.shape[1] - k if self.moves_x else 0
         reduced = _Reduced(
@@ -718,3 +718,99 @@ def _gaussian_law(worst: EntropicWorstCase) -> Law:
     values, vectors = np.linalg.eigh(covariance)
     roots = (vectors * np.sqrt(np.maximum(values, 0.0))).T
     return Law(law.displacement_x, law.displacement_y, roots[values > 0])
+
+
+class LinearDRO:
+    """`fit_linear` with the interface of scikit-learn, which is not needed for it.
+
+    In that interface features come first and targets second: ``fit(Y, X)`` takes measurements and
+    the signals to be predicted from them.
+
+    Parameters
+    ----------
+    radius : float or sequence of floats
+        W2 radius in the units of the data; of several, cross-validation chooses the one that does
+        best on held-out data.
+    epsilon : float
+        Entropy weight.
+    structure : "y|x", "joint" or "x|y"
+    folds : int
+        Of the cross-validation.
+    seed : int
+        Of the assignment of samples to folds.
+
+    Attributes
+    ----------
+    fit_ : LinearFit
+        Set by `fit`, with its certificate.
+    coef_ : (n, m) array
+        The fitted map.
+    radius_ : float
+        The radius that was used.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fit_linear`, when `fit` is called.
+    """
+
+    _names = ("radius", "epsilon", "structure", "folds", "seed")
+
+    def __init__(
+        self, radius: Any = 0.1, epsilon: Any = 0.0, structure: str = "y|x", folds: Any = 5,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.radius, self.epsilon, self.structure = radius, epsilon, structure
+        self.folds, self.seed = folds, seed
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments, as scikit-learn's ``clone`` needs them."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def set_params(self, **parameters: Any) -> LinearDRO:
+        """Change arguments of the constructor."""
+        for name, value in parameters.items():
+            if name not in self._names:
+                raise ValueError(unknown("parameter", name, self._names))
+            setattr(self, name, value)
+        return self
+
+    def fit(self, Y: Any, X: Any, sample_weight: Any = None) -> LinearDRO:
+        """Fit the map from rows of measurements Y (N, m) to rows of signals X (N, n)."""
+        from dro_core.radii import cross_validated_radius
+
+        self.radius_ = self.radius
+        if np.ndim(self.radius) > 0:
+            if sample_weight is not None:
+                raise ValueError("sample_weight: not available with cross-validation")
+            self.radius_ = cross_validated_radius(
+                X, Y, self.radius, self._map, structure=self.structure, folds=self.folds,
+                seed=self.seed,
+            ).radius  # fmt: skip
+        self.fit_ = fit_linear(
+            x=X, y=Y, radius=self.radius_, epsilon=self.epsilon, structure=self.structure,
+            weights=sample_weight,
+        )  # fmt: skip
+        self.coef_ = self.fit_.matrix
+        return self
+
+    def _map(self, x: Array, y: Array, radius: float) -> Array:
+        return fit_linear(
+            x=x, y=y, radius=radius, epsilon=self.epsilon, structure=self.structure
+        ).matrix
+
+    def predict(self, Y: Any) -> Array:
+        """Reconstructions of rows of measurements: (N, m) -> (N, n)."""
+        if not hasattr(self, "fit_"):
+            raise ValueError("LinearDRO: call fit(Y, X) before predict")
+        return self.fit_.predict(Y)
+
+    def score(self, Y: Any, X: Any) -> float:
+        """Coefficient of determination, one minus residual over total sum of squares."""
+        signals = as_samples(X, "X")
+        left = ((signals - self.predict(Y)) ** 2).sum()
+        return float(1.0 - left / ((signals - signals.mean(axis=0)) ** 2).sum())
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"LinearDRO({listed})"

@@ -24,7 +24,7 @@ DENSE_ENTRIES = 2**22
 #: Squared singular values below this share of the largest are computed again.
 SMALL_SHARE = 1e-8
 #: How exactly the two halves of a LinearOperator must be adjoint to each other.
-ADJOINT_TOLERANCE = 1e-6
+ADJOINT_TOLERANCE = 1e-10
 
 
 class LinearMap(ABC):
@@ -150,6 +150,7 @@ class OperatorMap(LinearMap):
 
     def __init__(self, operator: Any, name: str, bound: float | None, seed: int) -> None:
         self._operator = operator
+        self._name = name
         self._bound = bound
         self.shape = (int(operator.shape[0]), int(operator.shape[1]))
         self._check_adjoint(name, np.random.default_rng(seed))
@@ -167,7 +168,7 @@ class OperatorMap(LinearMap):
                 f"{name}: this LinearOperator has no adjoint that works; pass rmatvec="
             ) from error
         for product, which in ((image, "matvec"), (back, "rmatvec")):
-            if np.iscomplexobj(product) or not np.isfinite(product).all():
+            if not np.isfinite(product).all():
                 raise ValueError(f"{name}: {which} does not give finite real numbers")
         forth, size = float(np.vdot(left, image)), np.linalg.norm(left) * np.linalg.norm(image)
         size += np.linalg.norm(right) * np.linalg.norm(back)
@@ -178,10 +179,25 @@ class OperatorMap(LinearMap):
             )
 
     def apply(self, rows: Array) -> Array:
-        return np.ascontiguousarray(self._operator.matmat(rows.T).T)
+        return self._own(self._operator.matmat(rows.T), (self.shape[0], len(rows)), "matvec")
 
     def adjoint(self, rows: Array) -> Array:
-        return np.ascontiguousarray(self._operator.rmatmat(rows.T).T)
+        return self._own(self._operator.rmatmat(rows.T), (self.shape[1], len(rows)), "rmatvec")
+
+    def _own(self, product: Any, shape: tuple[int, int], which: str) -> Array:
+        """A copy, in rows: an operator may hand out its input, or a buffer that it uses again."""
+        product = np.asarray(product)
+        if product.shape != shape:
+            raise ValueError(
+                f"{self._name}: {which} of {shape[1]} columns has shape {product.shape}; "
+                f"needed: {shape}"
+            )
+        if product.dtype.kind == "c" or (product.dtype.kind == "f" and product.dtype.itemsize < 8):
+            raise TypeError(
+                f"{self._name}: {which} gives {product.dtype}; needed: float64 (a certificate "
+                "cannot be better than the products it is made of; cast them if you accept that)"
+            )
+        return np.array(product.T, dtype=np.float64, order="C", copy=True)
 
     def singular_basis(self) -> None:
         return None
@@ -252,7 +268,8 @@ def as_linear_map(value: Any, name: str, *, norm_bound: Any = None, seed: int = 
             raise TypeError(f"{name}: dtype {matrix.dtype} is not real; allowed: a real matrix")
         if 0 in matrix.shape or matrix.ndim != 2:
             raise ValueError(f"{name}: a non-empty 2-D matrix is needed, given {matrix.shape}")
-        matrix = matrix.astype(np.float64)
+        matrix = sparse.csr_array(matrix, dtype=np.float64, copy=True)
+        matrix.sum_duplicates()
         if not np.isfinite(matrix.data).all():
             raise ValueError(f"{name}: entries are NaN or infinite; every entry must be finite")
         check_magnitude(matrix.data, name)

@@ -65,27 +65,34 @@ class GolubKahan:
         for _ in range(steps):
             w = self.factor.adjoint(self._u)
             w -= self.beta[:, -1:] * self._v
-            alpha = self._length(w)
+            alpha = self._length(w, np.zeros(len(w)))
             self._v = _over(w, alpha)
             p = self.factor.apply(self._v)
             p -= alpha[:, None] * self._u
-            beta = self._length(p)
+            beta = self._length(p, alpha)
             self._u = _over(p, beta)
             self.alpha = np.column_stack([self.alpha, alpha])
             self.beta = np.column_stack([self.beta, beta])
 
-    def _length(self, rows: Array) -> Array:
+    def _length(self, rows: Array, latest: Array) -> Array:
         """Row norms; zero where nothing but rounding is left, which ends a run."""
         lengths = np.linalg.norm(rows, axis=1)
-        sizes = [self.alpha.max(axis=1, initial=0.0), self.beta.max(axis=1, initial=0.0)]
-        lengths[lengths <= 8 * _EPS * np.maximum(*sizes)] = 0.0
+        sizes = np.column_stack([self.alpha, self.beta, latest]).max(axis=1)
+        lengths[lengths <= 8 * _EPS * sizes] = 0.0
         if not np.isfinite(lengths).all():
             raise ValueError("B: its products with finite vectors are not all finite")
         return np.asarray(lengths)
 
+    @property
+    def unit(self) -> float:
+        """A power of two of the size of the coefficients: their squares in it are floats."""
+        largest = max(float(self.alpha.max(initial=0.0)), float(self.beta.max()))
+        return math.ldexp(1.0, math.frexp(largest)[1])
+
     def tridiagonal(self, steps: int, runs: slice) -> Array:
-        """The matrices T_k of some runs, (R, k, k)."""
-        alpha, beta = self.alpha[runs, :steps], self.beta[runs, : steps + 1]
+        """The matrices T_k of some runs, (R, k, k), in units of `unit` squared."""
+        alpha = self.alpha[runs, :steps] / self.unit
+        beta = self.beta[runs, : steps + 1] / self.unit
         matrices = np.zeros((len(alpha), steps, steps))
         on, low = np.arange(steps), np.arange(steps - 1)
         matrices[:, on, on] = alpha**2 + beta[:, :-1] ** 2
@@ -175,14 +182,16 @@ class KrylovRuns:
 def _nodes(runs: GolubKahan, steps: int, node: float | None) -> tuple[Array, Array]:
     """Eigenvalues and first components of the (extended) tridiagonal matrices, in chunks."""
     size = steps if node is None else steps + 1
+    unit = runs.unit
     nodes, first = np.empty((2, len(runs.lengths), size))
     for start in range(0, len(nodes), CHUNK):
         rows = slice(start, start + CHUNK)
         matrices = runs.tridiagonal(steps, rows)
         if node is not None:
-            matrices = _with_node(matrices, runs.alpha[rows, steps - 1] * runs.beta[rows, steps],
-                                  node)  # fmt: skip
-        nodes[rows], vectors = np.linalg.eigh(matrices)
+            coupling = (runs.alpha[rows, steps - 1] / unit) * (runs.beta[rows, steps] / unit)
+            matrices = _with_node(matrices, coupling, node / unit / unit)
+        values, vectors = np.linalg.eigh(matrices)
+        nodes[rows] = values * unit * unit
         first[rows] = vectors[:, 0, :]
     return nodes, first
 
@@ -233,6 +242,7 @@ class QuadratureDecomposition:
             settings.random_starts, settings.seed,
         )  # fmt: skip
         self.weights = weights
+        self._looks = 0
 
     def with_displacement(self, displacement: AffineDisplacement) -> QuadratureDecomposition:
         """The same runs for a structure with the same residual and factor."""
@@ -243,18 +253,20 @@ class QuadratureDecomposition:
         assert self.displacement.factor is not None
         bound = self.displacement.factor.norm_bound
         if bound is None:
+            # every look at it may fail: p/2 + p/6 + p/12 + ... = p
+            self._looks += 1
             probability = self.settings.failure_probability
-            node = self.krylov.probable_top(steps, probability)
+            node = self.krylov.probable_top(steps, probability / (self._looks * (self._looks + 1)))
         else:
             check_norm_bound(bound, self.krylov.top(steps))
-            node, probability = bound * bound, 0.0
+            node, probability = max(bound * bound, self.krylov.top(steps)), 0.0
         return node * (1 + NODE_INFLATION), probability
 
     def advance(self, steps: int) -> None:
         """More steps, up to `max_steps` in all; at least as many as a probable bound needs."""
         settings, runs = self.settings, self.krylov.runs
         chance = self.krylov.log_chance(settings.failure_probability)
-        fewest = 2 + math.ceil((chance + 1) / 2)
+        fewest = 4 + math.ceil((chance + 1) / 2)
         if settings.max_steps < fewest:
             raise ValueError(
                 f"max_steps: {settings.max_steps} is too few for a map of this size; allowed: at "
@@ -318,7 +330,8 @@ class QuadratureView:
     def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
         r"""Rows :math:`q_i = (\lambda I - CC^\top)^{-1} r_i` as the Gauss rule has them."""
         krylov, top, shift = self.of.krylov, self.spectrum.top, self.displacement.shift
-        nodes, vectors = self._eigen
+        values, vectors = self._eigen
+        nodes = values * krylov.runs.unit * krylov.runs.unit
         apart = top * margin + (top - shift - nodes)
         used = np.logical_and(self.spectrum.significant.reshape(nodes.shape), apart > 0)
         inverse = np.divide(vectors[:, 0, :], apart, out=np.zeros_like(apart), where=used)
@@ -326,10 +339,20 @@ class QuadratureView:
         residuals = slice(0, krylov.count)
         q = krylov.runs.combine(coefficients[residuals], residuals)
         if unspent_radius > 0:
-            run = int(np.argmax(nodes[:, -1]))
-            direction = krylov.runs.combine(vectors[None, run, :, -1], [run])[0]
-            q += unspent_radius / top**0.5 * direction / np.linalg.norm(direction)
+            q += unspent_radius / top**0.5 * self._top_direction(nodes, vectors)
         return q
+
+    def _top_direction(self, nodes: Array, vectors: Array) -> Array:
+        """The unit Ritz vector of the largest node (any unit vector if the factor is zero)."""
+        runs = self.of.krylov.runs
+        for run in np.argsort(nodes[:, -1])[::-1]:
+            direction = runs.combine(vectors[None, run, :, -1], [run])[0]
+            length = float(np.linalg.norm(direction))
+            if length > 0.5:  # a run that has ended early has nodes that belong to no vector
+                return np.asarray(direction / length)
+        direction = np.zeros(self.of.krylov.dimension)
+        direction[0] = 1.0
+        return direction
 
 
 def check_norm_bound(bound: float, top: float) -> None:
@@ -359,5 +382,5 @@ def quadrature_spectrum(
     bound = displacement.factor.norm_bound
     assert bound is not None
     check_norm_bound(bound, krylov.top(steps))
-    node = bound * bound * (1 + NODE_INFLATION)
+    node = max(bound * bound, krylov.top(steps)) * (1 + NODE_INFLATION)
     return krylov.spectrum(displacement.shift, *krylov.radau(steps, node))

@@ -22,11 +22,13 @@ from dro_core._validation import (
     as_samples,
     as_scalar,
     as_weights,
+    check_magnitude,
     non_negative_array,
     unknown,
 )
+from dro_core.estimator import fit_linear
 from dro_core.linear_map import as_linear_map
-from dro_core.structure import Structure, as_structure, squared_norms
+from dro_core.structure import Structure, as_covariance, as_structure, squared_norms
 from dro_core.worst_case import LinearReconstruction
 
 
@@ -55,6 +57,7 @@ def radius_of_noise(covariance: Any, size: Any = None) -> float:
         For negative variances, a matrix that is not square, or `size` missing or in conflict.
     """
     array = as_real_array(covariance, "covariance")
+    check_magnitude(array, "covariance")
     if array.ndim == 0:
         if size is None:
             raise ValueError(
@@ -63,6 +66,8 @@ def radius_of_noise(covariance: Any, size: Any = None) -> float:
         variances = np.full(as_positive_integer(size, "size"), float(array))
     elif array.ndim == 1 or (array.ndim == 2 and array.shape[0] == array.shape[1]):
         variances = array if array.ndim == 1 else np.diagonal(array)
+        if array.ndim == 2:
+            as_covariance(array, len(array))  # symmetric and positive semi-definite
         if size is not None and size != len(variances):
             raise ValueError(f"size: {size}, but covariance has shape {array.shape}")
     else:
@@ -100,7 +105,10 @@ def radius_of_poisson_noise(clean: Any, photons: Any, *, weights: Any = None) ->
     if count <= 0:
         raise ValueError(f"photons: {count} is not positive; allowed: a number > 0")
     mu = as_weights(weights, len(rows))
-    return math.sqrt(float(mu @ rows.sum(axis=1)) / count)
+    squared = float(mu @ rows.sum(axis=1)) / count
+    if not math.isfinite(squared):
+        raise OverflowError("clean, photons: the radius exceeds the largest float; rescale")
+    return math.sqrt(squared)
 
 
 def radius_of_operator_change(forward: Any, changed: Any, x: Any, *, weights: Any = None) -> float:
@@ -134,7 +142,11 @@ def radius_of_operator_change(forward: Any, changed: Any, x: Any, *, weights: An
     if first.shape != second.shape:
         raise ValueError(f"changed: shape {second.shape}, but forward has {first.shape}")
     mu = as_weights(weights, len(rows))
-    return math.sqrt(float(mu @ squared_norms(second.apply(rows) - first.apply(rows))))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = float(mu @ squared_norms(second.apply(rows) - first.apply(rows)))
+    if not math.isfinite(squared):
+        raise OverflowError("changed, x: the change exceeds the largest float; rescale")
+    return math.sqrt(squared)
 
 
 def radius_for_gap(
@@ -268,7 +280,7 @@ def cross_validated_radius(
     x: Any,
     y: Any,
     radii: Any,
-    fit: Any,
+    fit: Any = None,
     *,
     criterion: Literal["risk", "coverage"] = "risk",
     structure: str | Structure = "y|x",
@@ -291,7 +303,8 @@ def cross_validated_radius(
     radii : (K,) sequence
         W2 radii >= 0 to choose from.
     fit : callable ``fit(x, y, radius) -> B``, or a fixed linear map
-        What makes the (n, m) map from data; a fixed map is certified as it is ("coverage").
+        What makes the (n, m) map from data, default `fit_linear` with this structure; a fixed map
+        is certified as it is ("coverage").
     criterion : "risk" or "coverage"
     structure : "joint", "y|x", "x|y" or a Structure
     folds : int
@@ -310,14 +323,17 @@ def cross_validated_radius(
     x, y = as_samples(x, "x"), as_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
-    candidates = np.unique(non_negative_array(radii, "radii"))
-    if candidates.size == 0:
-        raise ValueError("radii: a non-empty sequence of radii is needed")
+    given = non_negative_array(radii, "radii")
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(
+            f"radii: a non-empty 1-D sequence of radii is needed, given shape {given.shape}"
+        )
+    candidates = np.unique(given)
     count = as_positive_integer(folds, "folds")
     if not 2 <= count <= len(x):
         raise ValueError(f"folds: {count}; allowed: 2 to the number of samples, {len(x)}")
     resolved = as_structure(structure)
-    make = _as_fit(fit, criterion)
+    make = _fit_of(resolved) if fit is None else _as_fit(fit, criterion)
     fold = np.random.default_rng(seed).permutation(len(x)) % count
     held_out, certified = np.empty((2, len(candidates), count))
     for f in range(count):
@@ -339,6 +355,12 @@ def cross_validated_radius(
             )
         best = int(np.argmax(covered))
     return CrossValidatedRadius(float(candidates[best]), candidates, held_out, certified, criterion)
+
+
+def _fit_of(structure: Structure) -> Callable[[Array, Array, float], Any]:
+    if structure is not as_structure(structure.name):
+        raise ValueError(f"fit: needed for {structure!r}; without one allowed: y|x, joint, x|y")
+    return lambda x, y, radius: fit_linear(x=x, y=y, radius=radius, structure=structure.name).matrix
 
 
 def _as_fit(fit: Any, criterion: str) -> Callable[[Array, Array, float], Any]:

@@ -117,6 +117,12 @@ class TransportWeight:
                     f"{name}: {array.min()} is not a weight; allowed: numbers > 0, and infinity "
                     "to freeze an axis"
                 )
+            finite = array[np.isfinite(array)]
+            if finite.size and not (finite.min() >= 1e-100 and finite.max() <= 1e100):
+                raise ValueError(
+                    f"{name}: weights from {finite.min():g} to {finite.max():g}; allowed: 1e-100 "
+                    "to 1e100, and infinity"
+                )
             self.value, self.root = array, np.sqrt(array)
             self.inverse, self.inverse_root = 1.0 / array, 1.0 / np.sqrt(array)
 
@@ -324,7 +330,15 @@ class _PointMove(Structure):
             [weight.multiply(weight.root, rows)
              for weight, rows in ((self.weight_x, dx), (self.weight_y, dy))]
         )  # fmt: skip
-        return np.asarray(np.linalg.norm(whitened, self.norm, axis=1) ** 2)
+        largest = np.abs(whitened).max(axis=1, initial=0.0)
+        scaled = np.divide(
+            whitened, largest[:, None], out=np.zeros_like(whitened), where=largest[:, None] > 0
+        )
+        with np.errstate(invalid="ignore"):
+            length = np.where(
+                np.isinf(largest), np.inf, largest * np.linalg.norm(scaled, self.norm, axis=1)
+            )
+        return np.asarray(length * length)
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
         """Candidates that agree exactly with the sample on every frozen axis."""
@@ -534,7 +548,7 @@ class _GraphShift(Structure):
                 raise ValueError(
                     f"{weight.name}: infinite; structure {self.name!r} has no frozen axes"
                 )
-        self._covariance = _covariance(covariance, follower)
+        self._covariance = as_covariance(covariance, follower)
         spectral = self.kernel.spectral()
         plain = self._weight.value.ndim == self._follower_weight.value.ndim == 0
         self._root: _Root
@@ -696,8 +710,9 @@ def kernel_matrix(linear: LinearMap, name: str) -> Array:
     """The dense matrix of a map that is small enough for one."""
     if not linear.is_small:
         raise ValueError(
-            f"{name}: shape {linear.shape}; this structure needs a dense matrix of at most 2048² "
-            "entries, or a forward map and B that are diagonal in one and the same fast basis"
+            f"{name}: shape {linear.shape}; this structure needs a matrix (of at most 2048² "
+            "entries, not a LinearOperator), or a forward map and B that are diagonal in one and "
+            "the same fast basis"
         )
     return linear.matrix()
 
@@ -706,7 +721,7 @@ def _as_matrix(value: Array, size: int) -> Array:
     return value if value.ndim == 2 else np.diag(np.broadcast_to(value, (size,)))
 
 
-def _covariance(value: Any, size: int) -> Array | None:
+def as_covariance(value: Any, size: int) -> Array | None:
     """A variance, variances per axis, or a symmetric positive semi-definite matrix; or None."""
     if value is None:
         return None

@@ -76,7 +76,8 @@ class Certificate:
         :math:`\kappa^2`, from a singular value decomposition of its own (for a LinearOperator:
         the norm bound that was given, or a probable one).
     resolution : float
-        Rounding of the recomputed risks: (16 eps)² times the mean square of x and By.
+        Rounding of the recomputed risks: (16 eps)² times the mean squares of x and By, before and
+        after the move.
     failure_probability : float
         Zero if `dual_risk` is proved; else the probability that it is not an upper value, because
         the threshold of a LinearOperator without norm bound was only estimated.
@@ -247,6 +248,9 @@ class WorstCase:
         moved += dx - problem.map.apply(dy)
         primal = float(weights @ squared_norms(moved))
         size = float(weights @ squared_norms(problem.x)) + float(weights @ squared_norms(image))
+        size += float(weights @ squared_norms(problem.x + dx))
+        image += problem.map.apply(dy)
+        size += float(weights @ squared_norms(image))
         threshold = self._threshold()
         stationarity, spent = self._stationarity(moved, dx, dy, threshold)
         upper = self._upper_value(primal, threshold, stationarity, spent)
@@ -464,7 +468,7 @@ class LinearReconstruction:
             as_positive_integer(max_steps, "max_steps"),
             as_positive_integer(random_starts, "random_starts"),
             _as_probability(failure_probability, "failure_probability"),
-            seed,
+            _as_seed(seed),
         )
         #: B, as something that is applied to rows.
         self.map: LinearMap = as_linear_map(B, "B", norm_bound=norm_bound, seed=seed)
@@ -475,6 +479,8 @@ class LinearReconstruction:
             self.residual = residuals(self.map, self.x, self.y)
             #: M, the mean squared error of the data, in squared units of x.
             self.fidelity = float(self.weights @ squared_norms(self.residual))
+        if math.isnan(self.fidelity):
+            raise ValueError("B: By is not a number for some row of y")
         if not self.fidelity <= LARGEST_RISK:
             raise OverflowError(
                 f"x, y: the mean squared residual x - By is {self.fidelity:g}, above "
@@ -699,6 +705,12 @@ def check_entropic(structure: Structure, displacement: AffineDisplacement) -> No
         raise ValueError(
             f"epsilon: the entropic dual is not available for {structure!r}; allowed: 0.0"
         )
+
+
+def _as_seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"seed: {value!r}; allowed: an integer >= 0")
+    return int(value)
 
 
 def _as_probability(value: Any, name: str) -> float:

@@ -130,6 +130,7 @@ WEIGHT_X = [
     ({"weight_x": [[1.0, 0.5], [0.0, 1.0]]}, ValueError, "weight_x: the matrix is not symmetric"),
     ({"weight_x": [[1.0, 2.0], [2.0, 1.0]]}, ValueError, "weight_x: the smallest eigenvalue is -1"),
     ({"weight_x": "heavy"}, TypeError, "weight_x: dtype"),
+    ({"weight_x": 1e-310}, ValueError, "weight_x: weights from 1e-310 .* allowed: 1e-100"),
 ]
 
 #: function -> (good arguments, rows of (changes, error, message)).
@@ -143,6 +144,8 @@ ROWS = {
             ({"rtol": -1e-3}, ValueError, "rtol: -0.001 is negative"),
             ({"max_steps": 0}, ValueError, "max_steps: 0 is below 1"),
             ({"random_starts": 1.5}, TypeError, "random_starts: 1.5 is not an integer"),
+            ({"seed": -1}, ValueError, "seed: -1; allowed"),
+            ({"seed": 0.5}, ValueError, "seed: 0.5; allowed"),
             ({"failure_probability": 0.0}, ValueError, "failure_probability: 0.0; allowed"),
             (
                 {"failure_probability": 1.0},
@@ -178,6 +181,7 @@ ROWS = {
             ({"epsilon": 0.0}, ValueError, "epsilon: 0.0 is not positive"),
             ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is not positive"),
             ({"epsilon": NAN}, ValueError, "epsilon: nan is not finite"),
+            ({"epsilon": 1e300}, ValueError, "epsilon: the largest magnitude"),
             ({"cost": "half"}, ValueError, "cost: unknown value 'half'"),
             ({"structure": dro_core.XShift(B.T)}, ValueError, "structure: XShift.*available for"),
         ],
@@ -210,6 +214,13 @@ ROWS = {
             ({"covariance": np.ones((2, 3))}, ValueError, r"covariance: shape \(2, 3\)"),
             ({"size": None}, ValueError, "size: one variance is given"),
             ({"size": 0}, ValueError, "size: 0 is below 1"),
+            ({"covariance": [[1, 5], [-3, 1]], "size": None}, ValueError, "covariance: .*not symm"),
+            (
+                {"covariance": [[1, 5], [5, 1]], "size": None},
+                ValueError,
+                "covariance: the smallest",
+            ),
+            ({"covariance": 1e308}, ValueError, "covariance: the largest magnitude"),
             ({"covariance": [0.1, 0.2]}, ValueError, "size: 3, but covariance has shape"),
         ],
     ),
@@ -267,6 +278,7 @@ ROWS = {
             ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
             ({"radii": []}, ValueError, "radii: a non-empty"),
             ({"radii": [-1.0]}, ValueError, "radii: -1.0 is negative"),
+            ({"radii": [[0.0, 99.0]]}, ValueError, "radii: a non-empty 1-D"),
             ({"radii": [0.0]}, ValueError, "radii: none covers"),
             ({"folds": 1}, ValueError, "folds: 1; allowed: 2 to the number of samples, 3"),
             ({"folds": 4}, ValueError, "folds: 4; allowed"),
@@ -474,6 +486,33 @@ ROWS = {
         ],
     ),
     dro_core.XGivenY: ({"weight_x": 2.0}, WEIGHT_X),
+    dro_core.fit_linear: (
+        {"x": X, "y": Y, "radius": 0.1},
+        [
+            ({"x": replaced(X, NAN)}, ValueError, "x: .*NaN"),
+            ({"x": X[:, 0]}, ValueError, "x: samples are rows"),
+            ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
+            ({"y": np.empty((3, 0))}, ValueError, "y: samples have no entries"),
+            *WEIGHTS,
+            *RADIUS,
+            ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is negative"),
+            ({"structure": "y|z"}, ValueError, "structure: unknown value 'y|z'"),
+            ({"structure": "x"}, ValueError, "structure: unknown value 'x'"),
+            ({"structure": dro_core.Joint()}, TypeError, "structure: Joint.*allowed"),
+        ],
+    ),
+    dro_core.LinearDRO.fit: (
+        {"self": dro_core.LinearDRO(), "Y": Y, "X": X},
+        [
+            ({"Y": Y[:, 0]}, ValueError, "y: samples are rows"),
+            ({"self": dro_core.LinearDRO(radius=-1.0)}, ValueError, "radius: -1.0 is negative"),
+            (
+                {"self": dro_core.LinearDRO(radius=[0.1, 0.2]), "sample_weight": [0.5, 0.25, 0.25]},
+                ValueError,
+                "sample_weight: not available with cross-validation",
+            ),
+        ],
+    ),
     operators.Diagonal: (
         {"decay": 1.0, "size": 4},
         [
@@ -688,7 +727,7 @@ CASES = [
 WITHOUT_INPUT = {
     "Certificate", "CrossValidatedRadius", "DualSolution", "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
-    "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
+    "FitCertificate", "LinearDRO", "LinearFit", "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
     "Structure", "WorstCase", "WorstCaseCurve", "operators",
     "ReferenceSolution", "SpectralInverse", "SpectralOperator",
 }  # fmt: skip

@@ -361,3 +361,20 @@ def test_descriptions_name_the_convention():
     worst = entropic_worst_case(np.eye(2), np.ones((3, 2)), np.ones((3, 2)), 1.0, 0.1, Joint())
     assert "cost='squared'" in repr(worst)
     assert "adjusted_radius=1" in repr(worst)
+
+
+def test_thresholds_follow_the_convention_and_small_balls_are_empty(rng):
+    B, x, y = rng.standard_normal((4, 3)), rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
+    top = np.linalg.norm(B, 2) ** 2
+    assert entropic_worst_case(B, x, y, 0.7, 0.2).verify().threshold == pytest.approx(top)
+    half = entropic_worst_case(B, x, y, 0.7, 0.2, cost="half-squared").verify()
+    assert half.threshold == pytest.approx(2 * top)
+    with pytest.raises(InfeasibleRadiusError) as caught:
+        adjusted_radius(0.0, 0.1, 3)
+    with pytest.raises(InfeasibleRadiusError):
+        adjusted_radius(0.9 * caught.value.smallest_radius, 0.1, 3)
+    still = minimize_quadratic_dual(ResidualSpectrum([2.0], [1.0], [3.0]), 1e-320, 0.4)
+    assert still.value == pytest.approx(1 + 0.2 * 6)
+    A = rng.standard_normal((3, 4))
+    with pytest.raises(ValueError, match="epsilon: the entropic dual is not available"):
+        dual_value(B, x, x @ A.T, 1e4, 9.0, XShift(A, covariance=0.1), epsilon=0.1)

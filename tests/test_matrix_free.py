@@ -1,5 +1,6 @@
 """Maps known by their products only: Golub-Kahan quadrature, sparse maps, fast transforms."""
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -307,7 +308,7 @@ def test_bidiagonalisation_of_a_small_map_is_exact(rng):
     F = rng.standard_normal((6, 4))
     runs = GolubKahan(dro_core.linear_map.DenseMap(F), rng.standard_normal((3, 6)))
     runs.advance(8)  # more than the rank: the runs end by themselves
-    nodes = np.linalg.eigvalsh(runs.tridiagonal(8, slice(None)))
+    nodes = np.linalg.eigvalsh(runs.tridiagonal(8, slice(None))) * runs.unit**2
     np.testing.assert_allclose(nodes[:, -1], np.linalg.norm(F, 2) ** 2)
     basis = np.stack(
         [runs.combine(np.eye(8)[None, k].repeat(3, axis=0), slice(None)) for k in range(4)], axis=1
@@ -315,7 +316,8 @@ def test_bidiagonalisation_of_a_small_map_is_exact(rng):
     for run in range(3):
         np.testing.assert_allclose(basis[run] @ basis[run].T, np.eye(4), atol=1e-9)
         projected = basis[run] @ F @ F.T @ basis[run].T
-        np.testing.assert_allclose(projected, runs.tridiagonal(4, slice(None))[run], atol=1e-9)
+        tridiagonal = runs.tridiagonal(4, slice(None))[run] * runs.unit**2
+        np.testing.assert_allclose(projected, tridiagonal, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -357,3 +359,166 @@ def test_seeds_reproduce_a_run(rng):
         worst_case_risk(aslinearoperator(B), x, y, 3.0, seed=7, rtol=1e-3) for _ in range(2)
     )
     assert (first.risk, first.upper) == (second.risk, second.upper)
+
+
+# --- what a reader found ------------------------------------------------------------------------
+
+
+def identity_operator(**products):
+    same = {name: lambda v: v for name in ("matvec", "rmatvec", "matmat", "rmatmat")}
+    return LinearOperator((6, 6), **{**same, **products}, dtype=float)
+
+
+def test_an_operator_that_hands_out_its_input_or_a_buffer_changes_nothing(rng):
+    x, y = rng.standard_normal((2, 4, 6))
+    before, exact = y.copy(), worst_case_risk(np.eye(6), x, y, 1.0)
+    buffer = np.zeros((6, 50), order="F")
+
+    def reused(V):
+        buffer[:, : V.shape[1]] = V
+        return buffer[:, : V.shape[1]]
+
+    for operator in (identity_operator(), identity_operator(matmat=reused, rmatmat=reused)):
+        worst = worst_case_risk(operator, x, y, 1.0, norm_bound=1.0)
+        assert worst.risk == pytest.approx(exact.risk, rel=1e-9)
+        assert worst.verify().holds(1e-6)
+        np.testing.assert_array_equal(y, before)
+
+
+@pytest.mark.parametrize(
+    ("matmat", "error", "message"),
+    [
+        (lambda V: V.astype(np.float32), TypeError, "B: matvec gives float32; needed: float64"),
+        (lambda V: V + 1j, TypeError, "B: matvec gives complex128"),
+        (lambda V: V[:, :0], ValueError, r"B: matvec of 1 columns has shape \(6, 0\)"),
+        (lambda V: V * (1 + 1e-8), ValueError, "B: rmatvec is not the adjoint of matvec"),
+    ],
+)
+def test_operators_whose_products_are_not_to_be_trusted(matmat, error, message, rng):
+    x, y = rng.standard_normal((2, 4, 6))
+    with pytest.raises(error, match=message):
+        worst_case_risk(identity_operator(matmat=matmat), x, y, 1.0, norm_bound=1.0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_laws_of_tiny_maps_in_the_hard_case(seed):
+    """Runs that end at the first step leave nodes without a vector behind."""
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 3)), int(rng.integers(1, 5))
+    B = rng.standard_normal((n, m)) * (seed % 8 != 0)
+    y = rng.standard_normal((2, m)) * (seed % 3 != 0)
+    x = y @ B.T
+    for structure in ("y|x", "joint"):
+        worst = worst_case_risk(
+            aslinearoperator(B), x, y, 1.0, structure, norm_bound=1.0001 * norm(B)
+        )
+        exact = worst_case_risk(B, x, y, 1.0, structure)
+        assert worst.verify().primal_risk == pytest.approx(exact.risk, rel=1e-9)
+        assert worst.verify().transport_cost <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60, 1e100])
+def test_maps_of_any_scale(scale, rng):
+    B, x, y = rng.standard_normal((5, 5)), *rng.standard_normal((2, 4, 5))
+    exact = worst_case_risk(B, x, y, 0.5)
+    worst = worst_case_risk(
+        aslinearoperator(B * scale), x, y / scale, 0.5 / scale, norm_bound=norm(B) * scale
+    )
+    assert worst.lower == pytest.approx(exact.risk, rel=1e-9)
+    assert worst.upper == pytest.approx(exact.risk, rel=1e-5)
+
+
+def test_a_norm_bound_that_is_the_norm_to_rounding(rng):
+    x, y = rng.standard_normal((2, 4, 1))
+    for bound in (1.0, 1 - 5e-13, 1 + 1e-15):
+        worst = worst_case_risk(aslinearoperator(np.eye(1)), x, y, 3.0, norm_bound=bound)
+        exact = worst_case_risk(np.eye(1), x, y, 3.0).risk
+        assert worst.lower <= exact * (1 + 1e-12)
+        assert worst.upper >= exact * (1 - 1e-11)
+    B = np.diag([1.0, 0.9, 0.1])
+    x, y = rng.standard_normal((2, 4, 3))
+    with pytest.raises(ValueError, match=r"norm_bound: 0\.999 is below"):
+        worst_case_risk(aslinearoperator(B), x, y, 1.0, norm_bound=0.999)
+
+
+def test_the_probable_bound_is_the_one_of_the_paper(rng):
+    """1.648 sqrt(n) exp(-sqrt(t)(2k - 1)) = p^(1/q), solved for t here by hand."""
+    factor = dro_core.linear_map.DenseMap(np.diag(np.linspace(0.1, 1, 50)))
+    runs = KrylovRuns(factor, np.zeros((2, 50)), np.full(2, 0.5), 3, 0)
+    runs.runs.advance(20)
+    found = runs.gauss(20)[0][2:].max()
+    for probability in (1e-2, 1e-6):
+        share = (math.log(1.648 * math.sqrt(50) * probability ** (-1 / 3)) / 39) ** 2
+        assert runs.probable_top(20, probability) == pytest.approx(found / (1 - share))
+    top = np.zeros((1, 50))
+    top[0, -1] = 1.0  # a residual on the top direction knows more than few random steps
+    runs = KrylovRuns(factor, top, np.ones(1), 1, 3)
+    runs.runs.advance(1)
+    assert runs.top(1) == pytest.approx(1.0)
+    assert runs.probable_top(1, 0.999999) >= runs.top(1)
+    starts = KrylovRuns(factor, top, np.ones(1), 400, 3).runs.starts[1:]
+    assert abs(starts.mean()) < 0.02  # no direction is preferred
+
+
+def test_every_look_at_a_probable_bound_has_its_own_share_of_the_failure(rng):
+    B, x, y = rng.standard_normal((40, 40)), *rng.standard_normal((2, 3, 40))
+    problem = LinearReconstruction(aslinearoperator(B), x, y, failure_probability=1e-3)
+    tops = [problem.worst_case(1.0).verify().threshold for _ in range(3)]
+    assert tops[0] < tops[1] < tops[2]  # the same question again is a further look
+
+
+def test_the_matrix_free_law_of_joint_is_the_exact_one(rng):
+    B, x, y = (
+        rng.standard_normal((12, 9)),
+        rng.standard_normal((5, 12)),
+        rng.standard_normal((5, 9)),
+    )
+    exact = worst_case_risk(B, x, y, 0.7, "joint")
+    worst = worst_case_risk(aslinearoperator(B), x, y, 0.7, "joint", norm_bound=norm(B), rtol=1e-12)
+    np.testing.assert_allclose(worst.displacement_x, exact.displacement_x, atol=1e-6)
+    np.testing.assert_allclose(worst.displacement_y, exact.displacement_y, atol=1e-6)
+    coarse = worst_case_risk(
+        aslinearoperator(B), x, y, 0.7, "joint", norm_bound=norm(B), rtol=0.5, max_steps=8
+    )
+    assert coarse.verify().transport_cost == pytest.approx(0.49, rel=1e-12)
+    loose = worst_case_risk(aslinearoperator(B), x, y, 0.7, norm_bound=2 * norm(B))
+    assert loose.verify().threshold == pytest.approx(4 * norm(B) ** 2)
+
+
+def test_weights_below_one_enlarge_the_norm_bound(rng):
+    B, x, y = rng.standard_normal((6, 5)), rng.standard_normal((4, 6)), rng.standard_normal((4, 5))
+    for structure in (YGivenX(0.25), YGivenX(0.25 * np.eye(5)), YGivenX([0.25, 1, 1, 1, 1])):
+        exact = worst_case_risk(B, x, y, 1.0, structure).risk
+        worst = worst_case_risk(aslinearoperator(B), x, y, 1.0, structure, norm_bound=norm(B))
+        assert worst.lower <= exact * (1 + 1e-12)
+        assert worst.upper >= exact * (1 - 1e-12)
+    only_x = dro_core.Joint(np.arange(1.0, 7.0), np.inf)
+    assert worst_case_risk(aslinearoperator(B), x, y, 1.0, only_x).risk == pytest.approx(
+        worst_case_risk(B, x, y, 1.0, only_x).risk
+    )
+
+
+def test_sparse_maps_bring_a_valid_norm_and_sum_duplicates(rng):
+    wide = dro_core.linear_map.as_linear_map(sparse.csr_array(np.ones((1, 9))), "B")
+    assert wide.norm_bound >= 3
+    parts = (np.array([1.0, 1.0, 3.0]), np.array([0, 0, 1]), np.array([0, 2, 3]))
+    twice = sparse.csr_array(parts, shape=(2, 2))
+    A, x = rng.standard_normal((2, 2)), rng.standard_normal((4, 2))
+    structure = dro_core.XShift(A, covariance=0.01)
+    noisy = worst_case_risk(twice, x, x @ A.T, 1.0, structure).risk
+    assert noisy == pytest.approx(worst_case_risk(twice.toarray(), x, x @ A.T, 1.0, structure).risk)
+    assert len(twice.data) == 3  # the user's matrix is as it was
+
+
+def test_dual_values_of_a_larger_operator(rng):
+    B, x, y = rng.standard_normal((60, 60)), *rng.standard_normal((2, 3, 60))
+    multiplier = 1.1 * norm(B) ** 2
+    at = dual_value(aslinearoperator(B), x, y, multiplier, 1.0, norm_bound=norm(B))
+    assert at == pytest.approx(dual_value(B, x, y, multiplier, 1.0), rel=1e-9)
+
+
+def test_singular_values_over_twelve_decades(rng):
+    left, right = (np.linalg.qr(rng.standard_normal((60, 60)))[0] for _ in range(2))
+    values = np.geomspace(1, 1e-12, 60)
+    squared = dro_core.linear_map.left_singular_basis((left * values) @ right.T)[1]
+    np.testing.assert_allclose(np.sort(np.sqrt(squared))[::-1][:45], values[:45], rtol=1e-4)

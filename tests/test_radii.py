@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse.linalg import aslinearoperator
 
 from dro_core import (
+    YGivenX,
     conservatism_gap,
     cross_validated_radius,
     radius_for_gap,
@@ -147,3 +149,23 @@ def test_coverage_that_no_radius_gives_is_an_error(rng):
     x[0] = 100.0
     with pytest.raises(ValueError, match=r"radii: none covers .*; 0\.1 covers"):
         cross_validated_radius(x, y, [0.0, 0.1], np.eye(2), criterion="coverage")
+
+
+def test_cross_validation_uses_upper_values_and_the_structure_that_is_asked(rng):
+    B, (x, y) = rng.standard_normal((4, 4)), rng.standard_normal((2, 12, 4))
+    radii = [0.5, 3.0]
+    options = {"criterion": "coverage", "folds": 3}
+    exact = cross_validated_radius(x, y, radii, B, structure="joint", **options)
+    plain = cross_validated_radius(x, y, radii, B, **options)
+    assert (exact.certified > plain.certified * 1.001).all()
+    bare = cross_validated_radius(x, y, radii, aslinearoperator(B), structure="joint", **options)
+    assert (bare.certified >= exact.certified * (1 - 1e-9)).all()
+    with pytest.raises(ValueError, match=r"fit: needed for YGivenX\(weight_y=2\)"):
+        cross_validated_radius(x, y, radii, structure=YGivenX(2.0))
+
+
+def test_radii_beyond_the_largest_float_are_errors():
+    with pytest.raises(OverflowError, match="clean, photons"):
+        radius_of_poisson_noise([[1e139]], 1e-200)
+    with pytest.raises(OverflowError, match="changed, x"):
+        radius_of_operator_change([[1e139]], [[-1e139]], [[1e139]])

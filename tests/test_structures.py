@@ -22,7 +22,7 @@ from dro_core import (
     worst_case_curve,
     worst_case_risk,
 )
-from dro_core.operators import Convolution, Diagonal
+from dro_core.operators import Convolution, Diagonal, Integration
 from dro_core.reference import finite_worst_case_highs, worst_case_risk_sdp
 from dro_core.testing import check_certificate, check_feasible, maps, samples, weights
 
@@ -349,3 +349,118 @@ def test_descriptions_name_what_is_special():
     assert repr(XShift(np.eye(2), covariance=1.0)) == (
         "XShift(forward=<2 x 2 map>, cost='joint', covariance=<given>)"
     )
+
+
+# --- what a reader's mutations survived ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("structure", "lipschitz", "expected"),
+    [
+        (XShift(np.eye(2), weight_x=4.0), 3.0, 1.5),
+        (YShift(np.eye(2), weight_y=4.0), 3.0, 1.5),
+        (YGivenX(4.0), 3.0, 1.5),
+        (YGivenX(np.diag([0.25, 1.0])), 3.0, 6.0),
+        (YGivenX([0.25, 1.0]), 3.0, 6.0),
+        (XGivenY(0.25), 3.0, 2.0),
+        (Joint(0.25, 1.0), 1.5, 2.5),
+        (Joint(0.25, 1.0, norm=1), 1.0, 2.0),
+        (Joint(0.25, 1.0, norm=np.inf), 1.0, 3.0),
+    ],
+)
+def test_moduli_by_hand(structure, lipschitz, expected):
+    assert structure.modulus(lipschitz) == pytest.approx(expected, rel=1e-14)
+
+
+def test_noise_costs_by_hand():
+    A = np.ones((3, 2))
+    assert XShift(A, covariance=0.2, weight_y=3.0).noise_cost == pytest.approx(1.8)
+    assert XShift(A, covariance=[0.1, 0.0, 0.3]).noise_cost == pytest.approx(0.4)
+    assert XShift(A, covariance=np.diag([0.1, 0.0, 0.3])).noise_cost == pytest.approx(0.4)
+    assert XShift(A, covariance=0.2, weight_y=[1.0, 2.0, 3.0]).noise_cost == pytest.approx(1.2)
+    weight = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    root = np.arange(9.0).reshape(3, 3)
+    noisy = XShift(A, covariance=root @ root.T, weight_y=weight)
+    assert noisy.noise_cost == pytest.approx(np.trace(weight @ root @ root.T))
+    assert XShift(A, "x", covariance=0.2).noise_cost == 0.0
+    with pytest.raises(ValueError, match="covariance: the smallest eigenvalue is -0.5"):
+        XShift(A[:2], covariance=[[1.0, 1.5], [1.5, 1.0]])
+
+
+@pytest.mark.parametrize("weights", [{}, {"weight_y": [1.0, 5.0, 0.2, 2.0]}, {"weight_x": 3.0}])
+def test_noise_and_data_off_the_graph_are_charged_together(weights, rng):
+    """Noise, weights and e = y - Ax at once, with the potential maximised numerically."""
+    B, x, y = case(rng)
+    A = rng.standard_normal((4, 3))
+    y = x @ A.T + 0.3 * y
+    radius, variance = 4.0, 0.1
+    structure = XShift(A, covariance=variance, **weights)
+    worst = worst_case_risk(B, x, y, radius, structure)
+    check_certificate(worst)
+    wx = np.broadcast_to(weights.get("weight_x", 1.0), 3)
+    wy = np.broadcast_to(weights.get("weight_y", 1.0), 4)
+
+    def dual(lam):
+        total = lam * (radius**2 - variance * wy.sum()) + variance * (B**2).sum()
+        for own_x, own_y in zip(x, y, strict=True):
+            H = lam * (np.diag(wx) + A.T * wy @ A) - (np.eye(3) - B @ A).T @ (np.eye(3) - B @ A)
+            g = lam * (wx * own_x + A.T @ (wy * own_y))
+            value = -lam * ((wx * own_x**2).sum() + (wy * own_y**2).sum())
+            total += (value + g @ np.linalg.solve(H, g)) / len(x)
+        return total
+
+    assert dual(worst.multiplier) == pytest.approx(worst.risk, rel=1e-9)
+    for factor in (0.999, 1.01, 3.0):
+        lam = worst.multiplier * factor
+        H = lam * (np.diag(wx) + A.T * wy @ A) - (np.eye(3) - B @ A).T @ (np.eye(3) - B @ A)
+        if np.linalg.eigvalsh(H)[0] > 0:
+            assert dual(lam) >= worst.risk * (1 - 1e-9)
+
+
+def test_a_little_off_the_graph_is_off_the_graph(rng):
+    B, x, _ = case(rng)
+    A = rng.standard_normal((4, 3))
+    off = 1e-8 * rng.standard_normal((7, 4))
+    e = np.linalg.solve(np.eye(4) + A @ A.T, off.T).T
+    forced = math.sqrt((off * e).sum(axis=1).mean())
+    with pytest.raises(InfeasibleRadiusError) as caught:
+        worst_case_risk(B, x, x @ A.T + off, 0.0, XShift(A))
+    assert caught.value.smallest_radius == pytest.approx(forced, rel=1e-6)
+
+
+def test_structures_of_operators_with_different_left_and_right_bases(rng):
+    A = Integration(6)
+    B = A.inverse(0.01)
+    x = rng.standard_normal((5, 6))
+    y = A.apply(x)
+    for fast, dense in [
+        (XShift(A), XShift(A.matrix())),
+        (YShift(A.inverse(0.3)), YShift(A.inverse(0.3).matrix())),
+        (YShift(A), YShift(A.matrix())),  # bases that do not fit: made dense
+    ]:
+        first = worst_case_risk(B, x, y, 30.0, fast)
+        assert first.risk == pytest.approx(worst_case_risk(B.matrix(), x, y, 30.0, dense).risk)
+        check_certificate(first)
+
+
+def test_threshold_of_a_certificate_counts_every_variable_that_moves(rng):
+    B, x, y = case(rng)
+    top = np.linalg.norm(B, 2) ** 2
+    assert worst_case_risk(B, x, y, 0.3, "joint").verify().threshold == pytest.approx(1 + top)
+    assert worst_case_risk(B, x, y, 0.3, "y|x").verify().threshold == pytest.approx(top)
+    assert worst_case_risk(B, x, y, 0.3, "x|y").verify().threshold == 1.0
+
+
+def test_a_frozen_variable_that_moves_in_one_axis_costs_infinitely():
+    cost = YGivenX().transport_cost(np.array([[1.0, 0.0], [0.0, 0.0]]), np.zeros((2, 3)))
+    np.testing.assert_array_equal(cost, [np.inf, 0.0])
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1.0, 1e120])
+def test_costs_in_other_norms_of_any_scale(scale, rng):
+    beta, x, y = rng.standard_normal((1, 3)), *(rng.standard_normal((5, k)) for k in (1, 3))
+    for q in (1.0, 3.0, 200.0):
+        worst = worst_case_risk(beta, scale * x, scale * y, 0.5 * scale, YGivenX(norm=q))
+        certificate = worst.verify()
+        assert certificate.transport_cost / scale**2 == pytest.approx(0.25)
+        assert certificate.holds()

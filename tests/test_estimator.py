@@ -1,0 +1,302 @@
+"""The linear map of smallest worst-case risk: saddle certificates, references, the reduction."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from dro_core import (
+    LinearDRO,
+    cross_validated_radius,
+    entropic_worst_case,
+    fit_linear,
+    worst_case_risk,
+)
+from dro_core.operators import Integration
+
+STRUCTURES = ["y|x", "joint", "x|y"]
+
+
+def sines(n=64, modes=10, count=500, noise=0.0, seed=0):
+    """The differentiation problem: truncated random sine series and their integrals."""
+    rng = np.random.default_rng(seed)
+    k = np.arange(1, modes + 1)
+    waves = math.sqrt(2) * np.sin(np.pi * np.outer(k, (np.arange(n) + 0.5) / n))
+    x = (rng.standard_normal((count, modes)) / k) @ waves
+    y = Integration(n).apply(x)
+    return x, y + noise * rng.standard_normal(y.shape)
+
+
+def random_data(seed, noisy=True, rank=None):
+    rng = np.random.default_rng(seed)
+    n, m = (int(v) for v in rng.integers(1, 8, 2))
+    rank = rank or n
+    x = rng.standard_normal((40, rank)) @ rng.standard_normal((rank, n))
+    A = rng.standard_normal((m, n)) @ np.diag(10.0 ** -np.linspace(0, 1, n))
+    return x, x @ A.T + 0.2 * noisy * rng.standard_normal((40, m)), rng
+
+
+def risk_of(B, x, y, radius, structure, epsilon=0.0, weights=None):
+    if epsilon > 0:
+        return entropic_worst_case(B, x, y, radius, epsilon, structure, weights=weights).risk
+    return worst_case_risk(B, x, y, radius, structure, weights=weights).risk
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("epsilon", "largest"), [(1e-6, 1e-6), (1e-2, 1e-6), (0.0, 1e-4)], ids=["1e-6", "1e-2", "0"]
+)
+def test_saddle_gap_on_the_differentiation_problem(structure, radius, epsilon, largest):
+    x, y = sines()
+    fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon, structure=structure)
+    certificate = fit.verify()
+    assert fit.gap <= largest
+    assert certificate.gap <= largest
+    assert certificate.holds(largest)
+    assert fit.risk == pytest.approx(risk_of(fit.matrix, x, y, radius, structure, epsilon))
+
+
+@pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_small_noise_free_problems_are_solved_to_1e_6_by_the_exact_law(radius, structure):
+    x, y = sines(n=12, modes=5, count=200)
+    fit = fit_linear(x=x, y=y, radius=radius, structure=structure)
+    assert fit.verify().holds(1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.floats(0.02, 10.0),
+       st.sampled_from([0.0, 1e-3, 0.3]))  # fmt: skip
+def test_noisy_data_are_certified_to_1e_8(seed, structure, radius, epsilon):
+    x, y, rng = random_data(seed)
+    weights = rng.dirichlet(np.ones(len(x)))
+    fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon, structure=structure, weights=weights)
+    certificate = fit.verify()
+    assert certificate.holds(1e-6), (fit, certificate)
+    assert fit.lower <= fit.risk
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.floats(0.02, 5.0))
+def test_noise_free_data_are_certified_to_1e_4(seed, structure, radius):
+    x, y, _ = random_data(seed, noisy=False, rank=int(seed % 3) + 1)
+    fit = fit_linear(x=x, y=y, radius=radius, structure=structure)
+    assert fit.verify().holds(1e-4), fit
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.sampled_from([0.0, 0.1]))
+def test_no_other_map_is_better_than_the_lower_value(seed, structure, epsilon):
+    """Weak duality of the saddle problem: any map, any law."""
+    x, y, rng = random_data(seed)
+    fit = fit_linear(x=x, y=y, radius=0.5, epsilon=epsilon, structure=structure)
+    for scale in (1e-3, 0.1, 1.0):
+        other = fit.matrix + scale * rng.standard_normal(fit.matrix.shape)
+        assert risk_of(other, x, y, 0.5, structure, epsilon) >= fit.lower * (1 - 1e-9)
+    for other in (np.zeros_like(fit.matrix), fit_linear(x=x, y=y, radius=0.0).matrix):
+        assert risk_of(other, x, y, 0.5, structure, epsilon) >= fit.lower * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("structure", ["y|x", "joint"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_against_a_semidefinite_programme(structure, noise, rng):
+    """min λρ² + tr T, [[T, Rᵀ, 0], [R, I, C], [0, Cᵀ, λI]] >= 0 over B, λ, T."""
+    import cvxpy as cp
+
+    n, m, radius = 4, 5, 0.4
+    x = rng.standard_normal((30, n))
+    y = x @ rng.standard_normal((n, m)) + noise * rng.standard_normal((30, m))
+    both = np.linalg.qr(np.hstack([x, y]) / math.sqrt(30), mode="r")
+    B, lam = cp.Variable((n, m)), cp.Variable(nonneg=True)
+    R = both[:, :n].T - B @ both[:, n:].T
+    C = -B if structure == "y|x" else cp.hstack([np.eye(n), -B])
+    T = cp.Variable((len(both), len(both)), symmetric=True)
+    zero = np.zeros((len(both), C.shape[1]))
+    block = cp.bmat([[T, R.T, zero], [R, np.eye(n), C], [zero.T, C.T, lam * np.eye(C.shape[1])]])
+    problem = cp.Problem(cp.Minimize(lam * radius**2 + cp.trace(T)), [block >> 0])
+    problem.solve(solver="CLARABEL")
+    fit = fit_linear(x=x, y=y, radius=radius, structure=structure)
+    assert fit.risk == pytest.approx(problem.value, rel=1e-6)
+    assert fit.lower <= problem.value * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("structure", ["y|x", "joint"])
+@pytest.mark.parametrize("shape", [(200, 10), (300, 40), (8, 20)])
+def test_scalar_output_is_the_square_root_lasso_of_the_euclidean_norm(structure, shape, rng):
+    """argmin RMSE + ρ‖(s, β)‖."""
+    count, d = shape
+    y = rng.standard_normal((count, d))
+    x = y @ rng.standard_normal((d, 1)) / math.sqrt(d) + 0.5 * rng.standard_normal((count, 1))
+    shift = float(structure == "joint")
+
+    def objective(beta):
+        rmse = math.sqrt(((x[:, 0] - y @ beta) ** 2).mean())
+        return rmse + 0.3 * math.hypot(shift, np.linalg.norm(beta))
+
+    fit = fit_linear(x=x, y=y, radius=0.3, structure=structure)
+    assert fit.verify().holds(1e-8)
+    assert math.sqrt(fit.risk) == pytest.approx(objective(fit.matrix[0]), rel=1e-9)
+    reference = minimize(objective, fit.matrix[0] + 0.01, method="BFGS", options={"gtol": 1e-9})
+    assert objective(fit.matrix[0]) <= reference.fun * (1 + 1e-12)
+
+
+def test_radius_zero_is_least_squares_of_smallest_norm(rng):
+    x, y = sines(n=16, modes=3, count=40)
+    fit = fit_linear(x=x, y=y, radius=0.0)
+    np.testing.assert_allclose(fit.matrix, np.linalg.lstsq(y, x, rcond=1e-12)[0].T, atol=1e-7)
+    assert fit.gap == 0.0
+    assert fit.verify().holds()
+    ridge = fit_linear(x=x, y=y, radius=0.0, epsilon=0.2, structure="joint")
+    moments = y.T @ y / len(y) + 0.1 * np.eye(16)
+    np.testing.assert_allclose(ridge.matrix, np.linalg.solve(moments, y.T @ x / len(y)).T)
+    assert ridge.verify().holds(1e-9)
+
+
+def test_at_small_radius_noise_free_data_are_inverted_exactly():
+    """The kink at M = 0, up to ρ = (wᵀS⁺w)^(-1/2); beyond, a residual is worth having."""
+    x, y = sines(n=16, modes=4, count=100)
+    exact = np.linalg.lstsq(y, x, rcond=1e-12)[0].T
+    w = np.linalg.svd(exact)[2][0]
+    threshold = 1 / math.sqrt(w @ np.linalg.pinv(y.T @ y / len(y), rcond=1e-12) @ w)
+    below = fit_linear(x=x, y=y, radius=0.99 * threshold)
+    np.testing.assert_allclose(below.matrix, exact, atol=1e-6)
+    assert below.verify().holds(1e-9)
+    above = fit_linear(x=x, y=y, radius=1.2 * threshold)
+    assert ((x - above.predict(y)) ** 2).sum(axis=1).mean() > 1e-8
+    assert above.verify().holds(1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3])
+def test_at_large_radius_zero_is_optimal_under_y_given_x(epsilon):
+    """From ρ² = tr S_yx S_xx⁺ S_xy on: the adversary can make y uncorrelated with x."""
+    x, y, _ = random_data(3)
+    slope = np.linalg.lstsq(x, y, rcond=None)[0]
+    threshold = math.sqrt(((x @ slope) ** 2).sum(axis=1).mean())
+    beyond = fit_linear(x=x, y=y, radius=1.01 * threshold, epsilon=epsilon)
+    assert not beyond.matrix.any()
+    assert beyond.risk == pytest.approx((x**2).sum(axis=1).mean())
+    assert beyond.verify().holds(1e-9)
+    before = fit_linear(x=x, y=y, radius=0.9 * threshold, epsilon=epsilon)
+    assert before.matrix.any()
+    assert before.risk < beyond.risk
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-2])
+def test_the_reduction_to_the_subspaces_of_the_data_loses_nothing(structure, epsilon, rng):
+    """The lemma: P_X B P_Y is never worse than B, whatever B is off the data."""
+    x, y = sines(n=12, modes=3, count=50)
+    space_x, space_y = (np.linalg.svd(rows)[2][:3].T for rows in (x, y))
+    project_x, project_y = space_x @ space_x.T, space_y @ space_y.T
+    for _ in range(20):
+        B = rng.standard_normal((12, 12))
+        reduced = project_x @ B @ project_y
+        full = risk_of(B, x, y, 0.5, structure, epsilon)
+        assert risk_of(reduced, x, y, 0.5, structure, epsilon) <= full * (1 + 1e-12)
+        # the reflection 2P - I of the proof leaves the risk as it is
+        flip_x, flip_y = 2 * project_x - np.eye(12), 2 * project_y - np.eye(12)
+        mirrored = risk_of(flip_x @ B @ flip_y, x, y, 0.5, structure, epsilon)
+        assert mirrored == pytest.approx(full, rel=1e-9)
+    fit = fit_linear(x=x, y=y, radius=0.5, epsilon=epsilon, structure=structure)
+    np.testing.assert_allclose(project_x @ fit.matrix @ project_y, fit.matrix, atol=1e-9)
+    assert (fit.singular_values[3:] < 1e-9 * fit.singular_values[0]).all()
+
+
+def test_scaling_rotation_and_order_of_the_data(rng):
+    x, y, _ = random_data(5)
+    plain = fit_linear(x=x, y=y, radius=0.4, structure="joint")
+    scaled = fit_linear(x=1e8 * x, y=1e8 * y, radius=0.4e8, structure="joint")
+    np.testing.assert_allclose(scaled.matrix, plain.matrix, rtol=1e-6, atol=1e-8)
+    assert scaled.risk == pytest.approx(1e16 * plain.risk, rel=1e-9)
+    order = rng.permutation(len(x))
+    shuffled = fit_linear(x=x[order], y=y[order], radius=0.4, structure="joint")
+    assert shuffled.risk == pytest.approx(plain.risk, rel=1e-9)
+    turn = np.linalg.qr(rng.standard_normal((y.shape[1],) * 2))[0]
+    turned = fit_linear(x=x, y=y @ turn, radius=0.4, structure="joint")
+    np.testing.assert_allclose(turned.matrix, plain.matrix @ turn, atol=1e-6)
+
+
+def test_the_risk_grows_with_the_radius_and_with_what_may_move():
+    x, y, _ = random_data(8)
+    risks = [fit_linear(x=x, y=y, radius=r).risk for r in (0.0, 0.1, 0.5, 2.0)]
+    assert (np.diff(risks) > -1e-12).all()
+    by = {s: fit_linear(x=x, y=y, radius=0.4, structure=s).risk for s in STRUCTURES}
+    assert by["y|x"] <= by["joint"] * (1 + 1e-9)
+    assert by["x|y"] <= by["joint"] * (1 + 1e-9)
+
+
+def test_a_forged_fit_is_refused():
+    x, y, rng = random_data(2)
+    fit = fit_linear(x=x, y=y, radius=0.4)
+    assert fit.verify().holds(1e-8)
+    worse = fit.matrix + 0.05 * rng.standard_normal(fit.matrix.shape)
+    fit.worst = worst_case_risk(worse, x, y, 0.4)
+    assert not fit.verify().holds(1e-8)
+    fit = fit_linear(x=x, y=y, radius=0.4)
+    law = fit._law
+    fit._law = type(law)(2 * law.displacement_x, 2 * law.displacement_y, law.roots)
+    assert fit.verify().spent > fit.verify().budget
+    assert not fit.verify().holds(1.0)
+
+
+def test_degenerate_data():
+    zero = fit_linear(x=np.zeros((5, 2)), y=np.ones((5, 3)), radius=0.3)
+    assert zero.risk == 0.0
+    assert zero.verify().holds()
+    blind = fit_linear(x=np.ones((5, 2)), y=np.zeros((5, 3)), radius=0.3)
+    assert not blind.matrix.any()
+    assert blind.risk == pytest.approx(2.0)
+    assert blind.verify().holds(1e-9)
+    single = fit_linear(x=[[1.0, 2.0]], y=[[1.0]], radius=0.1, structure="joint")
+    assert single.verify().holds(1e-4)
+
+
+@pytest.mark.slow
+def test_784_pixels_with_data_of_rank_200_within_a_minute():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 200)) @ rng.standard_normal((200, 784)) / 30
+    y = Integration(784).apply(x)
+    for radius, epsilon in ((0.1, 0.0), (0.1, 1e-2), (1.0, 1e-6)):
+        fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon)
+        assert fit.verify().holds(1e-4)
+
+
+# --- the scikit-learn interface -----------------------------------------------------------------
+
+
+def test_linear_dro_fits_predicts_and_is_cloned(rng):
+    x, y, _ = random_data(4)
+    model = LinearDRO(radius=0.3, structure="joint").fit(y, x)
+    np.testing.assert_array_equal(model.coef_, fit_linear(x=x, y=y, radius=0.3,
+                                                          structure="joint").matrix)  # fmt: skip
+    np.testing.assert_array_equal(model.predict(y), y @ model.coef_.T)
+    assert model.fit_.gap < 1e-8
+    assert model.score(y, x) <= LinearDRO(radius=0.0).fit(y, x).score(y, x)
+    copy = LinearDRO(**model.get_params())
+    assert repr(copy) == repr(model)
+    assert copy.set_params(radius=0.1).radius == 0.1
+    with pytest.raises(ValueError, match=r"parameter: unknown value 'radus'.*'radius'"):
+        copy.set_params(radus=1)
+    with pytest.raises(ValueError, match=r"call fit\(Y, X\) before predict"):
+        copy.predict(y)
+    with pytest.raises(ValueError, match=r"y: .* columns, but the map takes"):
+        model.predict(np.ones((2, y.shape[1] + 1)))
+
+
+def test_linear_dro_with_scikit_learn(rng):
+    base = pytest.importorskip("sklearn.base", reason="scikit-learn is optional")
+    model = LinearDRO(radius=[0.0, 0.1], seed=3)
+    assert base.clone(model).get_params() == model.get_params()
+
+
+def test_the_radius_of_linear_dro_by_cross_validation():
+    x, y, _ = random_data(4)
+    radii = [0.0, 0.05, 0.5]
+    model = LinearDRO(radius=radii, folds=4, seed=1).fit(y, x)
+    found = cross_validated_radius(x, y, radii, folds=4, seed=1)
+    assert model.radius_ == found.radius
+    assert (
+        found.held_out.mean(axis=1).min()
+        == found.held_out.mean(axis=1)[list(found.radii).index(found.radius)]
+    )
