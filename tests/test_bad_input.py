@@ -727,7 +727,8 @@ CASES = [
 WITHOUT_INPUT = {
     "Certificate", "CrossValidatedRadius", "DualSolution", "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
-    "FitCertificate", "LinearDRO", "LinearFit", "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
+    "FitCertificate", "LinearDRO", "LinearFit",
+    "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
     "Structure", "WorstCase", "WorstCaseCurve", "operators",
     "ReferenceSolution", "SpectralInverse", "SpectralOperator",
 }  # fmt: skip

@@ -383,7 +383,7 @@ def test_noise_costs_by_hand():
     noisy = XShift(A, covariance=root @ root.T, weight_y=weight)
     assert noisy.noise_cost == pytest.approx(np.trace(weight @ root @ root.T))
     assert XShift(A, "x", covariance=0.2).noise_cost == 0.0
-    with pytest.raises(ValueError, match="covariance: the smallest eigenvalue is -0.5"):
+    with pytest.raises(ValueError, match="covariance: the smallest eigenvalue"):
         XShift(A[:2], covariance=[[1.0, 1.5], [1.5, 1.0]])
 
 
