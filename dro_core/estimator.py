@@ -634,7 +634,7 @@ class _Search:
 
         def parts(theta: float) -> tuple[float, float]:
             rest = start * theta / (e + theta)
-            beta = start - rest
+            beta = start * (e / (e + theta))
             return math.sqrt(least + float(e @ rest**2)), math.hypot(
                 float(self.moves_x), float(np.linalg.norm(beta))
             )
