@@ -594,22 +594,26 @@ class _Search:
         kept = values > 1e-12 * values[0]
         features, mixing = columns[:, kept], values[kept, None] * right[kept]
         k, size = space_x.coordinates.shape[1], data.shape[1]
-        moving = np.eye(size)[:, np.r_[np.full(k, self.moves_x), np.full(size - k, True)]]
+        radius = self.radius / unit
+        moving = radius * np.eye(size)[:, np.r_[np.full(k, self.moves_x), np.full(size - k, True)]]
         cross = cp.Variable((len(mixing), moving.shape[1]))
         moved = cp.Variable((moving.shape[1], moving.shape[1]), symmetric=True)
         left = cp.Variable((k, k), symmetric=True)
-        linear = mixing.T @ cross @ moving.T
-        moments = mixing.T @ mixing + linear + linear.T + moving @ moved @ moving.T
+        # every coordinate in a unit of its own, so that small variances count as much as large ones
+        scale = np.sqrt((mixing**2).sum(axis=0) + radius**2 / size)
+        mixed, moves = mixing / scale, moving / scale[:, None]
+        linear = mixed.T @ cross @ moves.T
+        moments = mixed.T @ mixed + linear + linear.T + moves @ moved @ moves.T
         first = np.eye(size)[:, :k]
         constraints = [
             cp.bmat([[np.eye(len(mixing)), cross], [cross.T, moved]]) >> 0,
             moments - first @ left @ first.T >> 0,
-            cp.trace(moved) <= (self.radius / unit) ** 2,
+            cp.trace(moved) <= 1.0,
         ]
-        problem = cp.Problem(cp.Maximize(cp.trace(left)), constraints)
+        problem = cp.Problem(cp.Maximize(scale[:k] ** 2 @ cp.diag(left)), constraints)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an inaccurate law has a lower value all the same
-            problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+            problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13)
         shifts = (features @ cross.value @ moving.T) * unit / np.sqrt(self.weights)[:, None]
         rest = moved.value - cross.value.T @ cross.value
         powers, vectors = np.linalg.eigh(rest)
