@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import validation.__main__ as command_line
-from validation import registry, results, section5
-from validation.benchmarks import core, timing
+from validation import radii, registry, results, section5
+from validation.benchmarks import core, matrix_free, timing
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--set", "size=16", "--set", "samples=12", "--set", "points=7", "--set", "modes=5"]
@@ -147,6 +147,35 @@ def test_timing_is_a_median_of_pairs():
     first, second, ratio = timing.median_ratio(lambda: sum(range(1000)), lambda: None, 5)
     assert first > second
     assert ratio > 1
+
+
+def test_the_measured_risk_is_below_the_certificate_for_every_change(tmp_path, capsys):
+    checks = radii.run(radii.Config(samples=50, draws=5, points=5), tmp_path)
+    assert all(check.holds for check in checks)
+    with (tmp_path / "radii.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["change"] for row in rows} == {"noise", "operator", "Poisson"}
+    assert all(float(row["measured"]) <= float(row["certified"]) for row in rows)
+    assert {"radii.png", "radii.svg", "radii.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_small_maps_without_a_matrix(tmp_path, capsys):
+    config = matrix_free.Config(side=24, samples=4, runs=1, problems=3)
+    A, x = matrix_free.blur(config), matrix_free.images(config)
+    B = A.inverse(regularization=1e-2)
+    width, contained, _ = matrix_free.bracket_rows(config, B, x, A.apply(x), tmp_path)
+    assert width.holds
+    assert contained.holds
+    assert all(check.holds for check in matrix_free.entropic_rows(config))
+    assert "FFT" in capsys.readouterr().out
+    assert (tmp_path / "brackets.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_maps_without_a_matrix(tmp_path):
+    """Every row of `python -m validation benchmarks matrix-free` at full size (a minute)."""
+    for check in matrix_free.run(matrix_free.Config(), tmp_path):
+        assert check.holds, check
 
 
 @pytest.mark.slow
