@@ -30,7 +30,8 @@ from dro_core._validation import (
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.linear_map import DENSE_ENTRIES
 from dro_core.spectrum import ResidualDecomposition
-from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure, squared_norms
+from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
+from dro_core.transport import squared_norms
 from dro_core.worst_case import LARGEST_RISK, LinearReconstruction, check_entropic, relative_gap
 
 CostConvention = Literal["squared", "half-squared"]

@@ -28,7 +28,8 @@ from dro_core._validation import (
 )
 from dro_core.estimator import fit_linear
 from dro_core.linear_map import as_linear_map
-from dro_core.structure import Structure, as_covariance, as_structure, squared_norms
+from dro_core.structure import Structure, as_covariance, as_structure
+from dro_core.transport import squared_norms
 from dro_core.worst_case import LinearReconstruction
 
 

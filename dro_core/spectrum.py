@@ -26,7 +26,8 @@ from dro_core._validation import (
 )
 from dro_core.bases import Basis, ColumnBasis
 from dro_core.linear_map import LinearMap, as_linear_map
-from dro_core.structure import AffineDisplacement, Structure, as_structure, squared_norms
+from dro_core.structure import AffineDisplacement, Structure, as_structure
+from dro_core.transport import squared_norms
 
 
 @dataclass(frozen=True, eq=False)

@@ -300,17 +300,18 @@ def check_weak_duality(
     apply = (lambda rows: rows @ problem.B.T) if model is None else model
     assert law.transport_cost <= problem.radius**2 * (1 + rtol), "the law is outside the ball"
     attained = law.risk(apply, problem.x, problem.y)
-    scale = max(abs(attained), _rounding(problem))
+    scale = max(abs(attained), _rounding(problem, law))
     assert math.isfinite(attained), f"the risk of an admissible law is {attained}"
     assert attained <= claimed + rtol * scale, (
         f"an admissible law has risk {attained}, above the claimed worst case {claimed}"
     )
 
 
-def _rounding(problem: Problem) -> float:
-    """Squared size of what the residuals are differences of: below eps of it is noise."""
-    parts = problem.weights @ (problem.x**2).sum(axis=1)
-    parts += problem.weights @ ((problem.y @ problem.B.T) ** 2).sum(axis=1)
+def _rounding(problem: Problem, law: Law) -> float:
+    """Squared size of what the moved residuals are differences of: below eps of it is noise."""
+    images = problem.y @ problem.B.T, law.dy @ problem.B.T
+    parts = problem.weights @ ((problem.x**2).sum(axis=1) + (images[0] ** 2).sum(axis=1))
+    parts += law.weights @ ((law.dx**2).sum(axis=1) + (images[1] ** 2).sum(axis=1))
     return float(parts) * 1e-12
 
 

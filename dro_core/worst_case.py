@@ -36,7 +36,8 @@ from dro_core.dual import (
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap, as_linear_map
 from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings, QuadratureView
 from dro_core.spectrum import ResidualDecomposition, ResidualSpectrum, decompose, residuals
-from dro_core.structure import AffineDisplacement, Structure, XShift, as_structure, squared_norms
+from dro_core.structure import AffineDisplacement, Structure, XShift, as_structure
+from dro_core.transport import squared_norms
 
 #: Larger risks are refused: the sums they are made of would overflow.
 LARGEST_RISK = 1e300
