@@ -48,7 +48,9 @@ def risk_of(B, x, y, radius, structure, epsilon=0.0, weights=None):
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("epsilon", "largest"), [(1e-6, 1e-6), (1e-2, 1e-6), (0.0, 1e-4)], ids=["1e-6", "1e-2", "0"]
+    ("epsilon", "largest"),
+    [(1e-6, 1e-6), (1e-2, 1e-6), (1.0, 1e-9), (0.0, 1e-6)],
+    ids=["1e-6", "1e-2", "1", "0"],
 )
 def test_saddle_gap_on_the_differentiation_problem(structure, radius, epsilon, largest):
     x, y = sines()
