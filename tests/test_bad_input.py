@@ -133,6 +133,38 @@ WEIGHT_X = [
     ({"weight_x": 1e-310}, ValueError, "weight_x: weights from 1e-310 .* allowed: 1e-100"),
 ]
 
+PAIRS = [
+    ({"x0": replaced(X, NAN)}, ValueError, "x0: .*NaN"),
+    ({"y1": replaced(Y, INF)}, ValueError, r"y1: .*inf"),
+    ({"x0": X[:, 0]}, ValueError, r"x0: samples are rows.*x0\[:, None\]"),
+    ({"y0": Y.astype(complex)}, TypeError, "y0: dtype complex128"),
+    ({"y0": Y[:2]}, ValueError, "y0: 2 rows, but x0 has 3"),
+    ({"y1": Y[:2]}, ValueError, "y1: 2 rows, but x1 has 3"),
+    ({"x1": X[:, :1]}, ValueError, "x1: 1 columns, but x0 has 2"),
+    ({"y1": np.hstack([Y, Y])}, ValueError, "y1: 2 columns, but y0 has 1"),
+    ({"x0": np.empty((0, 2)), "y0": np.empty((0, 1))}, ValueError, "x0: empty samples"),
+    ({"y0": 1e200 * Y}, ValueError, r"y0: the largest magnitude"),
+    ({"weights0": [0.5, 0.5]}, ValueError, r"weights0: shape \(2,\), but there are 3"),
+    ({"weights1": [0.5, 0.6, -0.1]}, ValueError, "weights1: entry 2 is -0.1"),
+    ({"weights1": [0.5, 0.5, 0.5]}, ValueError, "weights1: they sum to 1.5"),
+    ({"p": 0.5}, ValueError, "p: 0.5 is below 1"),
+    ({"p": NAN}, ValueError, "p: nan is not finite"),
+    ({"p": INF}, ValueError, "p: inf is not finite"),
+    ({"p": "2"}, TypeError, "p: '2' is not a real number"),
+    ({"p": 400.0, "y0": 10 * Y}, ValueError, "p: 400.0 with y0, y1 as large as .* rescale"),
+]
+MEANS, COVARIANCE = np.zeros((2, 2)), np.stack([np.eye(2)] * 2)
+gaussian_pairs = {
+    "means0": MEANS, "covariances0": COVARIANCE, "means1": MEANS, "covariances1": COVARIANCE,
+}  # fmt: skip
+LP_PAIRS = [
+    ({"x0": replaced(X, NAN)}, ValueError, "x0: .*NaN"),
+    ({"y0": Y[:2]}, ValueError, "x0, y0: 3 and 2 rows"),
+    ({"x1": X[:, :1]}, ValueError, "x0, x1: 2 and 1 columns"),
+    ({"weights0": [0.5, 0.5]}, ValueError, r"weights0: shape \(2,\)"),
+    ({"weights1": [0.5, 0.5, 0.5]}, ValueError, "weights1: they sum to 1.5"),
+]
+
 #: function -> (good arguments, rows of (changes, error, message)).
 ROWS = {
     dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + OPERATOR + WEIGHTS + STRUCTURE + RADIUS),
@@ -513,6 +545,76 @@ ROWS = {
             ),
         ],
     ),
+    dro_core.conditional_wasserstein: (
+        pairs,
+        [
+            *PAIRS,
+            (
+                {"method": "exakt"},
+                ValueError,
+                "method: unknown value 'exakt'.*did you mean 'exact'",
+            ),
+            ({"method": None}, ValueError, "method: unknown value None"),
+            ({"method": "relaxed"}, ValueError, "beta: method='relaxed' needs it"),
+            ({"method": "sinkhorn"}, ValueError, "epsilon: method='sinkhorn' needs it"),
+            ({"beta": 1.0}, ValueError, "beta: 1.0 given, but method='exact' has no use for it"),
+            ({"epsilon": 1.0}, ValueError, "epsilon: 1.0 given, but method='exact' has no use"),
+            ({"method": "relaxed", "beta": -1.0}, ValueError, "beta: -1.0 is negative"),
+            ({"method": "relaxed", "beta": INF}, ValueError, "beta: inf is not finite"),
+            (
+                {"method": "relaxed", "beta": 1e200, "x0": 1e100 * X},
+                ValueError,
+                "p: 2.0 with x0, x1 as large as .* and beta 1e.200",
+            ),
+            ({"method": "sinkhorn", "epsilon": 0.0}, ValueError, "epsilon: 0.0 is not positive"),
+            ({"method": "sinkhorn", "epsilon": NAN}, ValueError, "epsilon: nan is not finite"),
+            ({"tolerance": -1.0}, ValueError, "tolerance: -1.0 is negative"),
+            ({"tolerance": NAN}, ValueError, "tolerance: nan is not finite"),
+            ({"tolerance": 2.5}, ValueError, "tolerance: at 2.5 the grouping of x is ambiguous"),
+        ],
+    ),
+    dro_core.relaxed_curve: (
+        {**pairs, "betas": [0.0, 1.0]},
+        [
+            *PAIRS,
+            ({"betas": []}, ValueError, r"betas: a non-empty 1-D array.*\(0,\)"),
+            ({"betas": 1.0}, ValueError, "betas: a non-empty 1-D array"),
+            ({"betas": [1.0, -1.0]}, ValueError, "betas: -1.0 is negative"),
+            ({"betas": [NAN]}, ValueError, "betas: .*NaN"),
+        ],
+    ),
+    dro_core.gaussian_conditional_wasserstein: (
+        gaussian_pairs,
+        [
+            ({"means0": replaced(MEANS, NAN)}, ValueError, "means0: .*NaN"),
+            ({"means0": MEANS[0]}, ValueError, "means0: samples are rows"),
+            ({"means1": MEANS[:1]}, ValueError, r"means1: shape \(1, 2\), but means0 has \(2, 2\)"),
+            (
+                {"covariances0": np.eye(2)},
+                ValueError,
+                r"covariances0: shape \(2, 2\); needed: \(2, 2, 2\)",
+            ),
+            ({"covariances1": replaced(COVARIANCE, INF)}, ValueError, "covariances1: .*inf"),
+            (
+                {"covariances1": -COVARIANCE},
+                ValueError,
+                "covariances1: the smallest eigenvalue of matrix 0 is -1",
+            ),
+            (
+                {"covariances0": COVARIANCE + np.eye(2, k=1)},
+                ValueError,
+                "covariances0: matrix 0 is not symmetric",
+            ),
+            (
+                {"covariances0": 1e200 * COVARIANCE},
+                ValueError,
+                "covariances0: the largest magnitude",
+            ),
+            ({"weights": [0.5, 0.6]}, ValueError, "weights: they sum to 1.1"),
+            ({"weights": [1.0]}, ValueError, r"weights: shape \(1,\), but there are 2"),
+        ],
+    ),
+    reference.conditional_wasserstein_lp: (pairs, LP_PAIRS),
     operators.Diagonal: (
         {"decay": 1.0, "size": 4},
         [
@@ -725,7 +827,8 @@ CASES = [
 
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
-    "Certificate", "CrossValidatedRadius", "DualSolution", "EntropicCertificate",
+    "Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
+    "GaussianDistance", "RelaxedCurve", "DualSolution", "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
     "FitCertificate", "LinearDRO", "LinearFit",
     "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",

@@ -19,8 +19,10 @@ EXPERIMENTS = {
     "section5": "validation.section5",
     "noise-models": "validation.noise_models",
     "radii": "validation.radii",
+    "conditional-wasserstein": "validation.conditional_wasserstein",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
+    "benchmarks conditional": "validation.benchmarks.conditional",
     "benchmarks peers": "validation.benchmarks.peers",
 }
 
