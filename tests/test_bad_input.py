@@ -165,6 +165,23 @@ LP_PAIRS = [
     ({"weights1": [0.5, 0.5, 0.5]}, ValueError, "weights1: they sum to 1.5"),
 ]
 
+PRICE, MASS = np.array([[0.0, 1.0], [2.0, 0.5]]), np.array([1.0, 2.0])
+transport = {"cost": PRICE, "a": MASS, "b": MASS}
+MASSES = [
+    ({"a": replaced(MASS, NAN)}, ValueError, "a: .*NaN"),
+    ({"a": MASS[:, None]}, ValueError, "a: a non-empty 1-D"),
+    ({"a": []}, ValueError, "a: a non-empty 1-D"),
+    ({"a": [1.0, 0.0]}, ValueError, "a: entry 1 is 0.0; masses must be positive"),
+    ({"b": [-1.0, 1.0]}, ValueError, "b: entry 0 is -1.0; masses"),
+    ({"b": MASS.astype(complex)}, TypeError, "b: dtype complex128"),
+    ({"divergence": "kullback"}, ValueError, "divergence: unknown value 'kullback'"),
+    ({"divergence": "balance"}, ValueError, "did you mean 'balanced'"),
+    ({"divergence": ("kl",)}, TypeError, "divergence: .*or a pair"),
+    ({"divergence": "balanced", "b": 2 * MASS}, ValueError, "b: total mass 6.0, but a has 3.0"),
+    ({"weight": 0.0}, ValueError, "weight: 0.0; allowed: a number > 0"),
+    ({"weight": NAN}, ValueError, "weight: nan is not finite"),
+]
+
 #: function -> (good arguments, rows of (changes, error, message)).
 ROWS = {
     dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + OPERATOR + WEIGHTS + STRUCTURE + RADIUS),
@@ -615,6 +632,82 @@ ROWS = {
         ],
     ),
     reference.conditional_wasserstein_lp: (pairs, LP_PAIRS),
+    dro_core.unbalanced_ot: (
+        transport,
+        [
+            *MASSES,
+            ({"cost": replaced(PRICE, NAN)}, ValueError, "cost: .*NaN"),
+            ({"cost": replaced(PRICE, INF)}, ValueError, "cost: .*infinite"),
+            ({"cost": PRICE[0]}, ValueError, "cost: a 2-D matrix"),
+            ({"cost": PRICE[:1]}, ValueError, r"cost: shape \(1, 2\), but a has 2"),
+            ({"cost": -5000.0 + PRICE}, OverflowError, "cost, weight: the least cost is -5000"),
+            ({"rtol": -1.0}, ValueError, "rtol: -1.0 is negative"),
+            ({"max_steps": 0}, ValueError, "max_steps: 0 is below 1"),
+        ],
+    ),
+    dro_core.semidual_value: (
+        {"v": MASS, **transport},
+        [
+            *MASSES,
+            ({"v": replaced(MASS, INF)}, ValueError, "v: .*infinite"),
+            ({"v": [1.0]}, ValueError, "v: 1 entries, but b has 2"),
+            ({"v": -1e3 * MASS}, OverflowError, "v, cost, weight: the exponential"),
+            ({"cost": PRICE[:1]}, ValueError, "cost: 1 rows, but a has 2"),
+            ({"cost": lambda rows: PRICE[:1]}, ValueError, "cost: rows 0:2 came back with 1 rows"),
+        ],
+    ),
+    dro_core.c_transform: (
+        {"v": MASS, "cost": PRICE},
+        [
+            ({"v": MASS[:, None]}, ValueError, "v: a non-empty 1-D"),
+            ({"v": ["1", "2"]}, TypeError, "v: dtype <U1"),
+            ({"cost": PRICE[0]}, ValueError, "cost: a 2-D"),
+            ({"cost": PRICE[:, :1]}, ValueError, r"cost: rows .* but v has 2 entries"),
+            ({"cost": replaced(PRICE, INF)}, ValueError, r"cost: entry \(0, 0\) is inf"),
+            ({"cost": PRICE[:0]}, ValueError, "cost: no rows"),
+            ({"cost": lambda rows: PRICE[:0]}, ValueError, "cost: no rows"),
+        ],
+    ),
+    dro_core.unbalanced_gaussian: (
+        {"mean0": [0.0], "covariance0": [1.0], "mean1": [1.0], "covariance1": [[2.0]]},
+        [
+            ({"mean0": [NAN]}, ValueError, "mean0: .*NaN"),
+            ({"mean1": 0.0}, ValueError, "mean1: a 1-D array"),
+            ({"covariance0": [[1.0, 0.0]]}, ValueError, r"covariance0: shape \(1, 2\)"),
+            ({"covariance1": [0.0]}, ValueError, "covariance1: the smallest eigenvalue is 0"),
+            (
+                {"mean0": [0.0, 0.0], "covariance0": [[1.0, 0.5], [0.0, 1.0]]},
+                ValueError,
+                "covariance0: not symmetric",
+            ),
+            ({"mean0": [0.0, 0.0], "covariance0": [1.0, 1.0]}, ValueError, "quadratic: 1.0; the"),
+            ({"likelihood": 1.0}, ValueError, "forward: the likelihood part"),
+            ({"forward": [[1.0, 2.0]]}, ValueError, r"forward: shape \(1, 2\)"),
+            ({"likelihood": -1.0}, ValueError, "likelihood: -1.0 is negative"),
+            ({"quadratic": INF}, ValueError, "quadratic: inf is not finite"),
+            ({"mass0": 0.0}, ValueError, "mass0: 0.0; allowed: a number > 0"),
+            ({"weight": -1.0}, ValueError, "weight: -1.0; allowed"),
+        ],
+    ),
+    reference.unbalanced_ot_cvxpy: (
+        transport,
+        [
+            ({"a": [1.0]}, ValueError, "cost: a non-empty"),
+            ({"b": [0.0, 1.0]}, ValueError, "b: 0.0 is not positive"),
+            ({"divergence": ("kl", "tv")}, ValueError, "divergence: unknown value 'tv'"),
+            ({"form": "dua"}, ValueError, "form: unknown value 'dua' .did you mean 'dual'"),
+            ({"weight": 0.0}, ValueError, "weight: 0.0; allowed"),
+            ({"bound": -1.0}, ValueError, "bound: -1.0 is negative"),
+        ],
+    ),
+    reference.unbalanced_ot_mm: (
+        transport,
+        [
+            ({"cost": replaced(PRICE, NAN)}, ValueError, "cost: .*NaN"),
+            ({"a": [-1.0, 1.0]}, ValueError, "a: -1.0 is not positive"),
+            ({"iterations": 0}, ValueError, "iterations: 0 is below 1"),
+        ],
+    ),
     operators.Diagonal: (
         {"decay": 1.0, "size": 4},
         [
@@ -828,7 +921,9 @@ CASES = [
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
     "Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
-    "GaussianDistance", "RelaxedCurve", "DualSolution", "EntropicCertificate",
+    "GaussianDistance", "RelaxedCurve", "UnbalancedCertificate", "UnbalancedGaussian",
+    "UnbalancedTransport", "NotConvergedError", "UnbalancedReference", "DualSolution",
+    "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
     "FitCertificate", "LinearDRO", "LinearFit",
     "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",

@@ -145,13 +145,14 @@ def test_balanced_is_the_earth_movers_distance(rng):
 
 @pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 5.0])
 def test_two_hundred_points_with_outliers(scale):
-    problem = benchmark.outlier_problem(200, scale, seed=0)
+    problem = experiment.outlier_problem(200, scale, seed=0)
     found = unbalanced_ot(*problem)
     assert found.gap <= 1e-9
     assert found.verify().holds()
     v = found.potentials[1]
     assert semidual_value(v, *problem) == pytest.approx(found.value, rel=1e-10)
     assert found.plan.nnz < 400
+    assert found.steps <= 40
 
 
 # --- identities of the paper ------------------------------------------------------------------
@@ -292,6 +293,28 @@ def test_a_wrong_answer_has_no_certificate(k, rng):
     assert not dataclasses.replace(found, **changes).verify().holds(), name
 
 
+def test_a_plan_with_other_marginals_has_no_certificate():
+    """Where all costs are equal the values agree whatever the marginals are."""
+    found = unbalanced_ot(np.ones((2, 2)), [1.0, 1.0], [1.0, 1.0], "balanced")
+    assert found.verify().holds()
+    other = sparse.csr_array([[2.0, 0.0], [0.0, 0.0]])
+    certificate = dataclasses.replace(found, plan=other).verify()
+    assert certificate.gap == pytest.approx(0.0, abs=1e-15)
+    assert not certificate.holds()
+
+
+@pytest.mark.parametrize("divergence", PAIRS[:3], ids="-".join)
+def test_the_shift_of_a_tree_makes_its_totals_equal(divergence, rng):
+    sides = [
+        module._Marginal(rng.random(size), name == "kl")
+        for size, name in zip((4, 3), divergence, strict=True)
+    ]
+    u, v = rng.standard_normal(4), rng.standard_normal(3)
+    shift = module._shift(*sides, u, v, np.zeros(7, dtype=int))
+    totals = sides[0].density(u + shift).sum(), sides[1].density(v - shift).sum()
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+
+
 def test_no_convergence_is_an_error_with_the_result(rng):
     cost, a = 10 * rng.random((40, 40)), rng.random(40)
     with pytest.raises(NotConvergedError, match=r"rtol: the relative gap is .* after 1 steps") as e:
@@ -393,13 +416,13 @@ def test_the_c_transform_is_the_largest_feasible_potential(seed):
 
 def random_gaussians(rng, m, n, quadratic):
     spread0, spread1 = rng.standard_normal((m, 3 * m)), rng.standard_normal((n, 3 * n))
-    return dict(
-        mean0=rng.standard_normal(m), covariance0=spread0 @ spread0.T / (3 * m),
-        mean1=rng.standard_normal(n), covariance1=spread1 @ spread1.T / (3 * n),
-        forward=rng.standard_normal((m, n)), likelihood=rng.uniform(0.1, 2),
-        quadratic=quadratic, mass0=rng.uniform(0.2, 3), mass1=rng.uniform(0.2, 3),
-        weight=rng.uniform(0.3, 3),
-    )  # fmt: skip
+    return {
+        "mean0": rng.standard_normal(m), "covariance0": spread0 @ spread0.T / (3 * m),
+        "mean1": rng.standard_normal(n), "covariance1": spread1 @ spread1.T / (3 * n),
+        "forward": rng.standard_normal((m, n)), "likelihood": rng.uniform(0.1, 2),
+        "quadratic": quadratic, "mass0": rng.uniform(0.2, 3), "mass1": rng.uniform(0.2, 3),
+        "weight": rng.uniform(0.3, 3),
+    }  # fmt: skip
 
 
 def gaussian_cost(y, x, forward, likelihood, quadratic):

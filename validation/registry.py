@@ -20,9 +20,11 @@ EXPERIMENTS = {
     "noise-models": "validation.noise_models",
     "radii": "validation.radii",
     "conditional-wasserstein": "validation.conditional_wasserstein",
+    "unbalanced": "validation.unbalanced",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks conditional": "validation.benchmarks.conditional",
+    "benchmarks unbalanced": "validation.benchmarks.unbalanced",
     "benchmarks peers": "validation.benchmarks.peers",
 }
 
