@@ -23,7 +23,7 @@ def shown(tmp_path_factory):
 
 def test_stored_results_hold(shown):
     checks, _ = shown
-    assert len(checks) == 13
+    assert len(checks) == 17
     for check in checks:
         assert check.holds, check
 
@@ -41,7 +41,7 @@ def test_tables_are_written(shown):
     _, out = shown
     made = json.loads((out / "peers.json").read_text())
     assert made["measured"]["peer_versions"]["dro"] == "0.4.3"
-    for name, count in (("fixed_map", 8), ("estimators", 10), ("threshold", 12)):
+    for name, count in (("fixed_map", 8), ("estimators", 14), ("threshold", 12)):
         with (out / f"{name}.csv").open() as file:
             assert len(list(csv.DictReader(file))) == len(made[name]) == count
 
