@@ -364,13 +364,15 @@ class UnbalancedCertificate:
     gap : float
         (primal_value - dual_value) / size.
     violation : float
-        Largest :math:`u_i + v_j - c_{ij}` of the reported potentials, relative to the largest cost in size.
+        Largest :math:`u_i + v_j - c_{ij}` of the reported potentials, relative to the largest
+        cost in size.
     marginal_error : float
         Largest error of a fixed marginal, relative to the total mass; infinite if an entry of the
         plan is negative.
     size : float
         :math:`\langle|c|,\pi\rangle` plus both divergences, plus a millionth of the cost of
-        removing all mass (w times the mass of a free side, the largest cost in size times that of a fixed one).
+        removing all mass (w times the mass of a free side, the largest cost in size times that of
+        a fixed one).
     """
 
     value: float

@@ -17,6 +17,7 @@ from validation.results import Check
 #: Experiment -> module with a frozen dataclass `Config` and `run(config, out) -> list[Check]`.
 EXPERIMENTS = {
     "section5": "validation.section5",
+    "differentiation": "validation.differentiation",
     "noise-models": "validation.noise_models",
     "radii": "validation.radii",
     "conditional-wasserstein": "validation.conditional_wasserstein",
