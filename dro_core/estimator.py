@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 from scipy.optimize import brentq
 
 from dro_core._validation import (
@@ -87,11 +87,31 @@ class Law:
         moved = np.vstack([moved, np.hstack([self.roots[:, n:], self.roots[:, :n]])])
         m = y.shape[1]
         if len(moved) > m + n:
+            value = _schur_complement(moved.T @ moved, m)
+            if value is not None:
+                return value
             moved = np.asarray(np.linalg.qr(moved, mode="r"))
             diagonal = np.abs(np.diagonal(moved)[:m])
             if diagonal.min() > 1e-13 * diagonal.max():  # y' of full rank: the last block is left
                 return float((moved[m:, m:] ** 2).sum())
         return float((_residual_of_projection(moved[:, m:], moved[:, :m]) ** 2).sum())
+
+
+def _schur_complement(moments: Array, m: int) -> float | None:
+    r"""Trace of what is left of second moments without the first m variables; None if inexact.
+
+    From a Cholesky factor its error is eps times the moments times :math:`(1 + \|B\|)^2`, with B
+    the regression on those variables: given only where that is below 1e-12 of the value.
+    """
+    try:
+        root = np.linalg.cholesky(moments[:m, :m])
+    except np.linalg.LinAlgError:
+        return None
+    half = solve_triangular(root, moments[:m, m:], lower=True, check_finite=False)
+    slope = solve_triangular(root, half, lower=True, trans="T", check_finite=False)
+    value = float(np.trace(moments[m:, m:])) - float((half * half).sum())
+    error = float(np.trace(moments)) * (1.0 + math.sqrt(float((slope * slope).sum()))) ** 2
+    return value if value > 1e-3 * error else None
 
 
 def _residual_of_projection(targets: Array, rows: Array) -> Array:
@@ -214,15 +234,28 @@ class _Subspace:
     """Singular basis of the span of some weighted rows, and their coordinates in it."""
 
     def __init__(self, rows: Array) -> None:
-        small = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
-        _, values, right = np.linalg.svd(small, full_matrices=False)
-        kept = values > max(rows.shape) * np.finfo(np.float64).eps * values[:1].sum()
+        self.rows = rows
+        if len(rows) > rows.shape[1]:
+            squared, basis = np.linalg.eigh(rows.T @ rows)
+            if squared[0] > 1e-6 * squared[-1]:  # the Gram matrix has enough digits
+                self.values, self.basis = np.sqrt(squared[::-1]), basis[:, ::-1]
+                return
+            rows = np.asarray(np.linalg.qr(rows, mode="r"))
+        _, values, right = np.linalg.svd(rows, full_matrices=False)
+        kept = values > max(self.rows.shape) * np.finfo(np.float64).eps * values[:1].sum()
         self.values, self.basis = values[kept], right[kept].T
-        self.coordinates = rows @ self.basis
 
-    def regress(self, rows: Array) -> Array:
+    @cached_property
+    def coordinates(self) -> Array:
+        """The rows in the basis."""
+        return self.rows @ self.basis
+
+    def regress(self, others: Array) -> Array:
         """Least-squares map of smallest norm from these rows to others, (others, these)."""
-        return np.asarray((rows.T @ (self.coordinates / self.values**2)) @ self.basis.T)
+        image = (others.T @ self.rows) @ self.basis
+        if self.values.size and self.values[-1] < 1e-4 * self.values[0]:
+            image = others.T @ self.coordinates  # the digits of small directions
+        return np.asarray((image / self.values**2) @ self.basis.T)
 
     def inverse_moments(self, vectors: Array) -> Array:
         """Pseudo-inverse of the second moments times columns."""
