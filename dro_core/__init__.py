@@ -45,6 +45,7 @@ from dro_core.structure import (
     YShift,
     admissible_candidates,
 )
+from dro_core.twist import TwistCertificate, TwistReport, twist_condition
 from dro_core.unbalanced import (
     NotConvergedError,
     UnbalancedCertificate,
@@ -99,6 +100,8 @@ __all__ = [
     "RelaxedCurve",
     "ResidualSpectrum",
     "Structure",
+    "TwistCertificate",
+    "TwistReport",
     "UnbalancedCertificate",
     "UnbalancedGaussian",
     "UnbalancedTransport",
@@ -134,6 +137,7 @@ __all__ = [
     "relaxed_curve",
     "rms_from_radius",
     "semidual_value",
+    "twist_condition",
     "unadjusted_radius",
     "unbalanced_gaussian",
     "unbalanced_ot",

@@ -182,6 +182,11 @@ MASSES = [
     ({"weight": NAN}, ValueError, "weight: nan is not finite"),
 ]
 
+
+def _nan_map(x):
+    return x * NAN
+
+
 #: function -> (good arguments, rows of (changes, error, message)).
 ROWS = {
     dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + OPERATOR + WEIGHTS + STRUCTURE + RADIUS),
@@ -708,6 +713,42 @@ ROWS = {
             ({"iterations": 0}, ValueError, "iterations: 0 is below 1"),
         ],
     ),
+    dro_core.twist_condition: (
+        {"forward": np.eye(2), "weight": 1.0},
+        [
+            ({"forward": np.eye(2) * NAN}, ValueError, "forward: .*NaN"),
+            ({"forward": np.eye(2)[0]}, ValueError, r"forward: .*forward\[None, :\]"),
+            ({"forward": 1j * np.eye(2)}, TypeError, "forward: dtype complex128"),
+            ({"forward": np.empty((0, 2))}, ValueError, "forward: a non-empty"),
+            ({"forward": np.ones((1, 2))}, ValueError, r"forward: maps R\^2 to R\^1.*upsample="),
+            ({"forward": np.sin}, ValueError, "points: missing, but forward is a function"),
+            ({"forward": _nan_map, "points": X}, ValueError, "forward: not finite at points"),
+            (
+                {"forward": lambda x: x[0], "points": X},
+                ValueError,
+                r"forward: rows of shape \(3, 2\)",
+            ),
+            (
+                {"forward": lambda x: x[:, :1], "points": X},
+                ValueError,
+                r"forward: maps R\^2 to R\^1",
+            ),
+            ({"weight": -1.0}, ValueError, "weight: -1.0 is negative"),
+            ({"weight": NAN}, ValueError, "weight: nan is not finite"),
+            ({"weight": 1e200}, ValueError, r"weight: the largest magnitude is 1e\+200"),
+            ({"weight": "1"}, TypeError, "weight: '1' is not a real number"),
+            ({"weight": [1.0, 2.0]}, ValueError, "weight: one number is needed"),
+            ({"lipschitz": -1.0}, ValueError, "lipschitz: -1.0 is negative"),
+            ({"lipschitz": INF}, ValueError, "lipschitz: inf is not finite"),
+            ({"monotone": 1}, TypeError, "monotone: 1; allowed: True, False or None"),
+            ({"points": X[0]}, ValueError, "points: samples are rows"),
+            ({"points": X * NAN}, ValueError, "points: .*NaN"),
+            ({"points": X[:, :1]}, ValueError, "points: 1 columns, but forward takes 2"),
+            ({"upsample": np.ones((3, 2))}, ValueError, r"upsample: shape \(3, 2\).*\(2, 2\)"),
+            ({"upsample": np.eye(2) * NAN}, ValueError, "upsample: .*NaN"),
+            ({"upsample": np.sin}, TypeError, "upsample: a function is not a linear map"),
+        ],
+    ),
     operators.Diagonal: (
         {"decay": 1.0, "size": 4},
         [
@@ -921,7 +962,8 @@ CASES = [
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
     "Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
-    "GaussianDistance", "RelaxedCurve", "UnbalancedCertificate", "UnbalancedGaussian",
+    "GaussianDistance", "RelaxedCurve", "TwistCertificate", "TwistReport",
+    "UnbalancedCertificate", "UnbalancedGaussian",
     "UnbalancedTransport", "NotConvergedError", "UnbalancedReference", "DualSolution",
     "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",

@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "radii": "validation.radii",
     "conditional-wasserstein": "validation.conditional_wasserstein",
     "unbalanced": "validation.unbalanced",
+    "twist": "validation.twist",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks conditional": "validation.benchmarks.conditional",
