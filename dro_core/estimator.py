@@ -45,8 +45,9 @@ GOOD_GAP = 1e-9
 POOR_GAP, LAW_RANK = 1e-6, 30
 #: Shares of the budget that are tried as isotropic noise.
 BLURS = (1e-9, 1e-8, 1e-7, 1e-6)
-#: Beyond this many entries of the map certificates are costly, and fewer laws are tried.
-LARGE_MAP = 10_000
+#: Beyond this many entries of the map certificates are costly: fewer laws are tried, and the search
+#: ends at a worse gap.
+LARGE_MAP, GOOD_GAP_OF_LARGE_MAP = 10_000, 5e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,7 +430,7 @@ def _path(problem: _Reduced, epsilon: float) -> Iterator[_Point]:
         if weight <= target * (1 + 1e-9):
             yield point
             return
-        if epsilon == 0.0 and weight <= 3e-6 * budget:
+        if epsilon == 0.0 and weight <= 3e-5 * budget:
             yield point
         weight = max(weight / 5, target)
 
@@ -582,18 +583,18 @@ class _Search:
                 law = _sharpened(smoothed)
                 shares = (0.0, *BLURS) if B.size <= LARGE_MAP else (1e-7,)
                 laws += [self._blurred(law, share) for share in shares]
-                sharp = _minimize(reduced, point.B, 0.0)
-                if sharp.smooth and (B.size <= LARGE_MAP or sharp.value < point.value):
+                sharp = _minimize(reduced, point.B, 0.0) if B.size <= LARGE_MAP else point
+                if sharp.smooth and sharp is not point:
                     tried.append(self.fit(space_x.basis @ sharp.B @ space_y.basis.T, []))
             tried.append(self.fit(B, laws))
             best = min([*tried, *([best] if best else [])], key=lambda fit: fit.gap)
-            if best.gap <= GOOD_GAP:
+            if best.gap <= (GOOD_GAP if B.size <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP):
                 break
         assert best is not None
         if self.epsilon == 0.0 and best.gap > POOR_GAP and both.shape[1] <= LAW_RANK:
-            law = self._exact_law()
-            sharpest = min(tried, key=lambda fit: fit.risk)
-            better = self.fit(sharpest.matrix, [self._blurred(law, share) for share in BLURS])
+            exact = self._exact_law()
+            laws = [] if exact is None else [self._blurred(exact, share) for share in BLURS]
+            better = self.fit(min(tried, key=lambda fit: fit.risk).matrix, laws)
             best = better if better.gap < best.gap else best
         return best
 
@@ -610,7 +611,7 @@ class _Search:
             self.radius**2, self.weights
         )
 
-    def _exact_law(self) -> Law:
+    def _exact_law(self) -> Law | None:
         r"""The law of the largest least-squares risk, by a semidefinite programme.
 
         With f the data's features of unit second moment, a law is its moments
@@ -647,6 +648,8 @@ class _Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an inaccurate law has a lower value all the same
             problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13)
+        if cross.value is None:  # no answer at all: the laws found so far have to do
+            return None
         shifts = (features @ cross.value @ moving.T) * unit / np.sqrt(self.weights)[:, None]
         rest = moved.value - cross.value.T @ cross.value
         powers, vectors = np.linalg.eigh(rest)

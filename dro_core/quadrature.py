@@ -274,12 +274,17 @@ class QuadratureDecomposition:
             )
         runs.advance(min(max(steps, fewest - runs.steps), settings.max_steps - runs.steps))
 
-    def rules(self) -> tuple[ResidualSpectrum, ResidualSpectrum, float]:
-        """The Gauss and the Radau spectrum so far, and the latter's probability to fail."""
-        steps, shift = self.krylov.runs.steps, self.displacement.shift
-        lower = self.krylov.spectrum(shift, *self.krylov.gauss(steps))
+    def gauss(self) -> ResidualSpectrum:
+        """The Gauss rule so far: its dual is never above the exact one."""
+        rule = self.krylov.gauss(self.krylov.runs.steps)
+        return self.krylov.spectrum(self.displacement.shift, *rule)
+
+    def radau(self) -> tuple[ResidualSpectrum, float]:
+        """The Radau rule so far, never below but for a probability; and that probability."""
+        steps = self.krylov.runs.steps
         node, probability = self.node(steps)
-        return lower, self.krylov.spectrum(shift, *self.krylov.radau(steps, node)), probability
+        rule = self.krylov.radau(steps, node)
+        return self.krylov.spectrum(self.displacement.shift, *rule), probability
 
     def solve(self, radius: float) -> QuadratureAnswer:
         """More steps until the values agree to `rtol`, stop changing, or `max_steps` is reached."""
@@ -289,7 +294,8 @@ class QuadratureDecomposition:
         before: tuple[float, float] | None = None
         still = 0
         while True:
-            gauss, radau, probability = self.rules()
+            gauss = self.gauss()
+            radau, probability = self.radau()
             lower = minimize_quadratic_dual(gauss, radius)
             upper = minimize_quadratic_dual(radau, radius)
             slack = settings.rtol * abs(lower.value)
@@ -375,12 +381,7 @@ def quadrature_spectrum(
     """The Gauss rule after some steps, or the Radau rule at the factor's norm bound."""
     if displacement.factor is None:
         raise ValueError("structure: without a map that moves, there is nothing to bidiagonalise")
-    krylov = KrylovRuns(displacement.factor, displacement.residual, weights, random_starts, seed)
-    krylov.runs.advance(steps)
-    if not upper:
-        return krylov.spectrum(displacement.shift, *krylov.gauss(steps))
-    bound = displacement.factor.norm_bound
-    assert bound is not None
-    check_norm_bound(bound, krylov.top(steps))
-    node = max(bound * bound, krylov.top(steps)) * (1 + NODE_INFLATION)
-    return krylov.spectrum(displacement.shift, *krylov.radau(steps, node))
+    settings = QuadratureSettings(random_starts=random_starts, seed=seed)
+    decomposition = QuadratureDecomposition(displacement, weights, settings)
+    decomposition.krylov.runs.advance(steps)
+    return decomposition.radau()[0] if upper else decomposition.gauss()

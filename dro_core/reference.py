@@ -378,6 +378,25 @@ def wasserstein_pot(
     return float(scale * ot.emd2(weights0, weights1, cost / scale, numItermax=10_000_000)) ** 0.5
 
 
+def _two_laws(
+    x0: Any, y0: Any, x1: Any, y1: Any, weights0: Any, weights1: Any
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Two weighted samples of (x, y), checked against each other."""
+    x0, y0 = as_samples(x0, "x0"), as_samples(y0, "y0")
+    x1, y1 = as_samples(x1, "x1"), as_samples(y1, "y1")
+    for first, second, names in ((x0, y0, "x0, y0"), (x1, y1, "x1, y1")):
+        if len(first) != len(second):
+            raise ValueError(f"{names}: {len(first)} and {len(second)} rows; they must agree")
+    for first, second, names in ((x0, x1, "x0, x1"), (y0, y1, "y0, y1")):
+        if first.shape[1] != second.shape[1]:
+            raise ValueError(
+                f"{names}: {first.shape[1]} and {second.shape[1]} columns; they must agree"
+            )
+    weights0 = as_weights(weights0, len(x0), "weights0")
+    weights1 = as_weights(weights1, len(x1), "weights1")
+    return x0, y0, x1, y1, weights0, weights1
+
+
 def conditional_wasserstein_pot(
     x0: Any,
     y0: Any,
@@ -409,18 +428,7 @@ def conditional_wasserstein_pot(
     ValueError, TypeError
         For bad arrays or weights.
     """
-    x0, y0 = as_samples(x0, "x0"), as_samples(y0, "y0")
-    x1, y1 = as_samples(x1, "x1"), as_samples(y1, "y1")
-    for first, second, names in ((x0, y0, "x0, y0"), (x1, y1, "x1, y1")):
-        if len(first) != len(second):
-            raise ValueError(f"{names}: {len(first)} and {len(second)} rows; they must agree")
-    for first, second, names in ((x0, x1, "x0, x1"), (y0, y1, "y0, y1")):
-        if first.shape[1] != second.shape[1]:
-            raise ValueError(
-                f"{names}: {first.shape[1]} and {second.shape[1]} columns; they must agree"
-            )
-    weights0 = as_weights(weights0, len(x0), "weights0")
-    weights1 = as_weights(weights1, len(x1), "weights1")
+    x0, y0, x1, y1, weights0, weights1 = _two_laws(x0, y0, x1, y1, weights0, weights1)
     _, label = np.unique(np.concatenate([x0, x1]), axis=0, return_inverse=True)
     label = label.reshape(-1)
     label0, label1 = label[: len(x0)], label[len(x0) :]
@@ -563,18 +571,7 @@ def conditional_wasserstein_lp(
     from scipy.optimize import linprog
     from scipy.spatial.distance import cdist
 
-    x0, y0 = as_samples(x0, "x0"), as_samples(y0, "y0")
-    x1, y1 = as_samples(x1, "x1"), as_samples(y1, "y1")
-    weights0 = as_weights(weights0, len(x0), "weights0")
-    weights1 = as_weights(weights1, len(x1), "weights1")
-    for first, second, names in ((x0, y0, "x0, y0"), (x1, y1, "x1, y1")):
-        if len(first) != len(second):
-            raise ValueError(f"{names}: {len(first)} and {len(second)} rows; they must agree")
-    for first, second, names in ((x0, x1, "x0, x1"), (y0, y1, "y0, y1")):
-        if first.shape[1] != second.shape[1]:
-            raise ValueError(
-                f"{names}: {first.shape[1]} and {second.shape[1]} columns; they must agree"
-            )
+    x0, y0, x1, y1, weights0, weights1 = _two_laws(x0, y0, x1, y1, weights0, weights1)
     i, j = np.nonzero((x0[:, None] == x1).all(axis=2))
     cost = cdist(y0, y1)[i, j] ** p
     arcs = np.arange(len(i))

@@ -634,7 +634,7 @@ class LinearReconstruction:
         if isinstance(decomposition, ResidualDecomposition):
             return displacement, decomposition.spectrum
         decomposition.advance(max(50 - decomposition.krylov.runs.steps, 0))
-        _, upper, probability = decomposition.rules()
+        upper, probability = decomposition.radau()
         if probability > 0:
             raise ValueError(
                 "norm_bound: a value of the dual function is an upper bound, which a "

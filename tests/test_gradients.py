@@ -30,7 +30,7 @@ def data(seed, n=3, m=4, count=6):
     )  # fmt: skip
 
 
-def check(value, gradient, B, rng, rel=1e-5):
+def check_slopes(value, gradient, B, rng, rel=1e-5):
     """Central differences along random directions."""
     for _ in range(3):
         direction = rng.standard_normal(B.shape)
@@ -68,7 +68,7 @@ def test_gradient_of_the_worst_case_risk(name, seed):
 
     gradient = worst_case_risk(B, x, y, radius, structure, weights=mu).gradient
     assert gradient.shape == B.shape
-    check(risk, gradient, B, rng)
+    check_slopes(risk, gradient, B, rng)
 
 
 def test_gradient_at_radius_zero_is_that_of_least_squares():
@@ -82,7 +82,7 @@ def test_gradient_in_another_norm(q):
     B, x, y, mu, rng = data(0, n=1)
     structure = Joint(norm=q)
     worst = worst_case_risk(B, x, y, 0.7, structure, weights=mu)
-    check(
+    check_slopes(
         lambda B: worst_case_risk(B, x, y, 0.7, structure, weights=mu).risk, worst.gradient, B, rng
     )
 
@@ -118,7 +118,7 @@ def test_gradient_of_the_entropic_worst_case(name, epsilon):
         return entropic_worst_case(B, x, y, 0.8, epsilon, structure, weights=mu).risk
 
     worst = entropic_worst_case(B, x, y, 0.8, epsilon, structure, weights=mu)
-    check(risk, worst.gradient, B, rng)
+    check_slopes(risk, worst.gradient, B, rng)
 
 
 @pytest.mark.parametrize("name", ["y|x", "joint", "x|y", "weights", "frozen"])
@@ -134,7 +134,7 @@ def test_gradient_of_the_dual_in_map_and_multiplier(name, epsilon, factor):
         return dual_value(B, x, y, lam, 0.8, structure, epsilon=epsilon, weights=mu)
 
     gradient, derivative = problem.dual_gradient(multiplier, 0.8, structure, epsilon=epsilon)
-    check(dual, gradient, B, rng)
+    check_slopes(dual, gradient, B, rng)
     h = 1e-5 * multiplier * (factor - 1)
     slope = (dual(B, multiplier + h) - dual(B, multiplier - h)) / (2 * h)
     assert slope == pytest.approx(derivative, rel=1e-4, abs=1e-7)

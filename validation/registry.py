@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "twist": "validation.twist",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
+    "benchmarks estimator": "validation.benchmarks.estimator",
     "benchmarks conditional": "validation.benchmarks.conditional",
     "benchmarks unbalanced": "validation.benchmarks.unbalanced",
     "benchmarks peers": "validation.benchmarks.peers",

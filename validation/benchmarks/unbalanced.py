@@ -190,6 +190,8 @@ def run(config: Config, out: Path) -> list[Check]:
                 _worst(rows, "semidual"), 1e-10),
         at_least("mm_unbalanced to 1e-5, all scales together: times faster",
                  sum(r["mm_seconds"] for r in rows) / sum(r["seconds"] for r in rows), 5.0),
+        at_least("mm_unbalanced to 1e-5, least favourable scale: times faster",
+                 min(r["mm_ratio"] for r in rows), 5.0),
         at_least("Clarabel's dual where it converges: cases", len(solved), 1),
         at_least("Clarabel's dual where it converges: times faster",
                  min((r["clarabel_ratio"] for r in solved), default=math.nan), 2.0),
