@@ -24,3 +24,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "structured-dro"))
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)
+
+
+try:
+    import torch
+except ModuleNotFoundError:
+    pass
+else:
+    torch.set_num_threads(1)

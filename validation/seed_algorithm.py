@@ -21,6 +21,7 @@ from scipy.special import logsumexp
 
 from dro_core import entropic_worst_case
 from dro_core._validation import Array
+from dro_core.bisection import bisect_interval
 
 
 def random_start(rng: np.random.Generator, n: int, m: int) -> Array:
@@ -188,17 +189,8 @@ def seed_algorithm(
         best = min(best, (value, multiplier, B), key=lambda entry: entry[0])
         return value
 
-    low, high = bisection.low, bisection.high
-    at_low, at_high = candidate(low), candidate(high)
-    middle = 0.5 * (low + high)
-    at_middle = candidate(middle)
-    for _ in range(halvings):
-        if at_low < at_high:
-            high, at_high = middle, at_middle
-        else:
-            low, at_low = middle, at_middle
-        middle = 0.5 * (low + high)
-        at_middle = candidate(middle)
+    width = bisection.high - bisection.low
+    bisect_interval(candidate, bisection.low, bisection.high, bisection.tolerance * width)
     run(best[2], best[1], bisection.last_steps, last=True)
     return trajectory
 

@@ -1,0 +1,118 @@
+"""Checks of tensors that the user passes in; numbers and options are checked as in `dro_core`.
+
+Every message names the argument, says what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dro_core._validation import as_scalar
+
+
+def check_tensor(value: Any, name: str, *, dimensions: int | None = None) -> Tensor:
+    """A non-empty floating-point tensor whose entries are finite, of `dimensions` axes if given."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name}: dtype {value.dtype}; allowed: floating-point tensors ({name}.float())"
+        )
+    if dimensions is not None and value.ndim != dimensions:
+        raise ValueError(
+            f"{name}: shape {tuple(value.shape)} has {value.ndim} axes; allowed: {dimensions}"
+        )
+    if value.numel() == 0:
+        raise ValueError(f"{name}: empty (shape {tuple(value.shape)}); at least one entry needed")
+    check_finite(value, name)
+    return value
+
+
+def check_finite(value: Tensor, name: str) -> None:
+    """Refuse NaN and infinity, naming the first one; skipped while a graph is being compiled."""
+    if torch.compiler.is_compiling():
+        return
+    finite = torch.isfinite(value.detach())
+    if not bool(finite.all()):
+        bad = (~finite).nonzero()
+        first = tuple(int(i) for i in bad[0])
+        raise ValueError(
+            f"{name}: {len(bad)} entries are NaN or infinite, the first "
+            f"({float(value.detach()[first])}) at index {first}; every entry must be finite"
+        )
+
+
+def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
+    """Refuse two tensors on different devices or of different dtypes."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name}: on device {value.device}, but {other_name} is on {other.device}; "
+            f"move one with .to(...)"
+        )
+    if value.dtype != other.dtype:
+        raise ValueError(
+            f"{name}: dtype {value.dtype}, but {other_name} has {other.dtype}; "
+            f"convert one with .to(...)"
+        )
+
+
+def check_batch(value: Any, name: str) -> Tensor:
+    """A batch: axis 0 counts samples, at least one more axis holds a sample's entries."""
+    tensor = check_tensor(value, name)
+    if tensor.ndim < 2:
+        raise ValueError(
+            f"{name}: shape {tuple(tensor.shape)}; axis 0 counts samples and at least one more is "
+            f"needed ({name}[:, None] for scalar samples, {name}[None] for one sample)"
+        )
+    return tensor
+
+
+def check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Batches x and y with equally many samples, of one dtype and device."""
+    x, y = check_batch(x, "x"), check_batch(y, "y")
+    check_alike(y, "y", x, "x")
+    if len(x) != len(y):
+        raise ValueError(f"y: {len(y)} samples, but x has {len(x)}; entry i of both is sample i")
+    return x, y
+
+
+def check_images(value: Any, name: str) -> Tensor:
+    """A batch of images: (N, channels, height, width)."""
+    tensor = check_tensor(value, name)
+    if tensor.ndim != 4:
+        raise ValueError(
+            f"{name}: shape {tuple(tensor.shape)}; images are (N, channels, height, width)"
+        )
+    return tensor
+
+
+def as_multiplier(value: Any, like: Tensor) -> Tensor:
+    """A finite positive multiplier as a 0-d tensor on the device of `like`, float32 or wider.
+
+    A tensor keeps its graph, so that the multiplier can be learned.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or not value.is_floating_point():
+            raise ValueError(
+                f"multiplier: shape {tuple(value.shape)} and dtype {value.dtype}; one "
+                "floating-point number is needed"
+            )
+        tensor = value.reshape(())
+        if tensor.device != like.device:
+            raise ValueError(
+                f"multiplier: on device {tensor.device}, but the data are on {like.device}"
+            )
+    else:
+        tensor = torch.tensor(
+            as_scalar(value, "multiplier", "a number > 0"), dtype=torch.float64, device=like.device
+        )
+    tensor = tensor.to(torch.promote_types(torch.float32, like.dtype))
+    if not torch.compiler.is_compiling():
+        number = float(tensor.detach())
+        if not math.isfinite(number) or number <= 0:
+            raise ValueError(f"multiplier: {number}; allowed: a finite number > 0")
+    return tensor

@@ -1,0 +1,1 @@
+"""Losses: the objectives of `dro_core` for networks."""

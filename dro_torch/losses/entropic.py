@@ -1,0 +1,510 @@
+r"""The entropic (Sinkhorn) DRO objective of a network, estimated from samples.
+
+.. math:: \lambda\varepsilon\,\frac1N\sum_i \log \mathbb E_{v\sim N(0,\frac\varepsilon2 I)}
+          \exp\frac{\ell(z_i + v)}{\lambda\varepsilon}
+
+is the dual of `dro_core.entropic_worst_case` without its budget term :math:`\lambda\bar\rho^2`
+(paper §6.1; `Multiplier.penalty` adds it). Three estimators of the logarithm:
+
+``"sg"``
+    K plain draws. Its bias is O(1/K) for λ > 2κ² only, κ the Lipschitz constant of the residual:
+    below, the exponential has infinite variance.
+``"rt-mlmc"``
+    the same expectation as ``"sg"`` with `samples` draws, from about log2(samples) draws per
+    sample: the difference of one random level, divided by the probability of that level.
+``"tilted"``
+    draws from the worst-case law of the *linearised* residual, reweighted: exact with one draw
+    where the residual is affine (this project).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dro_core._validation import as_non_negative, as_positive_integer, unknown
+from dro_torch._validation import as_multiplier, check_samples
+from dro_torch.keyed_noise import check_key, standard_normal, uniform
+from dro_torch.residual import (
+    MovedSamples,
+    Residual,
+    SampleLoss,
+    leading_directions,
+    reconstruction_residual,
+    squared_norm,
+)
+from dro_torch.structure import Structure, XShift, as_structure
+
+ESTIMATORS = ("sg", "rt-mlmc", "tilted")
+#: Streams of the keyed noise: draws, levels, directions, where to linearise.
+_DRAWS, _LEVELS, _DIRECTIONS, _POINTS = range(4)
+#: Calls between two looks at the effective sample size (a look waits for the device).
+_LOOK_EVERY = 100
+
+
+class EstimatorWarning(UserWarning):
+    """The estimate of an entropic objective is not to be trusted; the message has the numbers."""
+
+
+def level_probabilities(levels: int) -> Tensor:
+    r"""Probabilities :math:`2^{-l} / (2 - 2^{-L})` of the levels l = 0..L of RT-MLMC, (L + 1,)."""
+    weights = 0.5 ** torch.arange(levels + 1, dtype=torch.float64)
+    return weights / weights.sum()
+
+
+def soft_maximum(losses: Tensor, log_weights: Tensor | float, temperature: Tensor) -> Tensor:
+    r""":math:`t\,(\operatorname{logsumexp}_k(\ell_{ik}/t + w_{ik}) - \log K)`, (N, K) to (N,)."""
+    total = torch.logsumexp(losses / temperature + log_weights, dim=1)
+    return temperature * (total - math.log(losses.shape[1]))
+
+
+def effective_sample_size(
+    losses: Tensor, log_weights: Tensor | float, temperature: Tensor
+) -> Tensor:
+    r""":math:`1/\sum_k w_{ik}^2` of the softmax weights, (N,), between 1 and K."""
+    return 1.0 / torch.softmax(losses / temperature + log_weights, dim=1).square().sum(1)
+
+
+class EntropicDROLoss(nn.Module):
+    r"""Entropic structured DRO objective, without the budget term (paper §6.1).
+
+    .. math:: \frac{\lambda\varepsilon}{N}\sum_i \log \mathbb E_{v\sim N(0,\frac\varepsilon2 I)}
+              \exp\frac{\ell(z_i+v)}{\lambda\varepsilon}, \qquad \ell = \|r\|^2
+
+    Calling it, ``loss(model, x, y, multiplier, generator=None, *, index=None, seed=None,
+    step=None)``, returns a scalar to which ``backward()`` applies; its gradient in λ is exact for
+    the estimate.
+
+    The noise is a function of (seed, step, index): `index` are the global numbers of the samples
+    of the batch (0, 1, ... if not given), so that neither chunks nor processes change a value.
+    Without `seed` it comes from `generator`, and without that from this module's own count of
+    calls. The global random state is never touched.
+
+    Parameters
+    ----------
+    epsilon : float
+        Entropy weight ε > 0 in squared units of the data: the noise has variance ε/2 per entry.
+    structure : "y|x", "x|y", "joint" or Structure
+        Which variable moves.
+    samples : int
+        Draws K per sample; for RT-MLMC the draws of the finest level, a power of two.
+    estimator : "sg", "rt-mlmc" or "tilted"
+        See the module's text.
+    residual : callable, optional
+        (model, x, y) -> what is measured; default x - model(y). The robust simulator of §6.5 is
+        structure "x|y" with `dro_torch.forward_residual`.
+    loss : callable, optional
+        (model, x, y) -> (N,) in place of the squared norm (not with ``"tilted"``).
+    antithetic : bool
+        Draws come in pairs ±v (SG; `samples` must be even).
+    chunk : int, optional
+        Draws per forward pass. The backward pass computes them again, so that the peak memory
+        does not grow with `samples`.
+    modulus : float, optional
+        Lipschitz constant κ of the residual in what moves; used to warn at λ ≤ 2κ² (infinite
+        variance) and at λ ≤ κ² (the risk may be infinite). Known for x|y with the default
+        residual; ``"tilted"`` estimates it itself.
+    rank : int or "full"
+        Singular directions of the Jacobian in the tilted proposal.
+    defensive : bool
+        Half of the tilted draws from the plain law: weights at most 2.
+    sweeps : int
+        Rounds of subspace iteration for the directions.
+    warm_start : bool
+        Start them from the last call's (kept in the state dict); a value then depends on the
+        calls before, no longer on (seed, step, index) alone.
+    linearise : "data" or "noisy"
+        Linearise the residual at the data, or at one draw of the noise.
+
+    Attributes
+    ----------
+    diagnostics : dict of 0-d tensors
+        Of the last call: mean "effective_sample_size", "effective_sample_share" (of the draws),
+        and "passes" (network passes per sample; a Jacobian product counts two).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad arguments, named; structure x (its worst case is not a Gaussian reference's).
+
+    Source: paper §6.1.1–6.1.2; RT-MLMC: Wang, Gao, Xie; tilted sampling: this project.
+    """
+
+    def __init__(
+        self, epsilon: float, structure: str | Structure = "y|x", samples: int = 8,
+        estimator: Literal["sg", "rt-mlmc", "tilted"] = "sg", residual: Residual | None = None,
+        *, loss: SampleLoss | None = None, antithetic: bool = False, chunk: int | None = None,
+        modulus: float | None = None, rank: int | Literal["full"] = 8, defensive: bool = True,
+        sweeps: int = 1, warm_start: bool = False, linearise: Literal["data", "noisy"] = "data",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight > 0")
+        if self.epsilon == 0.0:
+            raise ValueError("epsilon: 0; allowed: > 0 (WassersteinDROLoss is the limit at 0)")
+        self.structure = as_structure(structure)
+        if isinstance(self.structure, XShift):
+            raise ValueError(
+                "structure: the entropic reference law of structure x is not Gaussian in z; "
+                "allowed: 'y|x', 'x|y', 'joint' (WassersteinDROLoss takes XShift)"
+            )
+        self.samples = as_positive_integer(samples, "samples")
+        if estimator not in ESTIMATORS:
+            raise ValueError(unknown("estimator", estimator, ESTIMATORS))
+        self.estimator = estimator
+        for name, function in (("residual", residual), ("loss", loss)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: {type(function).__name__} is not callable")
+        if loss is not None and (residual is not None or estimator == "tilted"):
+            raise ValueError(
+                "loss: allowed without residual=, and with 'sg' and 'rt-mlmc' (tilting linearises "
+                "a residual)"
+            )
+        self.residual = residual or reconstruction_residual
+        self.loss = loss
+        self.antithetic, self.defensive = bool(antithetic), bool(defensive)
+        self.warm_start = bool(warm_start)
+        self.chunk = None if chunk is None else as_positive_integer(chunk, "chunk")
+        self.sweeps = as_positive_integer(sweeps, "sweeps")
+        if rank != "full" and rank != 0:
+            as_positive_integer(rank, "rank")
+        self.rank = rank
+        if linearise not in ("data", "noisy"):
+            raise ValueError(unknown("linearise", linearise, ("data", "noisy")))
+        self.linearise = linearise
+        self._check_combination()
+        if modulus is not None:
+            modulus = as_non_negative(modulus, "modulus", "a Lipschitz constant >= 0")
+        elif residual is None and loss is None and self.structure.name == "x|y":
+            modulus = 1.0
+        self.modulus = modulus
+        self.diagnostics: dict[str, Tensor] = {}
+        self._calls = 0
+        self._directions: Tensor | None = None
+        self._warned: set[str] = set()
+
+    def _check_combination(self) -> None:
+        if self.antithetic and (self.estimator != "sg" or self.samples % 2):
+            raise ValueError(
+                f"antithetic: with estimator {self.estimator!r} and samples={self.samples}; "
+                "allowed with 'sg' and an even number of samples"
+            )
+        if self.estimator == "rt-mlmc" and self.samples & (self.samples - 1):
+            raise ValueError(
+                f"samples: {self.samples}; 'rt-mlmc' needs a power of two, the finest level"
+            )
+        if self.chunk is not None and self.estimator != "sg":
+            raise ValueError(f"chunk: allowed with 'sg', not with {self.estimator!r}")
+        if self.chunk is not None and self.antithetic:
+            raise ValueError("chunk: not with antithetic draws")
+
+    def extra_repr(self) -> str:
+        """The settings that tell two losses apart."""
+        return (
+            f"epsilon={self.epsilon:g}, structure={self.structure.name!r}, "
+            f"samples={self.samples}, estimator={self.estimator!r}"
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a resumed run needs: the count of calls and the warm-started directions."""
+        return {"calls": self._calls, "directions": self._directions}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore `get_extra_state`."""
+        self._calls, self._directions = state["calls"], state["directions"]
+
+    def forward(
+        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float,
+        generator: torch.Generator | None = None, *, index: Tensor | None = None,
+        seed: int | None = None, step: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
+        x, y = check_samples(x, y)
+        lam = as_multiplier(multiplier, x)
+        key = self._key(generator, seed, step)
+        if index is None:
+            index = torch.arange(len(x), device=x.device)
+        check_key(*key, index, len(x))
+        draw = _Draws(index.to(x.device), *key)
+        if not callable(model):
+            raise TypeError(f"model: {type(model).__name__} is not callable")
+        moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
+        self._warn_about_multiplier(lam, self.modulus)
+        estimate = {"sg": self._plain, "rt-mlmc": self._multilevel, "tilted": self._tilted}
+        return estimate[self.estimator](moved, lam, draw).mean()
+
+    def _key(
+        self, generator: torch.Generator | None, seed: int | None, step: int | None
+    ) -> tuple[int, int]:
+        if seed is not None:
+            return seed, 0 if step is None else step
+        if generator is not None:
+            drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
+            return int(drawn), 0 if step is None else step
+        self._calls += 1
+        return 0, self._calls if step is None else step
+
+    # -- plain draws
+
+    def _noise(self, moved: MovedSamples, draw: _Draws, first: int, count: int) -> Tensor:
+        scale = math.sqrt(0.5 * self.epsilon)
+        return draw.normal(count, moved.size, _DRAWS, moved.x.dtype, first=first) * scale
+
+    def _plain(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+        if self.chunk is None or self.chunk >= self.samples:
+            if self.antithetic:
+                half = self._noise(moved, draw, 0, self.samples // 2)
+                noise = torch.cat([half, -half], dim=1)
+            else:
+                noise = self._noise(moved, draw, 0, self.samples)
+            losses = moved.losses(noise)
+        else:
+
+            def chunk_losses(first: int, count: int) -> Tensor:
+                return moved.losses(self._noise(moved, draw, first, count))
+
+            parts = []
+            for first in range(0, self.samples, self.chunk):
+                count = min(self.chunk, self.samples - first)
+                if torch.is_grad_enabled():
+                    parts.append(checkpoint(chunk_losses, first, count, use_reentrant=False))
+                else:
+                    parts.append(chunk_losses(first, count))
+            losses = torch.cat(parts, dim=1)
+        return self._aggregate(moved, losses, 0.0, lam)
+
+    def _aggregate(
+        self, moved: MovedSamples, losses: Tensor, log_weights: Tensor | float, lam: Tensor
+    ) -> Tensor:
+        with torch.autocast(losses.device.type, enabled=False):
+            temperature = lam * self.epsilon
+            with torch.no_grad():
+                size = effective_sample_size(losses, log_weights, temperature).mean()
+                self._report(moved, size, size / losses.shape[1])
+            return soft_maximum(losses, log_weights, temperature)
+
+    # -- RT-MLMC
+
+    def _multilevel(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+        levels = self.samples.bit_length() - 1
+        probabilities = level_probabilities(levels)
+        # on the CPU: the number of rows depends on the levels drawn
+        host = _Draws(draw.index.cpu(), draw.seed, draw.step)
+        level = torch.bucketize(host.uniform(_LEVELS), probabilities.cumsum(0)).clamp(max=levels)
+        groups = [(int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
+                  for value in level.unique()]  # fmt: skip
+        rows = torch.cat([members.repeat_interleave(2**value) for value, members in groups])
+        noise = torch.cat([
+            self._noise(moved, draw.of(members), 0, 2**value).flatten(0, 1)
+            for value, members in groups
+        ])  # fmt: skip
+        every = MovedSamples(moved.model, moved.x[rows], moved.y[rows], moved.structure,
+                             moved.residual, moved.loss)  # fmt: skip
+        losses = every.losses(noise[:, None, :])[:, 0]
+        moved.passes = len(rows) / len(draw.index)
+        with torch.autocast(losses.device.type, enabled=False):
+            temperature = lam * self.epsilon
+            parts, shares, start = [], losses.new_zeros(()), 0
+            for value, members in groups:
+                block = losses[start : start + len(members) * 2**value].reshape(-1, 2**value)
+                start += block.numel()
+                parts.append(level_difference(block, temperature) / probabilities[value].item())
+                with torch.no_grad():
+                    shares += effective_sample_size(block, 0.0, temperature).sum() / 2**value
+            self._report(moved, shares / len(draw.index) * moved.passes, shares / len(draw.index))
+            return torch.cat(parts)
+
+    # -- tilted draws
+
+    def _tilted(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+        with torch.no_grad(), torch.autocast(moved.x.device.type, enabled=False):
+            proposal = self._proposal(moved, lam.detach(), draw)
+            tilted = max(self.samples // 2, 1) if self.defensive else self.samples
+            normal = draw.normal(self.samples, moved.size, _DRAWS, moved.wide)
+            displacement = torch.cat(
+                [proposal.transform(normal[:, :tilted]), normal[:, tilted:] * proposal.scale], dim=1
+            )
+            share = tilted / self.samples
+            log_ratio = proposal.log_ratio(displacement)
+            log_weights = -torch.logaddexp(
+                log_ratio + math.log(share),
+                torch.full_like(log_ratio, math.log1p(-share) if share < 1 else -math.inf),
+            )
+        self._warn_about_multiplier(lam, None, proposal.largest)
+        return self._aggregate(moved, moved.losses(displacement), log_weights, lam)
+
+    def _proposal(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> LinearisedLaw:
+        samples, size = len(draw.index), moved.size
+        rank = size if self.rank == "full" else min(int(self.rank), size)
+        point = torch.zeros(samples, 1, size, dtype=moved.x.dtype, device=moved.x.device)
+        if self.linearise == "noisy":
+            point = draw.normal(1, size, _POINTS, point.dtype) * math.sqrt(0.5 * self.epsilon)
+        if rank:
+            start = draw.normal(rank, size, _DIRECTIONS, point.dtype).mT
+            if rank == size:
+                start = torch.eye(size, dtype=point.dtype, device=point.device).repeat(
+                    samples, 1, 1
+                )
+            elif self.warm_start and self._directions is not None:
+                kept = self._directions.to(start)
+                if kept.shape == start.shape[1:]:
+                    start = kept.expand_as(start)
+            sweeps = 0 if rank == size else self.sweeps
+            residual, _, values, right = leading_directions(moved, point[:, 0], start, sweeps)
+            if self.warm_start:
+                weighted = (right * values[:, None, :]).permute(1, 0, 2).reshape(size, -1)
+                self._directions = torch.linalg.svd(weighted, full_matrices=False).U[:, :rank]
+        else:
+            residual = moved.residuals(point)[:, 0]
+            values, right = residual.new_zeros(samples, 0), residual.new_zeros(samples, size, 0)
+        if self.linearise == "noisy":  # the affine model r(p) + C(v - p), as seen from v = 0
+            residual = residual - moved.apply(point, point)[1][:, 0]
+        slope = moved.adjoint(point, residual[:, None, :])[1][:, 0].to(moved.wide)
+        return LinearisedLaw.of(
+            values.to(moved.wide), right.to(moved.wide), slope, lam, self.epsilon
+        )
+
+    # -- what is said about it
+
+    def _report(self, moved: MovedSamples, size: Tensor, share: Tensor) -> None:
+        self.diagnostics = {
+            "effective_sample_size": size,
+            "effective_sample_share": share,
+            "passes": torch.tensor(moved.passes),
+        }
+        self._looks = getattr(self, "_looks", -1) + 1
+        if torch.compiler.is_compiling() or self._looks % _LOOK_EVERY:
+            return
+        if self.estimator == "rt-mlmc" or self.samples < 4:
+            return
+        number = float(size)
+        if number < min(2.0, self.samples / 4):
+            self._warn(
+                "size",
+                f"the effective sample size is {number:.2f} of {self.samples} draws: single draws "
+                "decide, and the estimate lies below the objective; take more samples, a larger "
+                "multiplier or a larger epsilon",
+            )
+
+    def _warn_about_multiplier(
+        self, lam: Tensor, modulus: float | None, estimate: Tensor | None = None
+    ) -> None:
+        if torch.compiler.is_compiling() or (modulus is None and estimate is None):
+            return
+        said = ""
+        if modulus is None:
+            if "infinite" in self._warned:
+                return
+            modulus, said = float(estimate), "estimated from the Jacobians, "  # type: ignore[arg-type]
+        number, square = float(lam.detach()), modulus**2
+        if number <= square:
+            self._warn(
+                "infinite",
+                f"the multiplier {number:.4g} is at or below κ² = {square:.4g} ({said}κ = "
+                f"{modulus:.4g}): the worst-case risk may be infinite, but an estimate never is",
+            )
+        elif number <= 2 * square and self.estimator != "tilted":
+            self._warn(
+                "variance",
+                f"the multiplier {number:.4g} is at or below 2κ² = {2 * square:.4g} (κ = "
+                f"{modulus:.4g}): plain draws may have infinite variance, and a bias that more "
+                "samples hardly cure",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, EstimatorWarning, stacklevel=4)
+
+
+def level_difference(losses: Tensor, temperature: Tensor) -> Tensor:
+    r"""One level of RT-MLMC from nested draws (N, 2^l): all of them minus the mean of both halves.
+
+    .. math:: g(\ell_{1..2^l}) - \tfrac12\,[g(\ell_{1..2^{l-1}}) + g(\ell_{2^{l-1}+1..2^l})],
+              \qquad g = \text{soft maximum},
+
+    and g itself at level 0. The expectations over the levels add up to the one of the finest.
+    """
+    whole = soft_maximum(losses, 0.0, temperature)
+    draws = losses.shape[1]
+    if draws == 1:
+        return whole
+    halves = soft_maximum(losses.reshape(-1, draws // 2), 0.0, temperature).reshape(-1, 2)
+    return whole - halves.mean(1)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The key of a batch's noise."""
+
+    index: Tensor
+    seed: int
+    step: int
+
+    def normal(
+        self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0
+    ) -> Tensor:
+        return standard_normal(self.index, draws, size, seed=self.seed, step=self.step,
+                               first=first, stream=stream, dtype=dtype)  # fmt: skip
+
+    def of(self, members: Tensor) -> _Draws:
+        """The key of some of the samples."""
+        return _Draws(self.index[members], self.seed, self.step)
+
+    def uniform(self, stream: int) -> Tensor:
+        return uniform(self.index, seed=self.seed, step=self.step, stream=stream)
+
+
+@dataclass(frozen=True)
+class LinearisedLaw:
+    r"""Worst-case law of the linearised residual at a multiplier, one Gaussian per sample.
+
+    .. math:: q = N\Bigl(v,\ \tfrac\varepsilon2\bigl(I + \sum_j
+              \tfrac{\sigma_j^2}{\lambda-\sigma_j^2} w_j w_j^\top\bigr)\Bigr),
+              \qquad v = (\lambda I - C^\top C)^{-1} C^\top r
+
+    with the Jacobian's leading singular values and right vectors; what they miss of v is kept to
+    first order in 1/λ. With all of them and an affine residual :math:`\ell/(\lambda\varepsilon) +
+    \log(p/q)` is constant (theory §8).
+    """
+
+    mean: Tensor  # (N, d)
+    directions: Tensor  # (N, d, r)
+    shares: Tensor  # (N, r): σ²/λ
+    scale: float  # √(ε/2)
+    largest: Tensor  # the largest singular value of the batch
+
+    #: σ²/λ is clipped to this: at 1 the law of the linearised problem has infinite variance.
+    CLIP = 0.99
+
+    @classmethod
+    def of(
+        cls, values: Tensor, right: Tensor, slope: Tensor, multiplier: Tensor, epsilon: float
+    ) -> LinearisedLaw:
+        """From singular values (N, r), right vectors (N, d, r) and slopes Cᵀr (N, d)."""
+        shares = (values.square() / multiplier).clamp(max=cls.CLIP)
+        along = (right.mT @ slope[..., None])[..., 0]
+        extra = along * (shares / (1.0 - shares))
+        mean = (slope + (right @ extra[..., None])[..., 0]) / multiplier
+        largest = values.max() if values.numel() else values.new_zeros(())
+        return cls(mean, right, shares, math.sqrt(0.5 * epsilon), largest)
+
+    def transform(self, normal: Tensor) -> Tensor:
+        """Draws (N, K, d) of the law from standard normal ones."""
+        stretch = (1.0 - self.shares).rsqrt() - 1.0
+        along = (normal @ self.directions) * stretch[:, None, :]
+        return self.mean[:, None, :] + self.scale * (normal + along @ self.directions.mT)
+
+    def log_ratio(self, displacement: Tensor) -> Tensor:
+        r""":math:`\log q - \log p` at displacements (N, K, d), p = N(0, ε/2): (N, K)."""
+        mean = self.mean[:, None, :]
+        quadratic = 2.0 * (displacement * mean).sum(-1) - squared_norm(mean)
+        along = (displacement - mean) @ self.directions
+        quadratic = quadratic + (along.square() * self.shares[:, None, :]).sum(-1)
+        log_determinant = torch.log1p(-self.shares).sum(1)
+        return quadratic / (2.0 * self.scale**2) + 0.5 * log_determinant[:, None]
