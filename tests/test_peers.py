@@ -66,7 +66,7 @@ def test_ratios_are_of_times_stored_together():
         (["benchmarks", "peers", "--set", "slow_limit=0"], "allowed: a number > 0"),
         (
             ["section5", "--peer-python", sys.executable],
-            "--peer-python: the experiment 'section5' runs no peers; allowed for: benchmarks peers",
+            "--peer-python: the experiment 'section5' has no setting 'peer_python'; allowed for: ",
         ),
         (["--peer-python", sys.executable], "--peer-python needs an experiment"),
     ],

@@ -1,4 +1,4 @@
-"""``python -m validation [NAME] [--out DIR] [--set name=value ...] [--peer-python PATH]``."""
+"""``python -m validation [NAME] [--out DIR] [--set name=value ...] [--preset NAME] ...``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from typing import Any
 from validation.registry import EXPERIMENTS, Experiment, configure, load
 from validation.results import check_table, table
 
+#: Options that are the same as ``--set NAME=VALUE``, and what they are.
+SHORTCUTS = {
+    "peer-python": "interpreter of the peers' environment",
+    "preset": "size of the experiment, where there are several",
+    "task": "which of the experiment's tasks",
+    "data": "data root, otherwise the environment variable DRO_DATA",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one experiment, or list them all; 0 if every check holds, 1 if one fails, 2 on misuse."""
@@ -24,17 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting"
     )
-    parser.add_argument(
-        "--peer-python",
-        metavar="PATH",
-        help="the same as --set peer_python=PATH, where there is one",
-    )
+    for name, meaning in SHORTCUTS.items():
+        parser.add_argument(f"--{name}", help=f"{meaning}; as --set {_setting(name)}=...")
     options = parser.parse_args(arguments)
     if not options.name and (options.set or options.out):
         print("python -m validation: --set and --out need an experiment", file=sys.stderr)
         return 2
-    if not options.name and options.peer_python is not None:
-        print("python -m validation: --peer-python needs an experiment", file=sys.stderr)
+    given = {name: vars(options)[_setting(name)] for name in SHORTCUTS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not options.name and given:
+        print(f"python -m validation: --{next(iter(given))} needs an experiment", file=sys.stderr)
         return 2
     if not options.name:
         print(
@@ -49,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines = [(f.name, str(f.default), f.metadata.get("help", "")) for f in fields]
             print(table([("setting", "default", "meaning"), *lines]))
             return 0
-        if options.peer_python is not None:
-            check_has_peers(experiment)
-            options.set.append(f"peer_python={options.peer_python}")
+        for name, value in given.items():
+            check_has_setting(experiment, name)
+            options.set.append(f"{_setting(name)}={value}")
         config = configure(experiment.config, options.set)
     except ValueError as error:
         print(f"python -m validation: {error}", file=sys.stderr)
@@ -68,17 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def check_has_peers(experiment: Experiment) -> None:
-    """Refuse ``--peer-python`` for an experiment that has no such setting."""
+def _setting(option: str) -> str:
+    return option.replace("-", "_")
+
+
+def check_has_setting(experiment: Experiment, option: str) -> None:
+    """Refuse a shortcut for an experiment that has no such setting."""
 
     def has(config: type[Any]) -> bool:
-        return "peer_python" in {field.name for field in dataclasses.fields(config)}
+        return _setting(option) in {field.name for field in dataclasses.fields(config)}
 
     if not has(experiment.config):
         taking = [name for name in EXPERIMENTS if has(load(name).config)]
         raise ValueError(
-            f"--peer-python: the experiment {experiment.name!r} runs no peers; "
-            f"allowed for: {', '.join(taking)}"
+            f"--{option}: the experiment {experiment.name!r} has no setting "
+            f"{_setting(option)!r}; allowed for: {', '.join(taking) or 'none'}"
         )
 
 
