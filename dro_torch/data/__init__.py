@@ -1,0 +1,53 @@
+r"""Data sets from local files, and batches that depend on nothing but (seed, step).
+
+Nothing is downloaded: files lie in a *data root*, the argument `root` or the environment variable
+``DRO_DATA``. Every file is checked (magic number, shapes, counts, ranges); what is wrong with it,
+where it is expected and where it comes from is in the error. Formats, sources and licences are in
+the documentation, page "Data". No file can run code: arrays are read without pickles, and the
+official pickles of CIFAR-10 by a reader that builds only containers of the standard library.
+
+Images come as uint8 tensors (N, channels, height, width), sinograms as float32 (views, detector
+pixels). `IndexedDataset` hands them out as float32 with the *global* index of every sample, which
+keys its noise; `Batches` says which samples step s sees, on any number of processes.
+"""
+
+from dro_torch.data.files import DataFileError, data_root, read_idx
+from dro_torch.data.images import LabelledImages, caltech101, cifar10, mnist
+from dro_torch.data.sampling import (
+    Batches,
+    IndexedDataset,
+    batches,
+    imbalanced,
+    split,
+    unpaired,
+)
+from dro_torch.data.tomography import (
+    CTSlices,
+    FanBeamScan,
+    ct_slices,
+    htc2022,
+    load_2detect,
+    shift_detector,
+)
+
+__all__ = [
+    "data_root",
+    "mnist",
+    "cifar10",
+    "caltech101",
+    "ct_slices",
+    "htc2022",
+    "load_2detect",
+    "LabelledImages",
+    "CTSlices",
+    "FanBeamScan",
+    "DataFileError",
+    "read_idx",
+    "shift_detector",
+    "IndexedDataset",
+    "Batches",
+    "batches",
+    "split",
+    "unpaired",
+    "imbalanced",
+]

@@ -1,0 +1,182 @@
+"""Data roots, and readers of IDX, .npz and TIFF files that refuse what is damaged."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dro_core._validation import as_scalar, unknown
+
+#: Where files come from, for the messages about them.
+SOURCES = {
+    "mnist": "the four IDX files of MNIST (yann.lecun.com/exdb/mnist or a mirror), gzipped or not",
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-10-binary.tar.gz, unpacked)",
+    "cifar10-python": "https://www.cs.toronto.edu/~kriz/cifar.html (cifar-10-python.tar.gz, "
+    "unpacked)",
+    "npz": "an .npz file of the project's data root; its arrays are listed in docs/data.md",
+    "2detect": "doi:10.5281/zenodo.8014757 and its continuations (2DeteCT, raw archives)",
+}
+
+
+class DataFileError(ValueError):
+    """A data file that is damaged, or not what its name says."""
+
+
+def fault(path: Path, what: str, source: str) -> DataFileError:
+    return DataFileError(f"{path}: {what}; replace it by a good copy of {SOURCES[source]}")
+
+
+def data_root(argument: str | os.PathLike[str] | None = None) -> Path:
+    """The folder with the data: `argument`, or else the environment variable ``DRO_DATA``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither is given, or the folder does not exist.
+    """
+    given = os.environ.get("DRO_DATA") if argument is None else argument
+    if not given:
+        raise FileNotFoundError(
+            "root: no data root; pass root=... or set the environment variable DRO_DATA to the "
+            "folder with the data (docs/data.md says what lies where)"
+        )
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        name = "DRO_DATA" if argument is None else "root"
+        raise FileNotFoundError(f"{name}: {root} is not a folder")
+    return root
+
+
+def existing(path: Path, source: str, *others: Path) -> Path:
+    """The first of these files that exists."""
+    for candidate in (path, *others):
+        if candidate.is_file():
+            return candidate
+    also = "".join(f" (or {other.name})" for other in others)
+    raise FileNotFoundError(f"{path}{also}: not found; put it there from: {SOURCES[source]}")
+
+
+def check_option(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(unknown(name, value, known))
+
+
+_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The array in an IDX file (MNIST's format), gzipped if the name ends in ``.gz``.
+
+    Raises
+    ------
+    FileNotFoundError, DataFileError
+        If there is no such file, or its magic number, sizes or length are wrong.
+    """
+    path = existing(Path(path), "mnist")
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise fault(path, f"cannot be decompressed ({error})", "mnist") from None
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
+        raise fault(path, f"magic number {content[:4].hex()!r} is not that of an IDX file", "mnist")
+    axes, dtype = content[3], np.dtype(_IDX_TYPES[content[2]])
+    header = 4 * (1 + axes)
+    if axes == 0 or len(content) < header:
+        raise fault(path, f"ends inside the header of {axes} axes", "mnist")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", axes, 4))
+    expected = header + dtype.itemsize * math.prod(shape)
+    if len(content) != expected:
+        state = "truncated" if len(content) < expected else "too long"
+        raise fault(
+            path, f"{state}: {len(content)} bytes, but shape {shape} needs {expected}", "mnist"
+        )
+    return np.frombuffer(content, dtype, offset=header).reshape(shape)
+
+
+def read_npz(
+    path: Path, arrays: Mapping[str, tuple[str, tuple[int | str, ...]]]
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Arrays of an .npz file without pickles: name -> (kinds of dtype, shape with named sizes)."""
+    path = existing(path, "npz")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a zip archive, or truncated")
+        with np.load(path, allow_pickle=False) as archive:
+            missing = sorted(set(arrays) - set(archive.files))
+            if missing:
+                raise ValueError(f"no array {missing[0]!r}, only {', '.join(archive.files)}")
+            found = {name: archive[name] for name in arrays}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise fault(path, f"cannot be read as .npz ({error})", "npz") from None
+    sizes: dict[str, int] = {}
+    for name, (kinds, shape) in arrays.items():
+        array = found[name]
+        if array.dtype.kind not in kinds:
+            raise fault(path, f"array {name!r} has dtype {array.dtype}", "npz")
+        expected = tuple(
+            sizes.setdefault(size, given) if isinstance(size, str) else size
+            for size, given in zip(shape, array.shape, strict=False)
+        )
+        if array.ndim != len(shape) or array.shape != expected:
+            meant = ", ".join(str(sizes.get(size, size)) for size in map(str, shape))
+            raise fault(path, f"array {name!r} has shape {array.shape}, not ({meant})", "npz")
+    return found
+
+
+def read_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """A single-page grey-scale TIFF image, by Pillow."""
+    image_module = pillow()
+    path = existing(path, source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tags; pixels are checked below
+            with image_module.open(path, formats=("TIFF",)) as image:
+                if getattr(image, "n_frames", 1) != 1 or len(image.getbands()) != 1:
+                    raise fault(path, "more than one page or channel", source)
+                array = np.asarray(image)
+    except (OSError, SyntaxError, EOFError, KeyError, TypeError, OverflowError) as error:
+        raise fault(path, f"cannot be read as TIFF ({error})", source) from None
+    if array.ndim != 2 or array.dtype.kind not in "uif":
+        raise fault(path, f"array of shape {array.shape} and dtype {array.dtype}", source)
+    if not np.isfinite(array).all():
+        raise fault(path, "NaN or infinite entries", source)
+    return array
+
+
+def pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "reading JPEG and TIFF files needs Pillow, which is not installed; install it with: "
+            "pip install pillow",
+            name="PIL",
+        ) from None
+    return Image
+
+
+def as_positive(value: Any, name: str) -> float:
+    number = as_scalar(value, name, "a number > 0")
+    if number <= 0:
+        raise ValueError(f"{name}: {number}; allowed: a number > 0")
+    return number
+
+
+def as_count(value: Any, name: str) -> int:
+    """An integer >= 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
+    if value < 0:
+        raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
+    return int(value)

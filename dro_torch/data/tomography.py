@@ -1,0 +1,308 @@
+"""Computed tomography: CT slices, and measured fan-beam scans of HTC2022 and 2DeteCT."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dro_core._validation import as_positive_integer, as_scalar, unknown
+from dro_torch.data.files import as_positive, check_option, data_root, fault, read_npz, read_tiff
+
+#: Patients of `ct_slices` that are held out for validation.
+CT_VALIDATION_PATIENTS = ("A046441", "A056642", "A062055", "A072894")
+#: Attenuation of water in 1/mm, of `ct_slices`.
+WATER_ATTENUATION = 0.0192
+#: First slice, last slice and shift of the detector in summed pixels: it was exchanged twice.
+DETECTOR_SHIFTS = ((1, 2830, 1.0), (2831, 5000, 0.0), (5521, 5870, 1.0), (5871, 6370, 0.0))
+#: Views (the last one repeats the first) and detector pixels of a raw 2DeteCT sinogram.
+RAW_SHAPE = (3601, 1912)
+#: Transmissions below this are photon starvation and clipped.
+SMALLEST_TRANSMISSION = 1e-6
+
+
+@dataclass(frozen=True)
+class CTSlices:
+    """Axial CT slices.
+
+    Attributes
+    ----------
+    images : (N, 1, height, width) float32 tensor
+        In the units that were asked for.
+    patients : tuple of str
+        Patient of every slice; slices of one patient are not independent.
+    pixel_mm : (N,) float32 tensor
+        Side of a pixel.
+    """
+
+    images: Tensor
+    patients: tuple[str, ...]
+    pixel_mm: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def ct_slices(
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    units: str = "unit",
+    validation_patients: Sequence[str] = CT_VALIDATION_PATIENTS,
+) -> CTSlices:
+    r"""CT slices from ``ct_axial_hu256.npz``, split by patient.
+
+    Parameters
+    ----------
+    root : path, optional
+        Data root, see `data_root`.
+    split : "train", "validation" or "test"
+        No patient is in two of them; the file says who is in the test split.
+    units : "unit", "attenuation" or "HU"
+        Values h as stored (Hounsfield units), as (h + 1000)/2000 clipped to [0, 1], or as linear
+        attenuation :math:`\mu = 0.0192\,(1 + h/1000)` per mm, not below 0.
+    validation_patients : sequence of str
+        Patients who are in the validation split instead of the training split.
+
+    Raises
+    ------
+    FileNotFoundError, DataFileError
+        If the file is missing or damaged, or has a patient on both sides.
+    ValueError
+        If a validation patient is unknown or in the test split, or a split is empty.
+    """
+    check_option("split", split, ("train", "validation", "test"))
+    check_option("units", units, ("unit", "attenuation", "HU"))
+    path = data_root(root) / "ct_axial_hu256.npz"
+    found = read_npz(
+        path,
+        {"hu": ("i", ("N", "S", "S")), "patient": ("U", ("N",)), "pixel_mm": ("f", ("N",)),
+         "is_test": ("b", ("N",))},
+    )  # fmt: skip
+    patient, is_test = found["patient"], found["is_test"]
+    tested, learned = set(patient[is_test].tolist()), set(patient[~is_test].tolist())
+    if tested & learned:
+        raise fault(path, f"patient {min(tested & learned)} is in both splits", "npz")
+    for name in validation_patients:
+        if name not in learned:
+            raise ValueError(unknown("validation_patients", name, sorted(learned)))
+    validated = np.isin(patient, list(validation_patients))
+    kept = {"train": ~is_test & ~validated, "validation": validated, "test": is_test}[split]
+    if not kept.any():
+        raise ValueError(f"split: no slices in {split!r} with these validation_patients")
+    if not (found["pixel_mm"] > 0).all():
+        raise fault(path, "pixel_mm is not positive", "npz")
+    hu = found["hu"][kept][:, None].astype(np.float32)
+    if units == "unit":
+        hu = np.clip((hu + 1000) / 2000, 0, 1)
+    elif units == "attenuation":
+        hu = np.maximum(np.float32(WATER_ATTENUATION) * (1 + hu / 1000), 0)
+    pixel = found["pixel_mm"][kept].astype(np.float32)
+    return CTSlices(torch.from_numpy(hu), tuple(patient[kept].tolist()), torch.from_numpy(pixel))
+
+
+@dataclass(frozen=True)
+class FanBeamScan:
+    """A measured fan-beam scan: line integrals and everything needed to reconstruct from them.
+
+    Attributes
+    ----------
+    sinogram : (views, detector pixels) float32 tensor
+        Line integrals of the attenuation.
+    angles : (views,) float64 tensor
+        In radians; the convention is in the docstring of the function that loaded the scan.
+    source_origin_mm, source_detector_mm : float
+        Distances of the source from the centre of rotation and from the detector.
+    detector_pixel_mm : float
+        Pitch of the flat detector, whose middle lies opposite the source.
+    image_size : int
+        Pixels on a side of the usual reconstruction.
+    image_pixel_mm : float
+        Their side.
+    mask : (size, size) bool tensor or None
+        Ground truth: where the material is.
+    reference : (size, size) float32 tensor or None
+        A reference reconstruction.
+    """
+
+    sinogram: Tensor
+    angles: Tensor
+    source_origin_mm: float
+    source_detector_mm: float
+    detector_pixel_mm: float
+    image_size: int
+    image_pixel_mm: float
+    mask: Tensor | None = None
+    reference: Tensor | None = None
+
+
+def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> FanBeamScan:
+    r"""A measured sinogram of the Helsinki Tomography Challenge 2022.
+
+    Reads ``htc2022_real_sinograms.npz``. With b the angle, y pointing up and
+    :math:`t = x\cos b + y\sin b`, :math:`s = -x\sin b + y\cos b`, the source is at s =
+    `source_origin_mm` and detector coordinates grow with t **after** the detector axis of the
+    sinogram is reversed (``sinogram.flip(1)``); the image reconstructed so matches `mask` and
+    `reference` after half a turn (``torch.rot90(image, 2)``).
+
+    Parameters
+    ----------
+    name : "tb", "ta" or "solid_disc"
+        Phantom tb (549 views over 279 degrees), ta (121 over 60), or the solid disc (61 over 30).
+    root : path, optional
+        Data root, see `data_root`.
+
+    Returns
+    -------
+    FanBeamScan
+        With `mask` for the phantoms and `reference` (an FBP from all views) for the solid disc.
+
+    Raises
+    ------
+    FileNotFoundError, DataFileError
+        If the file is missing or damaged.
+    """
+    check_option("name", name, ("tb", "ta", "solid_disc"))
+    path = data_root(root) / "htc2022_real_sinograms.npz"
+    image, kinds = (
+        ("solid_disc_full_recon_fbp", "f") if name == "solid_disc" else (f"{name}_gt", "ub")
+    )
+    found = read_npz(
+        path,
+        {f"{name}_sinogram": ("f", ("V", "D")), f"{name}_angles_deg": ("f", ("V",)),
+         image: (kinds, ("S", "S")), "geometry_json": ("U", ())},
+    )  # fmt: skip
+    sinogram, picture = found[f"{name}_sinogram"], found[image]
+    if not (np.isfinite(sinogram).all() and np.isfinite(found[f"{name}_angles_deg"]).all()):
+        raise fault(path, f"{name}: NaN or infinite entries", "npz")
+    try:
+        record = json.loads(str(found["geometry_json"]))
+        lengths = [
+            as_positive(record[key], key)
+            for key in ("distance_source_origin_mm", "distance_source_detector_mm",
+                        "detector_pixel_mm", "effective_pixel_mm")
+        ]  # fmt: skip
+        if record["n_det"] != sinogram.shape[1]:
+            raise ValueError(f"n_det {record['n_det']}, but {sinogram.shape[1]} detector pixels")
+    except (ValueError, KeyError, TypeError) as error:
+        raise fault(path, f"geometry_json is not usable ({error})", "npz") from None
+    image_tensor = torch.from_numpy(picture.astype(np.float32))
+    return FanBeamScan(
+        torch.from_numpy(sinogram.astype(np.float32)),
+        torch.from_numpy(np.deg2rad(found[f"{name}_angles_deg"].astype(np.float64))),
+        source_origin_mm=lengths[0],
+        source_detector_mm=lengths[1],
+        detector_pixel_mm=lengths[2],
+        image_size=len(image_tensor),
+        image_pixel_mm=lengths[3],
+        mask=None if name == "solid_disc" else image_tensor > 0,
+        reference=image_tensor if name == "solid_disc" else None,
+    )
+
+
+def shift_detector(rows: Any, shift: float) -> Any:
+    """Rows of detector values read `shift` pixels further along: linear, extrapolated at the end.
+
+    Entry j of a row becomes its value at j + shift.
+    """
+    size = rows.shape[-1]
+    place = np.arange(size) + float(shift)
+    left = np.clip(np.floor(place).astype(np.int64), 0, size - 2)
+    share = place - left
+    return (1 - share) * rows[..., left] + share * rows[..., left + 1]
+
+
+def load_2detect(
+    folder: str | os.PathLike[str],
+    slice: int,
+    mode: int,
+    *,
+    shift: float | None = None,
+    raw_shape: tuple[int, int] = RAW_SHAPE,
+) -> FanBeamScan:
+    r"""One measured sinogram of 2DeteCT, with the preprocessing of its authors.
+
+    Reads ``folder/sliceNNNNN/modeM/{sinogram,dark,flat1,flat2}.tif``. With I the counts, D the dark
+    field and F the mean of both flat fields, neighbouring detector pixels are summed in pairs, then
+
+    .. math:: T_{vj} = \frac{I_{vj} - D_j}{F_j - D_j},\qquad
+              p_{vj} = -\log \max(T_{v, j + s}, 10^{-6}),
+
+    where s is the shift of the detector in summed pixels (linear interpolation); the last raw view,
+    which repeats the first, is dropped and the detector axis of p reversed. View v is at angle
+    :math:`\pi - 2\pi v/3600`.
+
+    Parameters
+    ----------
+    folder : path
+        Folder with the slices.
+    slice : int
+        1 to 5000 or 5521 to 6370.
+    mode : 1, 2 or 3
+        Acquisition mode, as in the names of the folders.
+    shift : float, optional
+        s; by default that of the slice (`DETECTOR_SHIFTS`): 1 for slices 1 to 2830 and 5521 to
+        5870, otherwise 0.
+    raw_shape : pair of int
+        Views, the repeated one included, and detector pixels of the raw sinogram.
+
+    Returns
+    -------
+    FanBeamScan
+        Sinogram (3600, 956), float32.
+
+    Raises
+    ------
+    FileNotFoundError, DataFileError
+        If a file is missing, damaged, of the wrong shape, or a detector pixel has a flat field
+        that does not exceed its dark field.
+    ValueError
+        If the slice or the mode does not exist.
+
+    Notes
+    -----
+    Source: Kiss, Coban, Batenburg, van Leeuwen, Lucka, 2DeteCT (2023), and its reference scripts;
+    those keep the detector axis and turn the other way, which shows the mirror image.
+    """
+    number = as_positive_integer(slice, "slice")
+    shifts = [entry for first, last, entry in DETECTOR_SHIFTS if first <= number <= last]
+    if not shifts:
+        raise ValueError(f"slice: {number}; allowed: 1 to 5000 and 5521 to 6370")
+    if as_positive_integer(mode, "mode") > 3:
+        raise ValueError(f"mode: {mode}; allowed: 1, 2, 3")
+    offset = shifts[0] if shift is None else as_scalar(shift, "shift", "a number of pixels")
+    views, pixels = (as_positive_integer(size, "raw_shape") for size in raw_shape)
+    if views < 2 or pixels < 4 or pixels % 2:
+        raise ValueError(f"raw_shape: {raw_shape}; at least 2 views and an even number >= 4 pixels")
+    place = Path(folder) / f"slice{number:05d}" / f"mode{mode}"
+
+    def read(name: str, rows: int) -> Any:
+        path = place / f"{name}.tif"
+        counts = read_tiff(path, "2detect").astype(np.float64)
+        if counts.shape != (rows, pixels):
+            raise fault(path, f"shape {counts.shape} instead of {(rows, pixels)}", "2detect")
+        return counts[:, 0::2] + counts[:, 1::2]
+
+    dark = read("dark", 1)
+    flat = (read("flat1", 1) + read("flat2", 1)) / 2
+    if not (flat > dark).all():
+        pair = int(np.flatnonzero(flat <= dark)[0])
+        raise fault(
+            place / "flat1.tif", f"flat field <= dark field at summed pixel {pair}", "2detect"
+        )
+    transmission = ((read("sinogram", views) - dark) / (flat - dark))[:-1]
+    transmission = shift_detector(transmission, offset)
+    projections = -np.log(np.maximum(transmission, SMALLEST_TRANSMISSION))[:, ::-1]
+    angles = math.pi - 2 * math.pi * np.arange(views - 1) / (views - 1)
+    return FanBeamScan(
+        torch.from_numpy(projections.astype(np.float32)), torch.from_numpy(angles),
+        source_origin_mm=431.019989, source_detector_mm=529.000488,
+        detector_pixel_mm=2 * 0.0748, image_size=1024, image_pixel_mm=0.113797,
+    )  # fmt: skip
