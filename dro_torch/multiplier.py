@@ -86,9 +86,10 @@ class Multiplier(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Multiplier:
         """Moves to another device apply; λ stays in float64 whatever the model's precision."""
-        super()._apply(fn, recurse)
-        self.theta.data = self.theta.data.double()
-        self.lower = self.lower.double()
+        kept = self.theta.data, self.lower
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = self.theta.device
+        self.theta.data, self.lower = (value.to(device) for value in kept)
         return self
 
     def extra_repr(self) -> str:

@@ -58,7 +58,7 @@ def test_value_penalty_and_state():
 def test_precision_of_the_model_is_not_that_of_the_multiplier():
     multiplier = Multiplier(1.0, math.pi).to(torch.bfloat16)
     assert multiplier().dtype == torch.float64
-    assert float(multiplier().detach()) == pytest.approx(math.pi, rel=2e-2)
+    assert float(multiplier().detach()) == pytest.approx(math.pi, rel=1e-15)
 
 
 def test_the_lower_bound_holds_and_can_rise():
