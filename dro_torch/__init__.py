@@ -14,4 +14,61 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-__all__: list[str] = []
+from dro_torch import data, metrics, nets, physics, training
+from dro_torch.certify import Certificate, certificate_curve, certify
+from dro_torch.keyed_noise import standard_normal
+from dro_torch.lipschitz import (
+    LipschitzBound,
+    UnsupportedLayerError,
+    lipschitz_lower,
+    lipschitz_upper,
+    register_lipschitz,
+)
+from dro_torch.losses.adversarial import WassersteinDROLoss
+from dro_torch.losses.bound import BoundLoss
+from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
+from dro_torch.losses.linearised import LinearisedDROLoss
+from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
+from dro_torch.multiplier import (
+    BisectedMultiplier,
+    Multiplier,
+    StochasticDescent,
+    bisect_multiplier,
+)
+from dro_torch.residual import forward_residual, reconstruction_residual
+from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
+
+__all__ = [
+    "EntropicDROLoss",
+    "WassersteinDROLoss",
+    "LinearisedDROLoss",
+    "BoundLoss",
+    "EstimatorWarning",
+    "Multiplier",
+    "bisect_multiplier",
+    "BisectedMultiplier",
+    "StochasticDescent",
+    "LikelihoodCost",
+    "UnbalancedOTLoss",
+    "certify",
+    "certificate_curve",
+    "Certificate",
+    "lipschitz_upper",
+    "lipschitz_lower",
+    "LipschitzBound",
+    "register_lipschitz",
+    "UnsupportedLayerError",
+    "Structure",
+    "Joint",
+    "YGivenX",
+    "XGivenY",
+    "XShift",
+    "reconstruction_residual",
+    "forward_residual",
+    "standard_normal",
+    "data",
+    "metrics",
+    "nets",
+    "physics",
+    "training",
+]

@@ -6,7 +6,6 @@ both (joint, the signal's entries first). The transport cost is squared Euclidea
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -37,8 +36,11 @@ class Structure(ABC):
         """Transport cost of each sample, (N,), in squared units of the data."""
         return displacement.square().sum(1)
 
-    def modulus(self, lipschitz: float) -> float:
-        r"""κ of :math:`(\sqrt M + \rho\kappa)^2` for a reconstruction map with that constant."""
+    def modulus(self, lipschitz: Any) -> Any:
+        r"""κ of :math:`(\sqrt M + \rho\kappa)^2` for a reconstruction map with that constant.
+
+        A tensor keeps its graph.
+        """
         raise ValueError(f"structure {self.name!r}: it has no modulus for a Lipschitz constant")
 
     def __repr__(self) -> str:
@@ -56,7 +58,7 @@ class YGivenX(Structure):
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return x, _moved(y, displacement)
 
-    def modulus(self, lipschitz: float) -> float:
+    def modulus(self, lipschitz: Any) -> Any:
         """κ = L."""
         return lipschitz
 
@@ -72,7 +74,7 @@ class XGivenY(Structure):
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return _moved(x, displacement), y
 
-    def modulus(self, lipschitz: float) -> float:
+    def modulus(self, lipschitz: Any) -> Any:
         """κ = 1: the residual moves as far as x does."""
         return 1.0
 
@@ -89,9 +91,9 @@ class Joint(Structure):
         dx, dy = displacement.split([x[0].numel(), y[0].numel()], dim=1)
         return _moved(x, dx), _moved(y, dy)
 
-    def modulus(self, lipschitz: float) -> float:
+    def modulus(self, lipschitz: Any) -> Any:
         """κ = √(1 + L²)."""
-        return math.hypot(1.0, lipschitz)
+        return (1.0 + lipschitz**2) ** 0.5
 
 
 class XShift(Structure):

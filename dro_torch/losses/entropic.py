@@ -60,7 +60,7 @@ def level_probabilities(levels: int) -> Tensor:
 
 def soft_maximum(losses: Tensor, log_weights: Tensor | float, temperature: Tensor) -> Tensor:
     r""":math:`t\,(\operatorname{logsumexp}_k(\ell_{ik}/t + w_{ik}) - \log K)`, (N, K) to (N,)."""
-    total = torch.logsumexp(losses / temperature + log_weights, dim=1)
+    total = torch.logsumexp(_exponents(losses, log_weights, temperature), dim=1)
     return temperature * (total - math.log(losses.shape[1]))
 
 
@@ -68,7 +68,15 @@ def effective_sample_size(
     losses: Tensor, log_weights: Tensor | float, temperature: Tensor
 ) -> Tensor:
     r""":math:`1/\sum_k w_{ik}^2` of the softmax weights, (N,), between 1 and K."""
-    return 1.0 / torch.softmax(losses / temperature + log_weights, dim=1).square().sum(1)
+    weights = torch.softmax(_exponents(losses, log_weights, temperature), dim=1)
+    return 1.0 / weights.square().sum(1)
+
+
+def _exponents(losses: Tensor, log_weights: Tensor | float, temperature: Tensor) -> Tensor:
+    exponents = losses / temperature
+    if isinstance(log_weights, float) and log_weights == 0.0:
+        return exponents
+    return exponents + log_weights
 
 
 class EntropicDROLoss(nn.Module):
@@ -183,8 +191,8 @@ class EntropicDROLoss(nn.Module):
         elif residual is None and loss is None and self.structure.name == "x|y":
             modulus = 1.0
         self.modulus = modulus
-        self.diagnostics: dict[str, Tensor] = {}
-        self._calls = 0
+        self._seen: tuple[list[tuple[Tensor, Tensor | float]], Tensor, float] | None = None
+        self._calls, self._looks = 0, -1
         self._directions: Tensor | None = None
         self._warned: set[str] = set()
 
@@ -253,7 +261,7 @@ class EntropicDROLoss(nn.Module):
 
     def _noise(self, moved: MovedSamples, draw: _Draws, first: int, count: int) -> Tensor:
         scale = math.sqrt(0.5 * self.epsilon)
-        return draw.normal(count, moved.size, _DRAWS, moved.x.dtype, first=first) * scale
+        return draw.normal(count, moved.size, _DRAWS, moved.x.dtype, first=first).mul_(scale)
 
     def _plain(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
         if self.chunk is None or self.chunk >= self.samples:
@@ -283,9 +291,7 @@ class EntropicDROLoss(nn.Module):
     ) -> Tensor:
         with torch.autocast(losses.device.type, enabled=False):
             temperature = lam * self.epsilon
-            with torch.no_grad():
-                size = effective_sample_size(losses, log_weights, temperature).mean()
-                self._report(moved, size, size / losses.shape[1])
+            self._report(moved, [(losses, log_weights)], temperature)
             return soft_maximum(losses, log_weights, temperature)
 
     # -- RT-MLMC
@@ -309,14 +315,13 @@ class EntropicDROLoss(nn.Module):
         moved.passes = len(rows) / len(draw.index)
         with torch.autocast(losses.device.type, enabled=False):
             temperature = lam * self.epsilon
-            parts, shares, start = [], losses.new_zeros(()), 0
+            parts, blocks, start = [], [], 0
             for value, members in groups:
                 block = losses[start : start + len(members) * 2**value].reshape(-1, 2**value)
                 start += block.numel()
                 parts.append(level_difference(block, temperature) / probabilities[value].item())
-                with torch.no_grad():
-                    shares += effective_sample_size(block, 0.0, temperature).sum() / 2**value
-            self._report(moved, shares / len(draw.index) * moved.passes, shares / len(draw.index))
+                blocks.append((block, 0.0))
+            self._report(moved, blocks, temperature)
             return torch.cat(parts)
 
     # -- tilted draws
@@ -371,18 +376,37 @@ class EntropicDROLoss(nn.Module):
 
     # -- what is said about it
 
-    def _report(self, moved: MovedSamples, size: Tensor, share: Tensor) -> None:
-        self.diagnostics = {
-            "effective_sample_size": size,
+    @property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the last call saw, computed when it is asked for."""
+        if self._seen is None:
+            return {}
+        blocks, temperature, passes = self._seen
+        samples = sum(len(losses) for losses, _ in blocks)
+        shares = [
+            effective_sample_size(losses, log_weights, temperature).sum() / losses.shape[1]
+            for losses, log_weights in blocks
+        ]
+        share = torch.stack(shares).sum() / samples
+        draws = sum(losses.numel() for losses, _ in blocks) / samples
+        return {
+            "effective_sample_size": share * draws,
             "effective_sample_share": share,
-            "passes": torch.tensor(moved.passes),
+            "passes": torch.tensor(passes),
         }
-        self._looks = getattr(self, "_looks", -1) + 1
+
+    def _report(
+        self, moved: MovedSamples, blocks: list[tuple[Tensor, Tensor | float]], temperature: Tensor
+    ) -> None:
+        """Keep losses (N, K) and log-weights of groups of samples for `diagnostics`, and look."""
+        kept = [(losses.detach(), log_weights) for losses, log_weights in blocks]
+        self._seen = (kept, temperature.detach(), moved.passes)
+        self._looks += 1
         if torch.compiler.is_compiling() or self._looks % _LOOK_EVERY:
             return
         if self.estimator == "rt-mlmc" or self.samples < 4:
             return
-        number = float(size)
+        number = float(self.diagnostics["effective_sample_size"])
         if number < min(2.0, self.samples / 4):
             self._warn(
                 "size",

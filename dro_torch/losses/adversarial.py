@@ -1,0 +1,214 @@
+r"""The Wasserstein DRO objective of a network: inner ascent on the potential.
+
+.. math:: \frac1N\sum_i \varphi_\lambda(z_i), \qquad
+          \varphi_\lambda(z) = \sup_v\ \ell(z + v) - \lambda\,c(v)
+
+is the dual of `dro_core.worst_case_risk` without its budget term :math:`\lambda\rho^2` (paper
+Theorems 3.1-3.4; `Multiplier.penalty` adds it). Every displacement gives a lower value of the
+potential, and v = 0 is always among those compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dro_core._validation import as_positive_integer, as_scalar, unknown
+from dro_torch.losses.linearised import (
+    PotentialLoss,
+    eagerly,
+    inner_product,
+    linearised_displacement,
+    uncached_autocast,
+)
+from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
+from dro_torch.structure import Structure
+
+STARTS = ("linearised", "zero")
+
+
+class WassersteinDROLoss(PotentialLoss):
+    r"""Wasserstein structured DRO objective, without the budget term (paper Theorem 3.1).
+
+    .. math:: \frac1N\sum_i \max_v\ \ell(z_i + v) - \lambda\,c(v)
+
+    The maximum is sought in two stages. The warm start is the exact answer for the residual's
+    linearisation, :math:`(\lambda I - C^\top C)^{-1}C^\top r` (`linearised_displacement`); then
+    come `steps` trials of gradient ascent, whose lengths follow the observed curvature (Barzilai
+    and Borwein) after a first one of 1/(2λ). A trial is kept for the samples whose value it
+    raises; where it does not, the next one is shorter. So no step lowers a value, and none lies
+    below the loss of the unmoved sample (structure x: of (x, A(x)), at its cost).
+
+    ``loss(model, x, y, multiplier)`` returns a scalar. Its gradients are those at the fixed
+    displacement v (Danskin): of :math:`\ell(z + v)` in the parameters, :math:`-c(v)` in λ. A
+    sample's value does not depend on the rest of its batch if the network's output does not.
+
+    Parameters
+    ----------
+    structure : "y|x", "x|y", "joint" or Structure
+        Which variable moves.
+    steps : int
+        Trials of gradient ascent after the warm start; two network passes each.
+    residual : callable, optional
+        (model, x, y) -> what is measured, the loss is its squared norm; default x - model(y).
+    loss : callable, optional
+        (model, x, y) -> (N,) in place of the squared norm: any loss of a sample. There is no
+        residual to linearise then, and the ascent starts at zero.
+    start : "linearised" or "zero"
+        Where the ascent starts.
+    iterations : int
+        Conjugate gradient iterations of the warm start, at most; two network passes each.
+    step_size : float, optional
+        Length of the first ascent step, in place of 1/(2λ).
+    box : (low, high), optional
+        Bounds of the entries of what moves (joint: of both x and y), infinite where there is
+        none. Kept by projection. An entry that is outside already may move inwards only.
+    modulus : float, optional
+        Lipschitz constant κ of the residual in what moves, used to warn at λ ≤ κ². Known for x|y
+        with the default residual.
+
+    Attributes
+    ----------
+    diagnostics : dict of 0-d tensors
+        Of the last call: mean "transport_cost", mean "increase" over the unmoved samples,
+        "indefinite_share" (samples whose linearised problem has no maximum at this λ, as far as
+        it was seen), and network "passes" per sample, backward ones of the ascent included.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad arguments, named.
+
+    Source: paper Theorems 3.1-3.4; adversarial training as its dual: Sinha, Namkoong, Duchi; the
+    linearised warm start: this project.
+    """
+
+    def __init__(
+        self, structure: str | Structure = "y|x", steps: int = 3, *,
+        residual: Residual | None = None, loss: SampleLoss | None = None,
+        start: Literal["linearised", "zero"] = "linearised", iterations: int = 4,
+        step_size: float | None = None, box: tuple[float, float] | None = None,
+        modulus: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(structure, iterations, residual, loss, modulus)
+        self.steps = as_positive_integer(steps, "steps")
+        if start not in STARTS:
+            raise ValueError(unknown("start", start, STARTS))
+        self.start = start
+        if step_size is not None:
+            step_size = as_scalar(step_size, "step_size", "a number > 0")
+            if not 0 < step_size < math.inf:
+                raise ValueError(f"step_size: {step_size}; allowed: a finite number > 0")
+        self.step_size = step_size
+        self.box = None if box is None else _as_box(box)
+        if self.box is not None and self.structure.name not in ("y|x", "x|y", "x", "joint"):
+            raise ValueError(f"box: structure {self.structure.name!r} does not say what it bounds")
+
+    def extra_repr(self) -> str:
+        """The settings that tell two losses apart."""
+        box = "" if self.box is None else f", box={self.box}"
+        return f"structure={self.structure.name!r}, steps={self.steps}, start={self.start!r}{box}"
+
+    def forward(
+        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float,
+        generator: torch.Generator | None = None, *, index: Tensor | None = None,
+        seed: int | None = None, step: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
+        moved, lam = self._arguments(model, x, y, multiplier)
+        displacement, nominal, indefinite = eagerly(self._maximise, moved, lam.detach())
+        passes, moved.model = moved.passes, model
+        value, cost = _potential(moved, displacement, lam)
+        self._report(lam, value, nominal, cost, indefinite, passes + 1.0)
+        return value.mean()
+
+    def displacements(self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float) -> Tensor:
+        """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""
+        moved, lam = self._arguments(model, x, y, multiplier)
+        return self._maximise(moved, lam.detach())[0]
+
+    def _maximise(self, moved: MovedSamples, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Displacements (N, size), nominal values (N,), indefinite linearised problems (N,)."""
+        project = self._projection(moved)
+        with uncached_autocast(moved.x.device):
+            best = moved.x.new_zeros((len(moved.x), moved.size), dtype=moved.wide)
+            length = 0.5 / lam if self.step_size is None else self.step_size
+            if self.start == "linearised" and self.loss is None:
+                trial, value, slope, indefinite = linearised_displacement(
+                    moved, lam, self.iterations
+                )
+                trials = self.steps + 1
+            else:
+                value, slope = _value_and_slope(moved, best, lam)
+                indefinite = torch.zeros_like(value, dtype=torch.bool)
+                trial, trials = best + length * slope, self.steps
+            nominal, length = value, torch.ones_like(value) * length
+            for left in range(trials - 1, -1, -1):
+                trial = project(trial)
+                if left:
+                    tried, tilted = _value_and_slope(moved, trial, lam)
+                else:
+                    with torch.no_grad():
+                        tried, tilted = _potential(moved, trial, lam)[0], slope
+                better = torch.isfinite(tried) & (tried > value)
+                shorter = length if left == self.steps else 0.25 * length  # or a failed warm start
+                longer = _longer(trial - best, slope - tilted, length)
+                length = torch.where(better, longer, shorter)
+                best = torch.where(better[:, None], trial, best)
+                slope = torch.where(better[:, None], tilted, slope)
+                value = torch.where(better, tried, value)
+                trial = best + length[:, None] * slope
+        return best, nominal, indefinite
+
+    def _projection(self, moved: MovedSamples) -> Callable[[Tensor], Tensor]:
+        """The projection of displacements (N, size) onto those that keep the box."""
+        if self.box is None:
+            return lambda displacement: displacement
+        x, y = moved.x.flatten(1), moved.y.flatten(1)
+        here = {"y|x": y, "joint": torch.cat([x, y], dim=1)}.get(self.structure.name, x)
+        low, high = ((bound - here).to(moved.wide) for bound in self.box)
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        return lambda displacement: displacement.clamp(low, high)
+
+
+def _as_box(box: Any) -> tuple[float, float]:
+    if not isinstance(box, tuple | list) or len(box) != 2:
+        raise ValueError(f"box: {box!r}; allowed: a pair (low, high) of numbers")
+    for bound in box:
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise TypeError(f"box: {type(bound).__name__}; allowed: a pair (low, high) of numbers")
+    low, high = (float(bound) for bound in box)
+    if not low < high:
+        raise ValueError(f"box: ({low}, {high}); allowed: low < high")
+    return low, high
+
+
+def _potential(moved: MovedSamples, displacement: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and transport costs (N,) of displacements (N, size)."""
+    point = displacement[:, None, :]
+    cost = moved.transport_cost(point)[:, 0]
+    return moved.losses(point)[:, 0] - lam * cost, cost
+
+
+def _value_and_slope(
+    moved: MovedSamples, displacement: Tensor, lam: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Values (N,) and their gradients in the displacements (N, size); no graph is kept."""
+    with torch.enable_grad():
+        point = displacement.detach().requires_grad_()
+        value, _ = _potential(moved, point, lam)
+        (slope,) = torch.autograd.grad(value.sum(), point)
+    moved.passes += 1
+    return value.detach(), slope
+
+
+def _longer(moved_by: Tensor, change: Tensor, length: Tensor) -> Tensor:
+    """The step length (N,) of Barzilai and Borwein; twice the last one where nothing is concave."""
+    curvature = inner_product(moved_by, change)
+    concave = curvature > 0
+    observed = squared_norm(moved_by) / torch.where(concave, curvature, 1.0)
+    return torch.where(concave, observed, 2.0 * length)
