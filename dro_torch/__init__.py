@@ -14,11 +14,12 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from dro_torch import data, metrics, nets, physics, training
+from dro_torch import data, metrics, nets, physics, tomography, training
 from dro_torch.certify import Certificate, certificate_curve, certify
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.lipschitz import (
     LipschitzBound,
+    LipschitzLower,
     UnsupportedLayerError,
     lipschitz_lower,
     lipschitz_upper,
@@ -37,6 +38,7 @@ from dro_torch.multiplier import (
 )
 from dro_torch.residual import forward_residual, reconstruction_residual
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
+from dro_torch.transport_map import TransportRestoration
 
 __all__ = [
     "EntropicDROLoss",
@@ -50,12 +52,14 @@ __all__ = [
     "StochasticDescent",
     "LikelihoodCost",
     "UnbalancedOTLoss",
+    "TransportRestoration",
     "certify",
     "certificate_curve",
     "Certificate",
     "lipschitz_upper",
     "lipschitz_lower",
     "LipschitzBound",
+    "LipschitzLower",
     "register_lipschitz",
     "UnsupportedLayerError",
     "Structure",
@@ -70,5 +74,6 @@ __all__ = [
     "metrics",
     "nets",
     "physics",
+    "tomography",
     "training",
 ]

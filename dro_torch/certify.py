@@ -5,7 +5,8 @@ r"""A guaranteed interval for the worst-case risk of a trained network.
 
 The lower end is the risk of a concrete law: displacements with :math:`\sum_i\mu_i\|v_i\|^2 \le
 \rho^2`, evaluated again without gradients in float64. The upper end is the explicit bound with a
-*proved* Lipschitz constant (`lipschitz_upper`).
+*proved* Lipschitz constant (`lipschitz_upper`); for a network of linear layers alone it is the
+exact worst case of `dro_core`.
 
 The law is found in two stages. First the worst case of the linearised residual: Lanczos vectors
 of every sample reduce it to a small quadratic form, the samples' forms together are one
@@ -19,7 +20,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,11 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dro_core import ResidualSpectrum, explicit_bound, minimize_quadratic_dual
+from dro_core import (
+    LinearReconstruction,
+    ResidualSpectrum,
+    explicit_bound,
+    minimize_quadratic_dual,
+)
 from dro_core._validation import as_non_negative, as_positive_integer, as_radius, as_weights
+from dro_core.linear_map import DENSE_ENTRIES
 from dro_torch._validation import check_samples
 from dro_torch.lipschitz import UnsupportedLayerError, lipschitz_upper
 from dro_torch.losses.linearised import LinearisedResidual, bare_module
+from dro_torch.nets import LinearMap, frozen
 from dro_torch.residual import (
     MovedSamples,
     Residual,
@@ -40,6 +48,11 @@ from dro_torch.residual import (
 )
 from dro_torch.structure import Structure, XShift, as_structure
 
+#: Layers whose chains are affine maps.
+AFFINE_LAYERS = (
+    LinearMap, nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.Flatten, nn.Unflatten, nn.Identity, nn.AvgPool1d, nn.AvgPool2d,
+)  # fmt: skip
 #: The simple attacks that the found law is compared with.
 SIMPLE_ATTACKS = ("random noise", "gradient", "projected gradient", "linearised")
 
@@ -53,7 +66,8 @@ class Certificate:
     lower : float
         Risk of the concrete law `displacement`, evaluated in float64.
     upper : float or None
-        :math:`(\sqrt M + \rho\kappa)^2` with a proved κ; None with the reason in `upper_missing`.
+        :math:`(\sqrt M + \rho\kappa)^2` with a proved κ, or the exact risk of an affine network
+        (then `affine`); None with the reason in `upper_missing`.
     linearised : float
         Worst-case risk of the linearised residual, as far as its Lanczos vectors span it: what a
         user would expect if the network were affine. No bound either way.
@@ -94,6 +108,7 @@ class Certificate:
     passes: float
     seconds: float
     upper_missing: str = ""
+    affine: bool = False
     displacement: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
 
     @property
@@ -126,7 +141,9 @@ class Certificate:
             f"{self.budget:.6g})",
             f"  upper          {upper}",
         ]
-        if self.modulus is not None:
+        if self.affine:
+            lines[-1] += "   (exact: the network is affine)"
+        elif self.modulus is not None:
             lines[-1] += f"   (κ <= {self.modulus:.6g})"
         if self.slack is not None:
             lines.append(f"  upper / lower  {self.slack:.4g}")
@@ -146,7 +163,7 @@ def certify(
     Parameters
     ----------
     model : Module
-        Evaluated in eval mode (and left in the mode it was in).
+        A copy of it in evaluation mode is certified.
     x, y : (N, ...) tensors
         The samples, on the device of the model.
     radius : float
@@ -213,56 +230,96 @@ def certificate_curve(
             (batch_size, "batch_size"),
         )
     )
-    model = bare_module(model)
-    training = model.training
-    model.eval()
-    try:
-        start = time.perf_counter()
-        problem = _Problem(model, x, y, kind, residual or reconstruction_residual, mu, batch_size)
-        bound = _modulus(model, y, kind, residual, known)
-        reduced = _reduce(problem, directions, seed)
-        shared = time.perf_counter() - start
-        found: list[Certificate] = []
-        for radius in radii:
-            previous = found[-1] if found else None
-            found.append(
-                _certificate(problem, reduced, radius, steps, seed, bound, shared, previous)
-            )
-        return found
-    finally:
-        model.train(training)
+    start = time.perf_counter()
+    network = bare_module(model)
+    problem = _Problem(network, x, y, kind, residual or reconstruction_residual, mu, batch_size)
+    bound = _upper_end(problem, residual, known)
+    reduced = _reduce(problem, directions, seed)
+    shared = time.perf_counter() - start
+    found: list[Certificate] = []
+    for radius in radii:
+        previous = found[-1] if found else None
+        found.append(_certificate(problem, reduced, radius, steps, seed, bound, shared, previous))
+    return found
 
 
-def _modulus(
-    model: nn.Module, y: Tensor, structure: Structure, residual: Residual | None,
-    known: float | None,
-) -> tuple[float | None, float | None, str]:  # fmt: skip
-    """The network's constant, κ, and the reason where there is none."""
+@dataclass(frozen=True)
+class _UpperEnd:
+    """What the upper ends of all radii are made of."""
+
+    lipschitz: float | None
+    modulus: float | None
+    missing: str
+    exact: Callable[[float], float] | None = None
+
+    def __call__(self, nominal: float, radius: float) -> float | None:
+        if self.exact is not None:
+            return self.exact(radius)
+        if self.modulus is None:
+            return None
+        # κ already belongs to the structure; explicit_bound takes it as it is under y|x
+        return float(explicit_bound(nominal, self.modulus, radius, "y|x"))
+
+
+def _upper_end(problem: _Problem, residual: Residual | None, known: float | None) -> _UpperEnd:
+    x, y, structure = problem.x, problem.y, problem.structure
     if isinstance(structure, XShift) or residual is not None:
         what = "I - B∘A" if isinstance(structure, XShift) else "the residual in what moves"
         if known is None:
-            return None, None, f"needs lipschitz=, a constant of {what}"
-        return known, known, ""
-    if known is None:
-        try:
-            known = float(lipschitz_upper(model, tuple(y.shape[1:])))
-        except UnsupportedLayerError as error:
-            return None, None, str(error)
-    return known, structure.modulus(known), ""
+            return _UpperEnd(None, None, f"needs lipschitz=, a constant of {what}")
+        return _UpperEnd(known, known, "")
+    if known is not None:
+        return _UpperEnd(known, structure.modulus(known), "")
+    try:
+        constant = float(lipschitz_upper(problem.model, tuple(y.shape[1:])))
+    except UnsupportedLayerError as error:
+        return _UpperEnd(None, None, str(error))
+    exact = None
+    affine = affine_map(problem.model, y)
+    if affine is not None:
+        matrix, offset = affine
+        rows = x.flatten(1).double().cpu().numpy() - offset
+        linear = LinearReconstruction(matrix, rows, y.flatten(1).double().cpu().numpy(),
+                                      weights=problem.mu.cpu().numpy())  # fmt: skip
+
+        def exact(radius: float) -> float:
+            return linear.worst_case(radius, structure.name).risk
+
+    return _UpperEnd(constant, structure.modulus(constant), "", exact)
+
+
+@torch.no_grad()
+def affine_map(model: nn.Module, y: Tensor) -> tuple[Any, Any] | None:
+    """Matrix (n, m) and offset (n,) of a network of affine layers alone, in float64; else None.
+
+    None too where the matrix would have more than 2048² entries.
+    """
+    layers = list(model.modules())
+    if not all(type(layer) is nn.Sequential or type(layer) in AFFINE_LAYERS for layer in layers):
+        return None
+    size = y[0].numel()
+    double = copy.deepcopy(model).double()
+    zero = torch.zeros_like(y[:1], dtype=torch.float64)
+    offset = double(zero).flatten()
+    if size * len(offset) > DENSE_ENTRIES:
+        return None
+    unit = torch.eye(size, dtype=torch.float64, device=y.device).reshape(size, *y.shape[1:])
+    matrix = (double(unit).flatten(1) - offset).T
+    return matrix.cpu().numpy(), offset.cpu().numpy()
 
 
 class _Problem:
-    """The samples of one certification, in batches; `model` in its own precision and in float64."""
+    """The samples of one certification, in batches; the network, frozen, in two precisions."""
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, structure: Structure, residual: Residual,
         mu: Tensor, batch_size: int,
     ) -> None:  # fmt: skip
-        self.model, self.x, self.y, self.structure = model, x, y, structure
+        self.model, self.exact = frozen(model), frozen(copy.deepcopy(model).double())
+        self.x, self.y, self.structure = x, y, structure
         self.residual, self.mu, self.batch_size = residual, mu, batch_size
         self.size = structure.size(x, y)
         self.passes = 0.0
-        self._exact: nn.Module | None = None
 
     def batches(self) -> Iterator[slice]:
         """Slices of the samples."""
@@ -297,12 +354,9 @@ class _Problem:
     @torch.no_grad()
     def exact_risk(self, displacement: Tensor) -> float:
         """Σ μ_i ℓ_i(v_i) by a float64 copy of the network."""
-        if self._exact is None:
-            same = next((p.dtype for p in self.model.parameters()), None) == torch.float64
-            self._exact = self.model if same else copy.deepcopy(self.model).double()
         risk = 0.0
         for part in self.batches():
-            moved = MovedSamples(self._exact, self.x[part].double(), self.y[part].double(),
+            moved = MovedSamples(self.exact, self.x[part].double(), self.y[part].double(),
                                  self.structure, self.residual)  # fmt: skip
             risk += float((self.mu[part] * moved.losses(displacement[part, None, :])[:, 0]).sum())
         return risk
@@ -446,10 +500,9 @@ def _simple_attacks(
 
 def _certificate(
     problem: _Problem, reduced: _Reduced, radius: float, steps: int, seed: int,
-    bound: tuple[float | None, float | None, str], shared: float, previous: Certificate | None,
+    bound: _UpperEnd, shared: float, previous: Certificate | None,
 ) -> Certificate:  # fmt: skip
     start = time.perf_counter()
-    constant, modulus, reason = bound
     passes = problem.passes
     nominal = problem.exact_risk(problem.zeros())
     solution = minimize_quadratic_dual(reduced.spectrum(problem.mu), radius)
@@ -469,12 +522,10 @@ def _certificate(
         candidates = [problem.zeros(), begin, law]
         law = max(candidates, key=problem.exact_risk)
     lower, cost = problem.exact_risk(law), problem.cost(law)
-    # κ already belongs to the structure; explicit_bound takes it as it is under y|x
-    upper = None if modulus is None else float(explicit_bound(nominal, modulus, radius, "y|x"))
     return Certificate(
-        lower=lower, upper=upper, linearised=solution.value, nominal=nominal, radius=radius,
-        transport_cost=cost, multiplier=solution.multiplier, modulus=modulus, lipschitz=constant,
-        attacks=attacks, structure=problem.structure.name, samples=len(problem.x),
-        passes=passes, seconds=shared + time.perf_counter() - start, upper_missing=reason,
-        displacement=law.cpu(),
+        lower=lower, upper=bound(nominal, radius), linearised=solution.value, nominal=nominal,
+        radius=radius, transport_cost=cost, multiplier=solution.multiplier, modulus=bound.modulus,
+        lipschitz=bound.lipschitz, attacks=attacks, structure=problem.structure.name,
+        samples=len(problem.x), passes=passes, seconds=shared + time.perf_counter() - start,
+        upper_missing=bound.missing, affine=bound.exact is not None, displacement=law.cpu(),
     )  # fmt: skip

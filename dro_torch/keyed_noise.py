@@ -76,14 +76,15 @@ def standard_normal(
     """
     pairs = (size + 1) // 2
     counter = torch.arange(first * pairs + 1, (first + draws) * pairs + 1, device=index.device)
-    hashed = _mix_in_place(_keys(seed, step, index, stream)[:, None] + counter * _signed(_GOLDEN))
+    keys = _keys(seed, step, index, stream)
+    hashed = _mix_in_place(torch.add(keys[:, None], counter, alpha=_signed(_GOLDEN)))
     halves = hashed.view(torch.int32).view(len(index), draws, 2 * pairs)
     wide = torch.promote_types(torch.float32, dtype)
     # Box-Muller; 31 bits for the radius keep the digits of small uniforms
     radius = (halves[..., :pairs] & 0x7FFFFFFF).to(wide).add_(0.5).mul_(2.0**-31)
     radius.log_().mul_(-2.0).sqrt_()
     angle = halves[..., pairs:].to(wide).mul_(math.pi * 2.0**-31)
-    normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)
+    normal = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1)
     return normal[..., :size].to(dtype)
 
 

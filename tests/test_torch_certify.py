@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dro_core
-from dro_torch.certify import SIMPLE_ATTACKS, certificate_curve, certify
+from dro_torch.certify import SIMPLE_ATTACKS, affine_map, certificate_curve, certify
 from dro_torch.lipschitz import lipschitz_upper
 from dro_torch.residual import forward_residual
 from dro_torch.structure import XShift
@@ -67,7 +67,9 @@ def test_a_linear_network_gets_the_exact_risk(seed, samples, n, m, structure, lo
     )
     assert found.holds()
     assert 0.999999 * exact <= found.lower <= exact * (1 + 1e-9)
-    assert found.upper >= exact * (1 - 1e-12)
+    assert found.affine
+    assert found.upper == pytest.approx(exact, rel=1e-9)
+    assert "exact: the network is affine" in str(found)
     assert found.linearised == pytest.approx(exact, rel=1e-6)
     assert found.transport_cost == pytest.approx(radius**2, rel=1e-9)
 
@@ -100,6 +102,18 @@ def test_a_zero_residual_still_finds_the_top_direction():
     assert found.nominal < 1e-25
     assert found.lower == pytest.approx(0.09 * 25.0, rel=1e-6)
     assert found.upper == pytest.approx(0.09 * 25.0, rel=1e-9)
+
+
+def test_an_affine_network_is_recognised():
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randn(3, 2, 4, 4, generator=rng)
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.AvgPool2d(2))
+    matrix, offset = affine_map(layers, y)
+    assert matrix.shape == (12, 32)
+    out = y.flatten(1).double().numpy() @ matrix.T + offset
+    np.testing.assert_allclose(out, layers(y).detach().flatten(1), atol=1e-5)
+    assert affine_map(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), y) is None
+    assert affine_map(nn.Linear(3000, 3000), torch.zeros(1, 3000)) is None
 
 
 @given(seed=st.integers(0, 10**6), radius=st.floats(0.05, 2.0))
