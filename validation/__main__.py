@@ -66,8 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path("results") / "-".join(options.name)
     try:
         checks = experiment.run(config, out)
-    except ChildProcessError as error:  # a program that it calls cannot do its part
+    except (ChildProcessError, FileNotFoundError) as error:  # a program or a file that it needs
         print(f"python -m validation: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        if not type(error).__module__.startswith("dro_torch."):
+            raise
+        print(f"python -m validation: {error}", file=sys.stderr)  # damaged data, another run's folder
         return 2
     failed = [check for check in checks if not check.holds]
     print("\n" + check_table(checks))

@@ -327,7 +327,8 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         rate={"model": config.rate, **({"multiplier": 0.02} if learned else {})},
     )  # fmt: skip
     folder = out / "arms" / f"{task.name}-{arm.name}-{config.preset}-{config.seed}"
-    described = {**dataclasses.asdict(size), **dataclasses.asdict(arm), "rate": config.rate}
+    sizes = {name: getattr(size, name) for name in ("images", "batch", "width", "depth", "samples")}
+    described = {**sizes, **dataclasses.asdict(arm), "rate": config.rate}
     described = {key: str(value) for key, value in described.items()}
     start = time.perf_counter()
     result = training.fit(
