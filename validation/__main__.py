@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not type(error).__module__.startswith("dro_torch."):
             raise
-        print(f"python -m validation: {error}", file=sys.stderr)  # damaged data, another run's folder
+        # damaged data, or a folder of another run
+        print(f"python -m validation: {error}", file=sys.stderr)
         return 2
     failed = [check for check in checks if not check.holds]
     print("\n" + check_table(checks))

@@ -67,6 +67,7 @@ class Preset:
     samples: int  #: draws K of the entropic loss
     trials: int
     trial_images: int
+    directions: int  #: of the stability
     attacked: int  #: images that are attacked and certified
     attack_radii: tuple[float, ...]  #: radius 2 among them
     targets: bool  #: whether claims are judged, or shown for information
@@ -75,10 +76,10 @@ class Preset:
 #: Radii of the attacks.
 RADII = (0.5, 1.0, 2.0, 4.0)
 PRESETS = {
-    "smoke": Preset(48, 16, 24, 3, 8, 2, 1, 2, 2, 8, 4, (2.0,), False),
-    "quick": Preset(4000, 256, 1000, 250, 32, 6, 2, 4, 5, 200, 32, RADII, False),
-    "standard": Preset(20000, 2000, 5000, 6000, 128, 24, 3, 8, 5, 1000, 200, RADII, True),
-    "paper": Preset(50000, 10000, 10000, 40000, 128, 64, 4, 16, 10, 1000, 1000, RADII, True),
+    "smoke": Preset(48, 16, 24, 3, 8, 2, 1, 2, 2, 8, 2, 4, (2.0,), False),
+    "quick": Preset(4000, 256, 1000, 250, 32, 6, 2, 4, 5, 200, 10, 32, RADII, False),
+    "standard": Preset(20000, 2000, 5000, 6000, 128, 24, 3, 8, 5, 1000, 10, 200, RADII, True),
+    "paper": Preset(50000, 10000, 10000, 40000, 128, 64, 4, 16, 10, 1000, 10, 1000, RADII, True),
 }
 
 
@@ -158,9 +159,9 @@ class Task:
         return (y, x) if self.role == "reconstruction" else (x, y)
 
 
-def blur(width: float) -> physics.Convolution:
+def blur(width: float, size: int = 9) -> physics.Convolution:
     """The paper's forward operator: Gaussian blur with zeros outside ("same" padding)."""
-    return physics.Convolution(physics.gaussian_kernel(width, size=9), "zero")
+    return physics.Convolution(physics.gaussian_kernel(width, size=size), "zero")
 
 
 def unet(size: Preset, generator: torch.Generator) -> nn.Module:
@@ -402,7 +403,7 @@ def measure(
                         metrics.rmse(b, model(a))
                         for a, b in zip(given.split(250), target.split(250), strict=True)
                     ])  # fmt: skip
-                    spread = metrics.stability(model, few, 0.1, 10)
+                    spread = metrics.stability(model, few, 0.1, size.directions)
                 scores[name].append((float(error.mean()), float(spread.mean())))
         for name, _ in maps:
             errors, spreads = np.array(scores[name]).T
@@ -573,7 +574,7 @@ def plot_examples(
                 panels.append((arm.arm.name, arm.model(noisy)))
             panels.append(("saliency", metrics.saliency(arm.model, noisy, target)))
         for axis, (title, image) in zip(row, panels, strict=True):
-            axis.imshow(image[0, 0].detach().cpu(), cmap="gray")
+            axis.imshow(image[0, 0].detach().cpu().numpy(), cmap="gray")
             axis.set_title(title, fontsize=6)
             axis.set_axis_off()
     save_figure(path, canvas)

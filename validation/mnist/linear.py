@@ -47,7 +47,7 @@ def run(config: Config, out: Path) -> list[Check]:
     digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
     images = digits[torch.arange(config.images)][1]
     x = torch.nn.functional.avg_pool2d(images, config.block)
-    y = common.blur(common.BLUR / config.block)(x)
+    y = common.blur(common.BLUR / config.block, min(9, x.shape[-1] - 1 | 1))(x)
     x, y = (t.flatten(1).to(config.device) for t in (x, y))
     rows, columns = (t.double().cpu().numpy() for t in (x, y))
     optimum = fit_linear(x=rows, y=columns, radius=config.radius, epsilon=config.epsilon)

@@ -1,0 +1,214 @@
+"""The MNIST experiments at the smoke preset: every output is there and says what it should."""
+
+import csv
+import gzip
+import json
+import math
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from validation import __main__ as command_line
+from validation.mnist import common
+from validation.mnist.common import Arm, Claim
+
+ROOT = Path(__file__).parent.parent
+REAL = Path(os.environ.get("DRO_DATA", ROOT.parent / "shared" / "data"))
+
+
+def write_digits(folder, count, seed):
+    """IDX files with blurry random strokes, written byte by byte."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((count, 28, 28))
+    for image in images:
+        x, y = rng.integers(6, 16, 2)
+        image[y : y + 3, x : x + rng.integers(4, 10)] = 1
+        image[y : y + rng.integers(4, 10), x : x + 3] = 1
+    return (255 * images).astype(np.uint8), rng.integers(0, 10, count).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "mnist"
+    folder.mkdir()
+    for stem, count, seed in (("train", 120, 0), ("t10k", 40, 1)):
+        images, labels = write_digits(folder, count, seed)
+        with gzip.open(folder / f"{stem}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">IIII", 0x803, count, 28, 28) + images.tobytes())
+        with gzip.open(folder / f"{stem}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">II", 0x801, count) + labels.tobytes())
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Arms that the experiments share."""
+    return tmp_path_factory.mktemp("models")
+
+
+def run(name, root, out, *extra):
+    arguments = ["mnist", name, "--data", str(root), "--out", str(out), *extra]
+    return command_line.main(arguments)
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "arms", "tables", "figures", "claims"),
+    [
+        ("deblurring", ["DRO", "MSE", "MSE matched"], ["gaussian", "poisson", "attacks"],
+         ["gaussian", "poisson", "attacks", "examples"], 6),
+        ("misspecified", ["DRO", "MSE", "MSE matched"],
+         ["anisotropic", "motion", "isotropic_wider", "isotropic_narrower"], ["motion"], 12),
+        ("joint", ["joint DRO", "DRO", "MSE", "MSE matched"], ["gaussian", "attacks"],
+         ["joint", "attacks"], 3),
+        ("radii", ["small radius", "large radius", "MSE", "MSE matched to large"],
+         ["gaussian", "attacks"], ["radii", "examples"], 6),
+        ("simulator", ["DRO", "MSE", "MSE matched"], ["gaussian", "attacks"],
+         ["simulator", "examples"], 4),
+    ],
+)  # fmt: skip
+def test_every_experiment_writes_what_it_promises(
+    name, arms, tables, figures, claims, root, models, tmp_path, capsys
+):
+    code = run(name, root, tmp_path, "--preset", "smoke", "--set", f"models={models}")
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "for information, no targets" in printed
+    assert [row["arm"] for row in rows(tmp_path / "training.csv")] == arms
+    for table in tables:
+        found = rows(tmp_path / f"{table}.csv")
+        assert {row["arm"] for row in found} >= set(arms)
+        for row in found:
+            key = "attack_rmse" if "attack_rmse" in row else "rmse"
+            exact = row["arm"] == "naive" and float(row["level"]) == 0
+            assert (0 <= float(row[key]) if exact else 0 < float(row[key])) < 10
+    if name == "deblurring":
+        for row in rows(tmp_path / "attacks.csv"):
+            clean, attacked = float(row["clean_rmse"]), float(row["attack_rmse"])
+            assert clean < attacked < float(row["certified_rmse"])
+    if name == "simulator":
+        assert "naive" in {row["arm"] for row in rows(tmp_path / "gaussian.csv")}
+    for figure in figures:
+        assert (tmp_path / f"{figure}.svg").stat().st_size > 1000
+        assert (tmp_path / f"{figure}.png").exists()
+    written = json.loads((tmp_path / f"{name}.json").read_text())
+    assert len(written["claims"]) == claims
+    assert written["config"]["preset"] == "smoke"
+    assert written["config"]["data"] == ""
+    assert written["device"] == "CPU"
+    assert str(root) not in (tmp_path / f"{name}.json").read_text()
+
+
+def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
+    """The arms that are trained are read, and the numbers are those of a run in one piece."""
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert run("deblurring", root, whole, "--preset", "smoke") == 0
+    trained = []
+    original = common.fit_arm
+
+    def stop_after_one(config, task, arm, learn, out):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(arm.name)
+        return original(config, task, arm, learn, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "fit_arm", stop_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            run("deblurring", root, pieces, "--preset", "smoke")
+    before = next((pieces / "arms").glob("*DRO*")) / "checkpoint.pt"
+    stamp = before.read_bytes()
+    assert run("deblurring", root, pieces, "--preset", "smoke") == 0
+    assert before.read_bytes() == stamp
+    assert (pieces / "gaussian.csv").read_text() == (whole / "gaussian.csv").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::dro_torch.losses.entropic.EstimatorWarning")
+def test_the_linear_network_is_judged_by_the_oracle(root, tmp_path, capsys):
+    code = run("linear", root, tmp_path, "--set", "block=7", "--set", "images=60",
+               "--set", "steps=400", "--set", "rate=0.01", "--set", "radius=0.02", "--set", "epsilon=1e-4")  # fmt: skip
+    assert "exact for that map" in capsys.readouterr().out
+    written = json.loads((tmp_path / "linear.json").read_text())
+    assert code == 0
+    assert 1 - 1e-6 <= written["trained"] / written["optimum"] <= 1.02
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--preset", "quik"], "--set preset: unknown value 'quik' (did you mean 'quick'?)"),
+        (["--data", "/no/such/folder"], "/no/such/folder is not a folder"),
+        (["--set", "epsilon=0"], "--set epsilon: 0; allowed: a number > 0"),
+        (["--set", "epsilon=-1"], "--set epsilon: -1.0 is negative"),
+        (["--set", "steps=-3"], "--set steps: -3 is below 1"),
+        (["--task", "deblur"], "--task: the experiment 'mnist deblurring' has no setting 'task'"),
+    ],
+)
+def test_misuse_is_explained(extra, message, root, tmp_path, capsys):
+    assert run("deblurring", root, tmp_path, "--preset", "smoke", *extra) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_damaged_data_are_named(root, tmp_path, capsys):
+    (tmp_path / "mnist").mkdir()
+    for file in (root / "mnist").iterdir():
+        (tmp_path / "mnist" / file.name).write_bytes(file.read_bytes())
+    damaged = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    assert run("deblurring", tmp_path, tmp_path / "out", "--preset", "smoke") == 2
+    assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
+
+
+def test_another_runs_folder_is_refused(root, models, tmp_path, capsys):
+    extra = ("--preset", "smoke", "--set", f"models={models}", "--set", "noise=0.7")
+    assert run("deblurring", root, tmp_path, *extra) == 2
+    assert "config.user.noise: 0.1 in the checkpoint, 0.7 now" in capsys.readouterr().err
+
+
+def test_claims():
+    assert Claim("a", 0.9, 0.0, high=1.0).holds
+    assert not Claim("a", 1.1, 0.0, high=1.0).holds
+    assert not Claim("a", math.nan, 0.0).holds
+    table = [{"arm": "a", "level": 0.5, "rmse": 2.0, "rmse_sd": 0.2},
+             {"arm": "b", "level": 0.5, "rmse": 4.0, "rmse_sd": 0.4}]  # fmt: skip
+    value, band = common.ratio(table, "a", "b", 0.5)
+    assert value == 0.5
+    assert band == pytest.approx(0.5 * math.hypot(0.1, 0.1))
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "jacobian", "wasserstein", "linearised"])
+def test_every_kind_of_arm_trains(kind, root, tmp_path):
+    config = common.Config(preset="smoke", data=str(root))
+    task = common.Task("deblurring", common.unet)
+    learn, _, _ = common.digits(config)
+    multiplier = 9.0 if kind in ("wasserstein", "linearised") else 0.0
+    arm = Arm(kind, kind, noise=0.1, radius=1.0, multiplier=multiplier)
+    trained = common.fit_arm(config, task, arm, learn, tmp_path)
+    assert math.isfinite(trained.history[-1]["loss"])
+
+
+def test_the_jacobian_penalty_is_the_squared_frobenius_norm_in_the_mean():
+    matrix = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y = torch.zeros(4000, 5).double(), torch.zeros(4000, 5).double()
+    from dro_torch import reconstruction_residual
+
+    penalty = common._JacobianPenalty(reconstruction_residual, weight=1.0)
+    value = penalty(lambda t: t @ matrix.T, x, y, index=torch.arange(4000), seed=0, step=0)
+    assert float(value) == pytest.approx(float(matrix.square().sum()), rel=0.05)
+
+
+@pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason=f"no MNIST files in {REAL}")
+def test_splits_of_the_real_files_are_disjoint():
+    config = common.Config(preset="quick", data=str(REAL))
+    learn, check, test = common.digits(config)
+    assert len(learn) == 4000
+    assert not set(learn.index.tolist()) & set(check.index.tolist())
+    assert len(test) == 1000
