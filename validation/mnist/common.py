@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dro_core import radius_of_noise
+from dro_core import radius_of_noise, radius_of_poisson_noise
 from dro_core._validation import as_non_negative, as_positive_integer, unknown
 from dro_torch import (
     EntropicDROLoss,
@@ -92,6 +92,8 @@ class Config:
     models: str = setting(
         "", "folder of trained arms to use and extend; default: the output folder"
     )
+    select: bool = setting(False, "choose ε, ρ̄ and the baseline's noise on validation images")
+    bisect: bool = setting(False, "train once with the paper's bisection of λ")
     frontier: bool = setting(False, "train the other losses too (always where there are targets)")
     epsilon: float = setting(0.08, "entropy weight ε of the DRO arms, in squared units of the data")
     radius: float = setting(1.0, "adjusted radius ρ̄ of the DRO arms, in units of the data")
@@ -335,8 +337,8 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
     result = training.fit(
         phase, data.Batches(learn, min(size.batch, len(learn)), config.seed), steps,
         seed=config.seed, folder=folder, device=config.device, precision=config.precision,  # type: ignore[arg-type]
-        warmup=max(1, steps // 20), checkpoint_every=max(50, steps // 10), config=described,
-        log_every=max(1, min(50, steps // 5)),
+        warmup=min(max(1, steps // 20), steps - 1), checkpoint_every=max(50, steps // 10),
+        config=described, log_every=max(1, min(50, steps // 5)),
     )  # fmt: skip
     if result.interrupted:
         raise KeyboardInterrupt
@@ -387,6 +389,12 @@ def measure(
         maps.append(("naive", naive))
     for level, noise in noises(kind).items():
         scores: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in maps}
+        if kind == "gaussian":
+            radius = radius_of_noise(level**2, PIXELS)
+        else:
+            some = used.input_and_target(test[torch.arange(min(200, len(test)))][1])[0]
+            clean = some.clamp(min=0.0).flatten(1).double().cpu().numpy()
+            radius = radius_of_poisson_noise(clean, level)
         for trial in range(size.trials):
             generator = torch.Generator().manual_seed(1000 * config.seed + trial)
             count = min(size.trial_images, len(test))
@@ -411,8 +419,7 @@ def measure(
                 "arm": name, "noise": kind, "level": level,
                 "rmse": float(errors.mean()), "rmse_sd": float(errors.std(ddof=1)),
                 "stability": float(spreads.mean()), "stability_sd": float(spreads.std(ddof=1)),
-                "radius_of_noise": level * radius_of_noise(1.0, PIXELS) if kind == "gaussian"
-                else math.nan,
+                "radius_of_noise": radius,
             })  # fmt: skip
     return rows
 
@@ -486,7 +493,7 @@ def finish(
         write_csv(out / f"{title}.csv", list(rows))
     training_rows = [
         {"arm": a.arm.name, "kind": a.arm.kind, "multiplier": a.multiplier, "seconds": a.seconds,
-         "steps": a.gradient_evaluations, "last_loss": a.history[-1]["loss"]}
+         "steps": a.gradient_evaluations, "last_loss": a.history[-1]["loss"] if a.history else 0.0}
         for a in arms
     ]  # fmt: skip
     write_csv(out / "training.csv", training_rows)
@@ -516,7 +523,7 @@ def finish(
 
 
 #: Columns that are NaN where there is nothing to say.
-MAY_BE_MISSING = ("radius_of_noise", "certified_rmse", "lipschitz")
+MAY_BE_MISSING = ("certified_rmse", "lipschitz")
 
 
 def describe(device: str) -> str:
