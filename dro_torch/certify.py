@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -453,7 +454,7 @@ def _orthogonal(vector: Tensor, rows: list[Tensor]) -> Tensor:
     return vector
 
 
-def _ascend(problem: _Problem, start: Tensor, radius: float, steps: int) -> tuple[Tensor, float]:
+def _ascend(problem: _Problem, start: Tensor, radius: float, steps: int) -> Tensor:
     r"""Ascent on the sphere :math:`\sum_i\mu_i\|v_i\|^2 = \rho^2`, on which samples trade budget.
 
     A step goes towards the point :math:`\rho\,g/\|g\|_\mu` where the linearised risk is largest (of
@@ -472,7 +473,7 @@ def _ascend(problem: _Problem, start: Tensor, radius: float, steps: int) -> tupl
             length *= 0.25
             if length < 1e-4:
                 break
-    return best, risk
+    return best
 
 
 def _simple_attacks(
@@ -506,22 +507,23 @@ def _certificate(
     passes = problem.passes
     nominal = problem.exact_risk(problem.zeros())
     solution = minimize_quadratic_dual(reduced.spectrum(problem.mu), radius)
-    law, attacks = problem.zeros(), dict.fromkeys(SIMPLE_ATTACKS, nominal)
+    lower, law = nominal, problem.zeros()
+    attacks = dict.fromkeys(SIMPLE_ATTACKS, nominal)
     if radius > 0 and float(reduced.values.max()) > 0:
         unspent = solution.unspent * radius**2
         linearised = reduced.law(solution.multiplier, unspent, problem.mu)
         simple = _simple_attacks(problem, linearised, radius, steps, seed)
         used = problem.passes - passes
         attacks = {name: problem.exact_risk(v) for name, v in simple.items()}
-        starts = list(simple.values())
+        found = [(lower, law), *((attacks[name], v) for name, v in simple.items())]
         if previous is not None and previous.radius > 0:
-            starts.append(problem.scaled(previous.displacement.to(problem.x.device), radius))
-        begin = max(starts, key=problem.exact_risk)
-        law, _ = _ascend(problem, begin, radius, steps)
+            scaled = problem.scaled(previous.displacement.to(problem.x.device), radius)
+            found.append((problem.exact_risk(scaled), scaled))
+        ascended = _ascend(problem, max(found, key=itemgetter(0))[1], radius, steps)
+        found.append((problem.exact_risk(ascended), ascended))
+        lower, law = max(found, key=itemgetter(0))
         passes = problem.passes - used
-        candidates = [problem.zeros(), begin, law]
-        law = max(candidates, key=problem.exact_risk)
-    lower, cost = problem.exact_risk(law), problem.cost(law)
+    cost = problem.cost(law)
     return Certificate(
         lower=lower, upper=bound(nominal, radius), linearised=solution.value, nominal=nominal,
         radius=radius, transport_cost=cost, multiplier=solution.multiplier, modulus=bound.modulus,
