@@ -38,7 +38,11 @@ from dro_torch.multiplier import (
 )
 from dro_torch.residual import forward_residual, reconstruction_residual
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
-from dro_torch.transport_map import TransportRestoration
+from dro_torch.transport_map import (
+    NoisyMeasurement,
+    TransportRestoration,
+    fit_transport_map,
+)
 
 __all__ = [
     "EntropicDROLoss",
@@ -53,6 +57,8 @@ __all__ = [
     "LikelihoodCost",
     "UnbalancedOTLoss",
     "TransportRestoration",
+    "fit_transport_map",
+    "NoisyMeasurement",
     "certify",
     "certificate_curve",
     "Certificate",

@@ -1,0 +1,306 @@
+"""The experiment with learned transport maps, at its smallest: outputs, resume, misuse."""
+
+import csv
+import gzip
+import json
+import math
+import signal
+import struct
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import validation.__main__ as command_line  # noqa: E402
+from dro_torch import metrics, physics  # noqa: E402
+from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
+from validation import isum  # noqa: E402
+
+
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes(), 1))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Files of MNIST's form: bright disks, a radius per class."""
+    folder = tmp_path_factory.mktemp("data") / "mnist"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    grid = np.arange(28)
+    for stem, number in (("train", 120), ("t10k", 20)):
+        labels = np.arange(number) % 10
+        centre = rng.integers(10, 18, (number, 2, 1))
+        distance = (grid - centre[:, 0])[:, :, None] ** 2 + (grid - centre[:, 1])[:, None, :] ** 2
+        images = 255 * (distance <= (2 + labels[:, None, None]) ** 2)
+        write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte.gz", labels)
+    return folder.parent
+
+
+def command(root, out, *more, task="deblur"):
+    return command_line.main([
+        "isum", "--preset", "smoke", "--task", task, "--data", str(root), "--out", str(out), *more
+    ])  # fmt: skip
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# --- what a run writes ---
+
+
+@pytest.fixture(scope="module")
+def done(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("isum")
+    assert command(root, out) == 0
+    return out
+
+
+def test_every_arm_and_floor_has_its_row(done):
+    rows = rows_of(done / "results.csv")
+    names = [arm.name for part in isum.MAIN for arm in isum.COMPARISONS[part]]
+    assert {row["arm"] for row in rows} == {*names, "measurement", "Wiener"}
+    for row in rows:
+        low, mean, high = (float(row[key]) for key in ("psnr_low", "psnr", "psnr_high"))
+        assert 5 < low <= mean <= high < 60
+        halves = [float(row[f"psnr_half_{half}"]) for half in (0, 1)]
+        assert min(halves) <= mean <= max(halves)
+        if row["arm"].startswith("OT"):
+            assert float(row["weight"]) == pytest.approx(1)
+    for name in ("ISUM, levels", "OT, levels", "measurement", "Wiener"):
+        levels = [float(row["noise"]) for row in rows if row["arm"] == name]
+        assert levels == list(isum.LEVELS)
+    by_level = [float(row["psnr"]) for row in rows if row["arm"] == "measurement"]
+    assert by_level == sorted(by_level, reverse=True)
+    trained = rows_of(done / "training.csv")
+    assert [row["arm"] for row in trained] == names
+    for row in trained:
+        assert float(row["best_validation_psnr"]) >= float(row["validation_psnr"])
+        assert int(row["best_step"]) in (1, 2)
+        assert len(row["weights"].split()) == (
+            4 if "levels" in row["arm"] else 2 if "imbalanced" in row["arm"] else 1
+        )
+
+
+def test_claims_and_provenance_are_written_beside_the_figures(done):
+    made = json.loads((done / "isum.json").read_text())
+    assert made["config"]["task"] == "deblur"
+    assert made["size"]["steps"] == 2
+    assert made["torch"] == torch.__version__
+    assert made["device"] == "CPU"
+    rows = {(row["arm"], row["noise"]): row for row in made["results"]}
+    claims = {entry["claim"]: entry for entry in made["claims"]}
+    assert len(claims) == 10
+    gain = claims["ISUM over its OT variant"]
+    expected = rows["ISUM", 0.05]["psnr"] - rows["OT variant", 0.05]["psnr"]
+    assert gain["value"] == pytest.approx(expected, abs=1e-9)
+    gains = [rows["ISUM, levels", s]["psnr"] - rows["OT, levels", s]["psnr"] for s in isum.LEVELS]
+    mixed = claims["multi-level noise, mean over levels 4:3:2:1: ISUM over OT"]["value"]
+    assert mixed == pytest.approx(np.average(gains, weights=[4, 3, 2, 1]), abs=1e-9)
+    assert {entry["verdict"] for entry in claims.values()} <= {
+        "holds", "does not hold", "undecided",
+    }  # fmt: skip
+    for name in ("isum", "examples"):
+        for suffix in ("svg", "png"):
+            assert (done / f"{name}.{suffix}").stat().st_size > 1000
+    assert not list(done.rglob("*.part"))
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    for name in ("plot", "plot_examples"):
+        monkeypatch.setattr(isum, name, lambda *arguments: None)
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    ("task", "part"), [("sr", "main"), ("hdr", "imbalance"), ("nonlinear", "imbalance")]
+)
+def test_the_other_tasks(root, tmp_path, task, part):
+    assert command(root, tmp_path, "--set", f"comparisons={part}", task=task) == 0
+    names = {row["arm"] for row in rows_of(tmp_path / "results.csv")}
+    assert names == {"measurement", *(arm.name for arm in isum.COMPARISONS[part])}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_tuning_tries_every_scale_for_every_arm_and_the_best_goes_on(root, tmp_path):
+    more = ["comparisons=imbalance,paper-scale", "factors=1.0,0.1", "seeds=2"]
+    assert command(root, tmp_path, *(word for m in more for word in ("--set", m))) == 0
+    tried = rows_of(tmp_path / "training.csv")
+    for arm in isum.COMPARISONS["imbalance"]:
+        runs = [row for row in tried if row["arm"] == arm.name]
+        assert [row["seed"] for row in runs] == ["0", "0", "1"]
+        assert [float(row["factor"]) for row in runs[:2]] == [1.0, 0.1]
+        assert runs[2]["factor"] == max(runs[:2], key=lambda r: float(r["validation_psnr"]))[
+            "factor"]  # fmt: skip
+    rows = {row["arm"]: row for row in rows_of(tmp_path / "results.csv")}
+    assert {rows[arm.name]["seeds"] for arm in isum.COMPARISONS["imbalance"]} == {"2"}
+    paper = [row for row in tried if "paper scale" in row["arm"]]
+    assert len(paper) == 6
+    assert {row["factor"] for row in paper} == {"1.0"}
+
+
+# --- killed, and resumed ---
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_killed_experiment_goes_on_where_it_was(root, tmp_path, monkeypatch):
+    more = ("--set", "comparisons=imbalance", "--set", "steps=3")
+    assert command(root, tmp_path / "straight", *more) == 0
+    plain, calls = UnbalancedOTLoss.map_loss, []
+
+    def killed(self, *arguments):
+        calls.append(0)
+        if len(calls) == 5:  # the second step of the second arm
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(UnbalancedOTLoss, "map_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        command(root, tmp_path / "cut", *more)
+    assert len(calls) == 5
+    assert not (tmp_path / "cut" / "results.csv").exists()
+    assert command(root, tmp_path / "cut", *more) == 0
+    assert len(calls) == 3 * len(isum.COMPARISONS["imbalance"])  # no step was done twice
+    one, other = ((tmp_path / n / "results.csv").read_bytes() for n in ("straight", "cut"))
+    assert one == other
+
+
+# --- misuse ---
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--preset", "big"], "preset.*'big'.*quick"),
+    (["--task", "inpaint"], "task.*'inpaint'.*deblur"),
+    (["--set", "dataset=imagenet"], "dataset.*'imagenet'.*cifar10"),
+    (["--set", "noise=-1"], "noise"),
+    (["--set", "steps=-3"], "steps"),
+    (["--set", "factors=0.1,0"], "factors: 0.1,0"),
+    (["--set", "factors=some"], "factors: 'some'"),
+    (["--set", "comparisons=none"], "comparisons.*'none'"),
+])  # fmt: skip
+def test_misuse_ends_with_status_2(root, tmp_path, capsys, options, message):
+    import re
+
+    assert command(root, tmp_path, *options) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_missing_data_end_with_status_2(tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert command(empty, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "train-images-idx3-ubyte" in said
+    assert command(tmp_path / "nowhere", tmp_path / "out") == 2
+
+
+def test_images_out_of_range_are_refused(root, tmp_path, monkeypatch):
+    plain = isum.load_images
+
+    def bright(config):
+        pools = plain(config)
+        pools.learn.value_range = (0.0, 255.0)
+        return pools
+
+    monkeypatch.setattr(isum, "load_images", bright)
+    with pytest.raises(ValueError, match=r"measurements: value_range \(0.0, 255.0\)"):
+        command(root, tmp_path)
+
+
+# --- parts ---
+
+
+def config_of(root, **options):
+    return isum.Config(preset="smoke", data=str(root), **options)
+
+
+def test_pools_do_not_overlap(root):
+    config = config_of(root, images=60)
+    pools = isum.load_images(config)
+    measured, clean = pools.unpaired(config, False)
+    assert not set(measured.index.tolist()) & set(clean.index.tolist())
+    held = set(pools.validation.index.tolist())
+    assert not held & set(pools.learn.index.tolist())
+    images = measured[torch.arange(3)][1]
+    assert images.shape == (3, 1, 32, 32)
+    assert float(images[:, :, :2].max()) == -1  # extended by black
+    assert float(images.max()) == 1
+
+
+def test_class_imbalance_is_reversed_between_the_pools(root):
+    config = config_of(root, images=100)
+    for pool, frequent in zip(isum.load_images(config).unpaired(config, True), (0, 1), strict=True):
+        half = pool.tensors[1][pool.index]
+        assert int((half == frequent).sum()) // 3 == int((half != frequent).sum()) > 0
+    labels = torch.arange(120) % 10
+    half = isum.load_images(config).learn.tensors[1]
+    assert torch.equal(half, (labels >= 5).long())
+
+
+def test_single_terms_have_the_total_cost_of_both(root):
+    for part, total in (("main", {2.0}), ("paper-scale", {1.0, 2.0})):
+        arms = isum.COMPARISONS[part]
+        assert {arm.scale * (arm.likelihood + arm.quadratic) for arm in arms} == total
+
+
+def test_standard_is_what_the_protocol_says():
+    size = isum.Config(preset="standard").size
+    assert size.seeds == 3
+    assert size.factors == (1.0, 0.3, 0.1, 0.03)
+    assert size.comparisons == tuple(isum.COMPARISONS)
+    assert size.targets
+    assert isum.Config(preset="standard", dataset="caltech101").size.dataset == "caltech101"
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 28)])
+def test_the_cosine_transform_diagonalises_the_blur(shape):
+    from scipy import fft
+
+    x = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0)).double()
+    blur = physics.Convolution(physics.gaussian_kernel(1.5), "reflect").double()
+    there = fft.dctn(blur.A(x).numpy(), axes=(-2, -1), norm="ortho")
+    here = fft.dctn(x.numpy(), axes=(-2, -1), norm="ortho")
+    np.testing.assert_allclose(isum.blur_spectrum(1.5, shape) * here, there, atol=1e-9)
+
+
+def test_wiener_is_the_best_filter_of_its_kind(root):
+    """Better than the measurement, and than itself with the noise misjudged."""
+    config = config_of(root, images=100)
+    pools = isum.load_images(config)
+    index, x, _ = pools.learn[torch.arange(80)]
+    y, _ = isum.measurement(config, "main")(x, index, seed=3, step=0)
+
+    def error(noise):
+        used = config_of(root, noise=noise)
+        return float(metrics.rmse(x, isum.wiener(used, pools.learn)(y)).square().mean())
+
+    assert error(config.noise) < min(error(config.noise / 4), error(4 * config.noise))
+    assert error(config.noise) < 0.7 * float(metrics.rmse(x, y).square().mean())
+
+
+def test_intervals_cover_images_and_seeds():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1, 400)) + 1
+    mean, low, high = isum.interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+    seeds = np.repeat([[0.0], [1.0], [2.0]], 400, axis=1)  # nothing but the seed matters
+    _, low, high = isum.interval(seeds)
+    assert high - low > 1
+    assert isum.interval(np.ones((2, 5))) == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize(("difference", "expected"), [
+    ([[1.0, 1.1, 0.9]], "holds"), ([[-1.0, -1.1, -0.9]], "does not hold"),
+    ([[1.0, -1.0, 0.1]], "undecided"),
+])  # fmt: skip
+def test_verdicts(difference, expected):
+    judged = isum.claim("better", np.array(difference))
+    assert isum.verdict(judged) == expected
+    assert math.isfinite(judged.band)
