@@ -205,6 +205,23 @@ def as_positive_integer(value: Any, name: str) -> int:
     return int(value)
 
 
+def as_positive(value: Any, name: str) -> float:
+    """A finite number > 0."""
+    number = as_scalar(value, name, "a number > 0")
+    if number <= 0:
+        raise ValueError(f"{name}: {number}; allowed: a number > 0")
+    return number
+
+
+def as_count(value: Any, name: str) -> int:
+    """An integer >= 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
+    if value < 0:
+        raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
+    return int(value)
+
+
 def non_negative_array(value: Any, name: str) -> Array:
     """An array of any shape with finite entries >= 0."""
     array = as_real_array(value, name)

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core._validation import (
+    as_count,
+    as_positive,
     as_positive_integer,
     as_real_array,
     as_scalar,
@@ -32,7 +34,6 @@ from dro_torch._validation import (
     check_images,
     check_tensor,
 )
-from dro_torch.data.files import as_count, as_positive
 
 #: What `kid` on the features of `EfficientNetLite0` is called in every table: it is no FID.
 KID_NAME = "EffNet-Lite0 KID"

@@ -41,7 +41,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dro_core._validation import as_non_negative, as_positive_integer, as_scalar, unknown
+from dro_core._validation import (
+    as_count,
+    as_non_negative,
+    as_positive_integer,
+    as_scalar,
+    unknown,
+)
 
 #: Names of the files in a run's folder.
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
@@ -293,15 +299,6 @@ class TrainingResult:
     checkpoint: Path | None
 
 
-def _as_count(value: Any, name: str) -> int:
-    """An integer >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
-    if value < 0:
-        raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
-    return int(value)
-
-
 def rate_factor(
     step: int, steps: int, *, schedule: str = "cosine", warmup: int = 0, final: float = 0.0
 ) -> float:
@@ -341,7 +338,7 @@ def rate_factor(
     >>> [round(rate_factor(s, 6, warmup=2), 3) for s in range(6)]
     [0.333, 0.667, 1.0, 0.854, 0.5, 0.146]
     """
-    steps, warmup = as_positive_integer(steps, "steps"), _as_count(warmup, "warmup")
+    steps, warmup = as_positive_integer(steps, "steps"), as_count(warmup, "warmup")
     if schedule not in SCHEDULES:
         raise ValueError(unknown("schedule", schedule, SCHEDULES))
     if warmup >= steps:
@@ -1124,7 +1121,7 @@ def fit(
     """
     phases = _check_phases(phases)
     sources = _check_sources(batches, phases)
-    steps, seed = as_positive_integer(steps, "steps"), _as_count(seed, "seed")
+    steps, seed = as_positive_integer(steps, "steps"), as_count(seed, "seed")
     if precision not in PRECISIONS:
         raise ValueError(unknown("precision", precision, PRECISIONS))
     if resume not in RESUME:

@@ -33,7 +33,7 @@ from validation.results import (
 )
 
 #: Radii in units of the data; MNIST images have 784 pixels in [0, 1] and norms about 9.
-RADII = (0.1, 0.3, 1.0, 2.0, 4.0)
+RADII = (0.3, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Config:
     depth: int = setting(2, "halvings of the resolution")
     noise: float = setting(0.3, "standard deviation of the noise that is removed")
     lipschitz: float = setting(1.0, "guaranteed Lipschitz constant of the spectral network")
-    ascent: int = setting(20, "ascent steps of the attack")
+    ascent: int = setting(10, "ascent steps of the attack")
     seed: int = setting(0, "seed")
     device: str = setting("cpu", "torch device")
 

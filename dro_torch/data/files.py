@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import as_scalar, unknown
+from dro_core._validation import unknown
 
 #: Where files come from, for the messages about them.
 SOURCES = {
@@ -164,19 +164,3 @@ def pillow() -> Any:
             name="PIL",
         ) from None
     return Image
-
-
-def as_positive(value: Any, name: str) -> float:
-    number = as_scalar(value, name, "a number > 0")
-    if number <= 0:
-        raise ValueError(f"{name}: {number}; allowed: a number > 0")
-    return number
-
-
-def as_count(value: Any, name: str) -> int:
-    """An integer >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
-    if value < 0:
-        raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
-    return int(value)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dro_core._validation import as_positive_integer, as_scalar
-from dro_torch.data.files import as_count, as_positive, check_option
+from dro_core._validation import as_count, as_positive, as_positive_integer, as_scalar
+from dro_torch.data.files import (
+    check_option,
+)
 
 
 class IndexedDataset(Dataset[tuple[Tensor, ...]]):

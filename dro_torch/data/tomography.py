@@ -14,8 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_positive_integer, as_scalar, unknown
-from dro_torch.data.files import as_positive, check_option, data_root, fault, read_npz, read_tiff
+from dro_core._validation import as_positive, as_positive_integer, as_scalar, unknown
+from dro_torch.data.files import (
+    check_option,
+    data_root,
+    fault,
+    read_npz,
+    read_tiff,
+)
 
 #: Patients of `ct_slices` that are held out for validation.
 CT_VALIDATION_PATIENTS = ("A046441", "A056642", "A062055", "A072894")
