@@ -23,12 +23,22 @@ EXPERIMENTS = {
     "conditional-wasserstein": "validation.conditional_wasserstein",
     "unbalanced": "validation.unbalanced",
     "twist": "validation.twist",
+    "isum": "validation.isum",
+    "certify": "validation.certify",
+    "mnist deblurring": "validation.mnist.deblurring",
+    "mnist misspecified": "validation.mnist.misspecified",
+    "mnist radii": "validation.mnist.radii",
+    "mnist simulator": "validation.mnist.simulator",
+    "mnist joint": "validation.mnist.joint",
+    "mnist linear": "validation.mnist.linear",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks estimator": "validation.benchmarks.estimator",
     "benchmarks conditional": "validation.benchmarks.conditional",
     "benchmarks unbalanced": "validation.benchmarks.unbalanced",
     "benchmarks peers": "validation.benchmarks.peers",
+    "benchmarks torch": "validation.benchmarks.torch_suite",
+    "benchmarks cuda": "validation.benchmarks.torch_cuda",
 }
 
 

@@ -1,0 +1,118 @@
+"""Benchmarks of dro_torch: cost and accuracy of its losses, estimators and multiplier.
+
+The rows of the projector and of the data loader are taken from their own modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dro_core._validation import as_positive_integer
+from validation.registry import setting
+from validation.results import Check, check_table, provenance, write_json
+
+PARTS = ("step", "oracle", "deblurring", "network", "sinkhorn", "multiplier", "projector", "data",
+         "isum")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the rows; the defaults are the figures that are claimed."""
+
+    data: str = setting("", "data root (MNIST); empty: DRO_DATA, and without it drawn shapes")
+    peer_python: str = setting("", "interpreter of the peers' environment, for dro's step")
+    parts: str = setting("all", "rows to run, separated by commas: " + ", ".join(PARTS))
+    width: int = setting(8, "channels of the UNet")
+    batch: int = setting(32, "images in a step")
+    draws: int = setting(8, "draws K of a step")
+    runs: int = setting(25, "timed runs per row")
+    rows: int = setting(8000, "samples times replicates in one call of the oracle rows")
+    calls: int = setting(12, "calls of the oracle rows; more for the bias")
+    images: int = setting(8, "images of the 784-pixel rows")
+    replicates: int = setting(8, "seeds of the 784-pixel rows")
+    train_steps: int = setting(300, "Adam steps of the network")
+    train_images: int = setting(4000, "images that train the network")
+    network_images: int = setting(4, "images of the network rows")
+    seeds: int = setting(12, "seeds of the network rows")
+    budget: int = setting(64, "network passes per sample in the network rows")
+    reference: int = setting(4096, "draws of the network rows' references")
+    steps: int = setting(2000, "longest training of the multiplier rows")
+    seed: int = setting(0, "seed")
+
+    def __post_init__(self) -> None:
+        for name in (
+            "width", "batch", "draws", "runs", "rows", "calls", "images", "replicates",
+            "train_steps", "train_images", "network_images", "seeds", "budget", "reference",
+            "steps",
+        ):  # fmt: skip
+            as_positive_integer(getattr(self, name), f"--set {name}")
+        if self.seed < 0:
+            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
+        unknown = set(self.chosen) - set(PARTS)
+        if unknown:
+            raise ValueError(
+                f"--set parts: {', '.join(sorted(unknown))}; allowed: all, {', '.join(PARTS)}"
+            )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The parts to run, in their order."""
+        if self.parts == "all":
+            return PARTS
+        return tuple(part.strip() for part in self.parts.split(","))
+
+
+def neighbour_rows(name: str) -> list[Check]:
+    """The rows of the projector or of the data loader, by their own settings."""
+    module = importlib.import_module(f"validation.benchmarks.torch_{name}")
+    found: list[Check] = module.rows(module.Config())
+    return found
+
+
+def require_torch() -> Any:
+    """The torch package, or an error that ends the command with exit status 2."""
+    try:
+        return importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise ChildProcessError(
+            "torch is not installed; pip install 'structured-dro[torch]'"
+        ) from error
+
+
+def run(config: Config, out: Path) -> list[Check]:
+    """All chosen rows; every part is written to `out` as soon as it is there."""
+    torch = require_torch()
+    from validation.benchmarks import torch_estimators, torch_losses, torch_multiplier
+
+    parts: dict[str, Callable[[Config, Path], list[Check]]] = {
+        "step": torch_losses.step_rows,
+        "oracle": torch_losses.oracle_rows,
+        "sinkhorn": torch_losses.sinkhorn_rows,
+        "deblurring": torch_estimators.deblurring_rows,
+        "network": torch_estimators.network_rows,
+        "multiplier": torch_multiplier.multiplier_rows,
+        "projector": lambda _config, _out: neighbour_rows("projector"),
+        "data": lambda _config, _out: neighbour_rows("data"),
+        "isum": lambda _config, _out: neighbour_rows("isum"),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    checks: list[Check] = []
+    try:
+        for part in config.chosen:
+            print(f"\n== {part}")
+            found = parts[part](config, out)
+            print("\n" + check_table(found))
+            checks += found
+            made = provenance("benchmarks torch", config)
+            made["versions"]["torch"] = torch.__version__
+            write_json(
+                out / "torch.json", {**made, "checks": checks, "holds": [c.holds for c in checks]}
+            )
+    finally:
+        torch.set_num_threads(threads)
+    return checks
