@@ -4,10 +4,15 @@
 """
 
 import os
+import signal
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+# a shell that starts the suite in the background has Ctrl-C ignored, for its children too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "structured-dro",
