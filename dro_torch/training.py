@@ -23,6 +23,7 @@ import io
 import math
 import os
 import signal
+import tempfile
 import threading
 import warnings
 import zipfile
@@ -989,9 +990,8 @@ def _check_folder(folder: Any) -> Path | None:
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):  # a name of its own: processes share the folder
+            pass
     except OSError as error:
         raise ValueError(f"folder: {path} cannot be written ({error})") from None
     return path

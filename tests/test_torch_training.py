@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -984,3 +985,10 @@ def test_loading_refuses(tmp_path, content, kind, message):
     if kind is FileNotFoundError:
         with pytest.raises(FileNotFoundError, match="nothing to resume, and resume='must'"):
             quiet(line(), constant(), 1, folder=tmp_path, resume="must")
+
+
+def test_processes_may_look_at_their_folder_at_the_same_time(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: training._check_folder(tmp_path / "run"), range(400)))
+    assert set(found) == {tmp_path / "run"}
+    assert list((tmp_path / "run").iterdir()) == []
