@@ -437,6 +437,7 @@ def test_diagnostics():
         ({"modulus": 2.0}, 7.9, r"multiplier 7\.9 is at or below 2κ² = 8 "),
         ({"modulus": 2.0}, 3.9, r"multiplier 3\.9 is at or below κ² = 4 .*infinite"),
         ({"structure": "x|y"}, 1.5, r"at or below 2κ² = 2 "),
+        ({"modulus": 2.0, "estimator": "tilted"}, 7.9, r"at or below 2κ² = 8 .*infinite variance"),
         ({"estimator": "tilted", "rank": 2}, 1e-3, r"at or below κ² = .*estimated"),
     ],
 )
@@ -497,6 +498,7 @@ def replaced(value):
         ({"loss": lambda f, x, y: x, "estimator": "tilted"}, ValueError, "loss: allowed without"),
         ({"antithetic": True, "samples": 3}, ValueError, "antithetic: .*samples=3"),
         ({"antithetic": True, "estimator": "tilted"}, ValueError, "antithetic: with estimator"),
+        ({"estimator": "tilted", "samples": 1}, ValueError, "samples: 1; defensive draws need"),
         ({"chunk": 0}, ValueError, "chunk: 0 is below 1"),
         ({"chunk": 2, "estimator": "rt-mlmc"}, ValueError, "chunk: allowed with 'sg'"),
         ({"modulus": -1.0}, ValueError, "modulus: -1.0 is negative"),

@@ -117,14 +117,14 @@ class EntropicDROLoss(nn.Module):
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves; used to warn at λ ≤ 2κ² (infinite
         variance) and at λ ≤ κ² (the risk may be infinite). Known for x|y with the default
-        residual; ``"tilted"`` estimates it itself.
+        residual; ``"tilted"`` with directions estimates it itself.
     rank : int or "full"
         Singular directions of the Jacobian in the tilted proposal. With 0 it is shifted to the
-        linearised worst case and keeps its covariance, for two network passes: on a trained U-Net
-        that beat plain draws at equal passes at every ε and λ tried, directions did not
-        (``python -m validation benchmarks torch``). Linear maps want "full".
+        linearised worst case and keeps its covariance, for three network passes: on one trained
+        U-Net its error was never above that of plain draws at equal passes, while many directions
+        lost (``python -m validation benchmarks torch``). Linear maps want "full".
     defensive : bool
-        Half of the tilted draws from the plain law: weights at most 2.
+        Half of the draws, or one more, come from the plain law (`samples` >= 2): weights at most 2.
     sweeps : int
         Rounds of subspace iteration for the directions.
     warm_start : bool
@@ -208,6 +208,11 @@ class EntropicDROLoss(nn.Module):
         if self.estimator == "rt-mlmc" and self.samples & (self.samples - 1):
             raise ValueError(
                 f"samples: {self.samples}; 'rt-mlmc' needs a power of two, the finest level"
+            )
+        if self.estimator == "tilted" and self.defensive and self.samples < 2:
+            raise ValueError(
+                "samples: 1; defensive draws need at least 2, one from either law (or "
+                "defensive=False)"
             )
         if self.chunk is not None and self.estimator != "sg":
             raise ValueError(f"chunk: allowed with 'sg', not with {self.estimator!r}")
@@ -334,7 +339,7 @@ class EntropicDROLoss(nn.Module):
     def _tilted(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
         with torch.no_grad(), torch.autocast(moved.x.device.type, enabled=False):
             proposal = self._proposal(moved, lam.detach(), draw)
-            tilted = max(self.samples // 2, 1) if self.defensive else self.samples
+            tilted = self.samples // 2 if self.defensive else self.samples
             normal = draw.normal(self.samples, moved.size, _DRAWS, moved.wide)
             displacement = torch.cat(
                 [proposal.transform(normal[:, :tilted]), normal[:, tilted:] * proposal.scale], dim=1
@@ -437,11 +442,11 @@ class EntropicDROLoss(nn.Module):
                 f"the multiplier {number:.4g} is at or below κ² = {square:.4g} ({said}κ = "
                 f"{modulus:.4g}): the worst-case risk may be infinite, but an estimate never is",
             )
-        elif number <= 2 * square and self.estimator != "tilted":
+        elif number <= 2 * square and (self.estimator, self.rank) != ("tilted", "full"):
             self._warn(
                 "variance",
-                f"the multiplier {number:.4g} is at or below 2κ² = {2 * square:.4g} (κ = "
-                f"{modulus:.4g}): plain draws may have infinite variance, and a bias that more "
+                f"the multiplier {number:.4g} is at or below 2κ² = {2 * square:.4g} ({said}κ = "
+                f"{modulus:.4g}): the draws may have infinite variance, and a bias that more "
                 "samples hardly cure",
             )
 

@@ -109,9 +109,7 @@ def classical(config: Config, task: Task, check: data.IndexedDataset) -> list[Tr
     return found
 
 
-def _best(
-    config: Config, task: Task, arms: Sequence[Trained], check: data.IndexedDataset
-) -> int:  # fmt: skip
+def _best(config: Config, task: Task, arms: Sequence[Trained], check: data.IndexedDataset) -> int:
     """The arm with the smallest RMSE on validation images, averaged over the Gaussian noise."""
     rows = measure(config, task, arms, check)
     scores = [sum(row["rmse"] for row in rows if row["arm"] == arm.arm.name) for arm in arms]

@@ -8,7 +8,9 @@ so an experiment that was killed goes on where it was, and arms that are finishe
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ from dro_torch import (
     training,
 )
 from dro_torch.keyed_noise import standard_normal
+from dro_torch.residual import MovedSamples
+from dro_torch.structure import as_structure
 from validation.registry import setting
 from validation.results import (
     Check,
@@ -240,9 +244,6 @@ class _AdversarialTraining(nn.Module):
 
     def forward(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
         """The attack starts at zero; its displacement is detached."""
-        from dro_torch.residual import MovedSamples
-        from dro_torch.structure import as_structure
-
         moved = MovedSamples(model, x, y, as_structure(self.structure), self.residual)
         point = torch.zeros(len(x), 1, moved.size, dtype=x.dtype, device=x.device)
         for _ in range(self.steps):
@@ -266,9 +267,10 @@ class _JacobianPenalty(nn.Module):
         self, model: Any, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
     ) -> Tensor:
         """The direction is keyed by the sample."""
-        target = self.residual is reconstruction_residual
-        point = (y if target else x).detach().requires_grad_()
-        residual = self.residual(model, *((x, point) if target else (point, y))).flatten(1)
+        reconstructs = self.residual is reconstruction_residual
+        point = (y if reconstructs else x).detach().requires_grad_()
+        pair = (x, point) if reconstructs else (point, y)
+        residual = self.residual(model, *pair).flatten(1)
         shape = residual.shape
         direction = standard_normal(index, 1, shape[1], seed=seed, step=step, dtype=x.dtype)[:, 0]
         (slope,) = torch.autograd.grad((residual * direction).sum(), point, create_graph=True)
@@ -300,9 +302,6 @@ def digits(config: Config) -> tuple[data.IndexedDataset, data.IndexedDataset, da
 
 def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
     """Train one arm, or go on with it, or read it when it is finished."""
-    import json
-    import time
-
     size = config.size
     generator = torch.Generator().manual_seed(config.seed)
     model = task.network(size, generator)
