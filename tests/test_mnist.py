@@ -169,10 +169,43 @@ def test_damaged_data_are_named(root, tmp_path, capsys):
     assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
 
 
-def test_another_runs_folder_is_refused(root, models, tmp_path, capsys):
-    extra = ("--preset", "smoke", "--set", f"models={models}", "--set", "noise=0.7")
-    assert run("deblurring", root, tmp_path, *extra) == 2
-    assert "config.user.noise: 0.1 in the checkpoint, 0.7 now" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "change",
+    [{"epsilon": 0.3}, {"radius": 3.0}, {"steps": 2}, {"rate": 1e-2}, {"blur": 3.0}, {"seed": 1},
+     {"other images": True}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_path):
+    """Everything that a result depends on is in the name of its folder, the bisected one's too."""
+    settings = {
+        k: v for k, v in change.items() if k in ("epsilon", "radius", "steps", "rate", "seed")
+    }
+    folders, weights = [], []
+    for extra in ({}, settings):
+        config = common.Config(preset="smoke", data=str(root), **extra)
+        width = change.get("blur", common.BLUR) if len(folders) else common.BLUR
+        task = common.Task("deblurring", common.unet, forward=common.blur(width))
+        learn, _, _ = common.digits(config)
+        if len(folders) and "other images" in change:
+            learn = learn.subset(torch.arange(len(learn)).flip(0))
+        arm = Arm("DRO", "entropic", epsilon=config.epsilon, radius=config.radius)
+        trained = common.fit_arm(config, task, arm, learn, tmp_path)
+        bisected, _ = baselines.bisected(config, task, trained, tmp_path)
+        folders.append({folder.name for folder in (tmp_path / "arms").iterdir()})
+        weights.append([torch.cat([p.detach().flatten() for p in found.model.parameters()])
+                        for found in (trained, bisected)])  # fmt: skip
+    assert len(folders[0]) == 2
+    assert len(folders[1] - folders[0]) == (1 if "other images" in change else 2)
+    if "radius" not in change:  # the first steps of Adam on the multiplier do not tell radii apart
+        assert not torch.equal(weights[0][0], weights[1][0])
+
+
+def test_an_arm_with_the_same_settings_is_read(root, models, tmp_path):
+    config = common.Config(preset="smoke", data=str(root), models=str(models))
+    task = common.Task("deblurring", common.unet)
+    for _ in range(2):
+        common.fit_arms(config, task, [Arm("again", "mse", noise=0.1)], tmp_path)
+    assert len(list((models / "arms").glob("*again*"))) == 1
 
 
 def test_settings_are_chosen_on_validation_images_and_lambda_is_bisected(root, tmp_path):

@@ -17,9 +17,11 @@ from validation.mnist.common import (
     Config,
     Task,
     Trained,
+    description,
     digits,
     fit_arm,
     measure,
+    stored,
 )
 from validation.results import progress, write_json
 
@@ -152,7 +154,9 @@ def bisected(
     """
     size = config.size
     learn, check, _ = digits(config)
-    folder = out / "arms" / f"{task.name}-bisected-{config.preset}-{config.seed}"
+    arm = Arm("bisected", "entropic", epsilon=config.epsilon, radius=config.radius)
+    described = {**description(config, task, learn, arm), "around": f"{learned.multiplier:.6g}"}
+    folder = stored(out, f"{task.name}-bisected-{config.preset}-{config.seed}", described)
     model = task.network(size, torch.Generator().manual_seed(config.seed)).to(config.device)
     loss = EntropicDROLoss(config.epsilon, task.structure, size.samples, residual=task.residual)
     batches = data.Batches(learn, min(size.batch, len(learn)), config.seed)
@@ -197,9 +201,9 @@ def bisected(
         part.replace(saved)
     model.eval()
     value = validated(model, multiplier)
-    arm = Trained(Arm("DRO bisected", "entropic"), model, multiplier, seconds,
-                  [{"loss": value}], evaluations)  # fmt: skip
-    return arm, {
+    found_arm = Trained(Arm("DRO bisected", "entropic"), model, multiplier, seconds,
+                        [{"loss": value}], evaluations)  # fmt: skip
+    return found_arm, {
         "objective, learned": validated(learned.model, learned.multiplier),
         "objective, bisected": value,
         "gradient evaluations, learned": float(learned.gradient_evaluations),

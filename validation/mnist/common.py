@@ -7,10 +7,13 @@ so an experiment that was killed goes on where it was, and arms that are finishe
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,6 +303,28 @@ def digits(config: Config) -> tuple[data.IndexedDataset, data.IndexedDataset, da
     return learn, check, test.subset(torch.arange(min(size.test, len(test))))
 
 
+def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm) -> dict[str, str]:
+    """Everything that a trained arm depends on: sizes, loss, operator, images, optimiser."""
+    size = config.size
+    names = ("images", "validation", "steps", "batch", "width", "depth", "samples")
+    described = {name: getattr(size, name) for name in names}
+    described |= {**dataclasses.asdict(arm), "rate": config.rate, "precision": config.precision}
+    described |= {"task": task.name, "role": task.role, "seed": config.seed}
+    images = learn[torch.arange(len(learn))][1]
+    probe = torch.zeros(1, 1, SIDE, SIDE)
+    probe[..., SIDE // 2, SIDE // 2] = probe[..., 0, 0] = 1.0
+    response = copy.deepcopy(task.forward).to("cpu")(probe)
+    described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
+    described["pixels"] = zlib.crc32(images.mul(255).round().to(torch.uint8).numpy().tobytes())
+    return {key: str(value) for key, value in described.items()}
+
+
+def stored(out: Path, name: str, described: Mapping[str, str]) -> Path:
+    """The folder of a trained arm: its name, and a digest of what it depends on."""
+    text = json.dumps(dict(described), sort_keys=True)
+    return out / "arms" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
 def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
     """Train one arm, or go on with it, or read it when it is finished."""
     size = config.size
@@ -328,10 +353,8 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         pairs=pairs, gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
         rate={"model": config.rate, **({"multiplier": 0.02} if learned else {})},
     )  # fmt: skip
-    folder = out / "arms" / f"{task.name}-{arm.name}-{config.preset}-{config.seed}"
-    sizes = {name: getattr(size, name) for name in ("images", "batch", "width", "depth", "samples")}
-    described = {**sizes, **dataclasses.asdict(arm), "rate": config.rate}
-    described = {key: str(value) for key, value in described.items()}
+    described = description(config, task, learn, arm)
+    folder = stored(out, f"{task.name}-{arm.name}-{config.preset}-{config.seed}", described)
     start = time.perf_counter()
     result = training.fit(
         phase, data.Batches(learn, min(size.batch, len(learn)), config.seed), steps,
@@ -508,8 +531,7 @@ def finish(
     numbers = [value for row in everything for key, value in row.items()
                if isinstance(value, float) and key not in MAY_BE_MISSING]  # fmt: skip
     checks = [at_least("numbers in the tables that are finite, share",
-                       float(np.isfinite(numbers).mean()), 1.0),
-              at_least("trained arms", len(arms), len(arms))]  # fmt: skip
+                       float(np.isfinite(numbers).mean()), 1.0)]  # fmt: skip
     if config.size.targets:
         checks += [at_least(c.claim, float(c.holds), 1.0) for c in claims]
     made = provenance(f"mnist {name}", dataclasses.replace(config, data="", models=""))
