@@ -180,7 +180,7 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
     settings = {
         k: v for k, v in change.items() if k in ("epsilon", "radius", "steps", "rate", "seed")
     }
-    folders, weights = [], []
+    folders, losses = [], []
     for extra in ({}, settings):
         config = common.Config(preset="smoke", data=str(root), **extra)
         width = change.get("blur", common.BLUR) if len(folders) else common.BLUR
@@ -192,12 +192,10 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
         trained = common.fit_arm(config, task, arm, learn, tmp_path)
         bisected, _ = baselines.bisected(config, task, trained, tmp_path)
         folders.append({folder.name for folder in (tmp_path / "arms").iterdir()})
-        weights.append([torch.cat([p.detach().flatten() for p in found.model.parameters()])
-                        for found in (trained, bisected)])  # fmt: skip
+        losses.append(trained.history[-1]["loss"])
     assert len(folders[0]) == 2
     assert len(folders[1] - folders[0]) == (1 if "other images" in change else 2)
-    if "radius" not in change:  # the first steps of Adam on the multiplier do not tell radii apart
-        assert not torch.equal(weights[0][0], weights[1][0])
+    assert losses[0] != losses[1]
 
 
 def test_an_arm_with_the_same_settings_is_read(root, models, tmp_path):
