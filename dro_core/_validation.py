@@ -55,15 +55,20 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     """`value` as float64, or an error that names `name`; NaN is refused, infinity if `finite`."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array; fill or drop the masked entries first")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name}: sparse input is not supported; pass {name}.toarray()")
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged nested sequences
         raise ValueError(f"{name}: not a rectangular array of numbers ({error})") from None
+    if array.dtype.kind == "O" and _is_nullable(value):
+        array = value.to_numpy(dtype=np.float64, na_value=np.nan)
     if array.dtype.kind not in "biuf":
         raise TypeError(
             f"{name}: dtype {array.dtype} is not real; allowed: integer or floating-point arrays"
         )
-    array = np.asarray(array, dtype=np.float64)
+    with np.errstate(over="ignore"):  # of a long double: infinite, and refused as that
+        array = np.asarray(array, dtype=np.float64)
     if not math.isfinite(magnitude(array)):
         bad = ~np.isfinite(array) if finite else np.isnan(array)
         if not bad.any():
@@ -78,6 +83,15 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
             f"the first ({array[first]}) at index {first}; every entry must be {allowed}"
         )
     return array
+
+
+def _is_nullable(value: Any) -> bool:
+    """Whether pandas can give these columns as numbers, with NaN for missing ones."""
+    dtypes = getattr(value, "dtypes", getattr(value, "dtype", None))
+    if not hasattr(value, "to_numpy") or dtypes is None:
+        return False
+    columns = dtypes if hasattr(dtypes, "__iter__") else [dtypes]
+    return all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns)
 
 
 def as_samples(value: Any, name: str) -> Array:

@@ -556,15 +556,38 @@ ROWS = {
         ],
     ),
     dro_core.LinearDRO.fit: (
-        {"self": dro_core.LinearDRO(), "Y": Y, "X": X},
+        {"self": dro_core.LinearDRO(), "X": Y, "y": X},
         [
-            ({"Y": Y[:, 0]}, ValueError, "y: samples are rows"),
+            ({"X": Y[:, 0]}, ValueError, "X: Expected 2D array.*Reshape your data"),
+            ({"X": replaced(Y, NAN)}, ValueError, "X: .*NaN"),
+            ({"X": Y[:2]}, ValueError, "y: 3 rows, but X has 2"),
+            ({"X": Y.astype(complex)}, ValueError, "X: Complex data"),
+            ({"X": np.array([[1.0], [2.0], [{}]])}, TypeError, "X: .*not 'dict'"),
+            ({"X": sparse.csr_array(Y)}, TypeError, r"X: sparse input.*X\.toarray\(\)"),
+            ({"y": None}, ValueError, "y: LinearDRO requires y"),
+            ({"y": replaced(X, INF)}, ValueError, "y: .*inf"),
+            ({"sample_weight": [0.0, 0.0, 0.0]}, ValueError, "sample_weight: all zero"),
+            ({"sample_weight": [1.0, -1.0, 1.0]}, ValueError, "sample_weight: -1.0 is negative"),
+            ({"sample_weight": [1.0, 1.0]}, ValueError, r"sample_weight: shape \(2,\)"),
             ({"self": dro_core.LinearDRO(radius=-1.0)}, ValueError, "radius: -1.0 is negative"),
+            (
+                {"self": dro_core.LinearDRO(radius=[[1.0], [1, 2]])},
+                ValueError,
+                "radius: not a rect",
+            ),
             (
                 {"self": dro_core.LinearDRO(radius=[0.1, 0.2]), "sample_weight": [0.5, 0.25, 0.25]},
                 ValueError,
                 "sample_weight: not available with cross-validation",
             ),
+        ],
+    ),
+    dro_core.LinearDRO.score: (
+        {"self": dro_core.LinearDRO().fit(Y, X), "X": Y, "y": X},
+        [
+            ({"y": X[:, :1]}, ValueError, r"y: shape \(3, 1\), but predictions have"),
+            ({"y": np.ones((3, 2))}, ValueError, "y: all samples are equal"),
+            ({"X": Y[:, [0, 0]]}, ValueError, "X has 2 features, but LinearDRO is expecting 1"),
         ],
     ),
     dro_core.conditional_wasserstein: (

@@ -1,6 +1,7 @@
 """The linear map of smallest worst-case risk: saddle certificates, references, the reduction."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -272,24 +273,151 @@ def test_linear_dro_fits_predicts_and_is_cloned(rng):
     model = LinearDRO(radius=0.3, structure="joint").fit(y, x)
     np.testing.assert_array_equal(model.coef_, fit_linear(x=x, y=y, radius=0.3,
                                                           structure="joint").matrix)  # fmt: skip
+    np.testing.assert_array_equal(LinearDRO(0.3, 0.0, "joint").fit(X=y, y=x).coef_, model.coef_)
     np.testing.assert_array_equal(model.predict(y), y @ model.coef_.T)
     assert model.fit_.gap < 1e-8
+    assert model.n_features_in_ == y.shape[1]
     assert model.score(y, x) <= LinearDRO(radius=0.0).fit(y, x).score(y, x)
     copy = LinearDRO(**model.get_params())
     assert repr(copy) == repr(model)
     assert copy.set_params(radius=0.1).radius == 0.1
     with pytest.raises(ValueError, match=r"parameter: unknown value 'radus'.*'radius'"):
-        copy.set_params(radus=1)
-    with pytest.raises(ValueError, match=r"call fit\(Y, X\) before predict"):
+        copy.set_params(epsilon=9.0, radus=1)
+    assert copy.epsilon == 0.0
+    with pytest.raises(ValueError, match=r"call fit\(X, y\) before predict"):
         copy.predict(y)
-    with pytest.raises(ValueError, match=r"y: .* columns, but the map takes"):
+    with pytest.raises(ValueError, match=r"X has .* features, but LinearDRO is expecting"):
         model.predict(np.ones((2, y.shape[1] + 1)))
+    stored = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(stored.predict(y), model.predict(y))
 
 
-def test_linear_dro_with_scikit_learn(rng):
-    base = pytest.importorskip("sklearn.base", reason="scikit-learn is optional")
-    model = LinearDRO(radius=[0.0, 0.1], seed=3)
-    assert base.clone(model).get_params() == model.get_params()
+def test_linear_dro_takes_weights_of_any_sum_and_targets_without_a_second_axis(rng):
+    x, y, _ = random_data(4)
+    counts = rng.integers(0, 3, len(x))
+    weighted = LinearDRO(radius=0.3).fit(y, x, sample_weight=7.0 * counts)
+    repeated = LinearDRO(radius=0.3).fit(np.repeat(y, counts, axis=0), np.repeat(x, counts, axis=0))
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-6, atol=1e-8)
+    assert weighted.score(y, x, counts) == pytest.approx(
+        weighted.score(np.repeat(y, counts, axis=0), np.repeat(x, counts, axis=0))
+    )
+    flat = LinearDRO(radius=0.3).fit(y, x[:, 0])
+    column = LinearDRO(radius=0.3).fit(y, x[:, :1])
+    assert flat.coef_.shape == (1, y.shape[1])
+    np.testing.assert_array_equal(flat.predict(y), column.predict(y)[:, 0])
+    assert flat.score(y, x[:, 0]) == column.score(y, x[:, :1])
+
+
+class Frame:
+    """What `LinearDRO` sees of a data frame."""
+
+    def __init__(self, values, columns):
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype)
+
+
+def test_linear_dro_keeps_to_the_columns_that_it_was_fitted_on():
+    """Columns in another order would be multiplied by one another's coefficients."""
+    _, y, rng = random_data(4)
+    y, x = rng.standard_normal((20, 2)), rng.standard_normal((20, 1))
+    model = LinearDRO().fit(Frame(y, ["a", "b"]), x)
+    assert list(model.feature_names_in_) == ["a", "b"]
+    np.testing.assert_array_equal(model.predict(Frame(y, ["a", "b"])), y @ model.coef_.T)
+    with pytest.raises(ValueError, match=r"X: The feature names should match"):
+        model.predict(Frame(y[:, ::-1], ["b", "a"]))
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        model.predict(y)
+    assert not hasattr(model.fit(y, x), "feature_names_in_")
+    with pytest.warns(UserWarning, match="X has feature names, but LinearDRO was fitted without"):
+        model.predict(Frame(y, ["a", "b"]))
+
+
+def test_pandas_frames_of_nullable_types_are_numbers_and_missing_ones_are_named():
+    pd = pytest.importorskip("pandas", reason="pandas is optional")
+    x, y = np.array([[1.0], [0.0], [3.0]]), np.array([[1, 2], [0, 1], [5, 3]])
+    plain = fit_linear(x=x, y=y, radius=0.1)
+    for kind in ("Int64", "UInt8", "Float64", "Float32"):
+        frame = pd.DataFrame(y, columns=["a", "b"]).astype(kind)
+        assert fit_linear(x=x, y=frame, radius=0.1).risk == pytest.approx(plain.risk)
+        assert worst_case_risk([[1.0, 2.0]], x, frame, 0.1).risk > 0
+        model = LinearDRO().fit(frame, pd.Series(x[:, 0], dtype="Float64"))
+        assert list(model.feature_names_in_) == ["a", "b"]
+        frame.iloc[1, 0] = pd.NA
+        with pytest.raises(ValueError, match=r"y: 1 entries are NaN.*index \(1, 0\)"):
+            fit_linear(x=x, y=frame, radius=0.1)
+        with pytest.raises(ValueError, match=r"X: 1 entries are NaN.*index \(1, 0\)"):
+            model.predict(frame)
+    weights = pd.Series([0.5, 0.25, 0.25], dtype="Float64")
+    assert fit_linear(x=x, y=y, radius=0.1, weights=weights).verify().holds()
+    with pytest.raises(TypeError, match="y: dtype object"):
+        fit_linear(x=x, y=pd.DataFrame({"a": ["1", "2", "3"]}), radius=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Estimator LinearDRO does not inherit:UserWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_linear_dro_passes_the_checks_of_scikit_learn():
+    checks = pytest.importorskip(
+        "sklearn.utils.estimator_checks", reason="scikit-learn is optional"
+    )
+    checks.check_estimator(LinearDRO())
+    checks.check_estimator(LinearDRO(radius=0.2, epsilon=0.01, structure="joint"))
+
+
+def test_linear_dro_in_pipelines_and_grid_searches_of_scikit_learn(rng):
+    """A search finds the radius that a loop over folds finds, with finite scores."""
+    pytest.importorskip("sklearn", reason="scikit-learn is optional")
+    from sklearn.base import clone
+    from sklearn.exceptions import NotFittedError
+    from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    y = rng.standard_normal((30, 5))
+    x = y @ rng.standard_normal((5, 2)) + 2.0 * rng.standard_normal((30, 2))
+    folds, radii = KFold(3), [0.0, 0.1, 0.3, 1.0, 3.0]
+    brute = np.array(
+        [[LinearDRO(r).fit(y[a], x[a]).score(y[b], x[b]) for a, b in folds.split(y)] for r in radii]
+    )
+    search = GridSearchCV(LinearDRO(), {"radius": radii}, cv=folds).fit(y, x)
+    scores = search.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(scores, brute.mean(axis=1), rtol=1e-9)
+    best = radii[int(np.argmax(brute.mean(axis=1)))]
+    assert search.best_params_ == {"radius": best}
+    assert best not in (radii[0], radii[-1])
+    np.testing.assert_allclose(
+        cross_val_score(LinearDRO(best), y, x, cv=folds), brute[radii.index(best)]
+    )
+    scaled = make_pipeline(StandardScaler(with_mean=False), LinearDRO(best))
+    by_hand = y / y.std(axis=0)
+    np.testing.assert_allclose(
+        scaled.fit(y, x).predict(y), LinearDRO(best).fit(by_hand, x).predict(by_hand), rtol=1e-6
+    )
+    out_of_fold = cross_val_predict(LinearDRO(best), y, x[:, 0], cv=folds)
+    for a, b in folds.split(y):
+        np.testing.assert_allclose(
+            out_of_fold[b], LinearDRO(best).fit(y[a], x[a, 0]).predict(y[b]), rtol=1e-9
+        )
+    several = LinearDRO(radius=[0.0, 0.1], seed=3)
+    assert clone(several).get_params() == several.get_params()
+    with pytest.raises(NotFittedError):
+        several.predict(y)
+    assert "LinearDRO" in scaled._repr_html_()
+
+
+def test_the_frames_that_scikit_learn_sets_as_output_are_features():
+    pd = pytest.importorskip("pandas", reason="pandas is optional")
+    pytest.importorskip("sklearn", reason="scikit-learn is optional")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y, _ = random_data(4)
+    frame = pd.DataFrame(y, columns=[f"pixel{i}" for i in range(y.shape[1])])
+    pipeline = make_pipeline(StandardScaler(), LinearDRO()).set_output(transform="pandas")
+    pipeline.fit(frame, x)
+    assert list(pipeline[-1].feature_names_in_) == list(frame.columns)
+    assert pipeline.predict(frame).shape == x.shape
 
 
 def test_the_radius_of_linear_dro_by_cross_validation():
