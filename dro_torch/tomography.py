@@ -13,6 +13,7 @@ length :math:`u = D_d\arctan((t + c)/(D + s))`, with c the `centre_offset`. Cell
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from dro_core._validation import (
     unknown,
 )
 from dro_torch._validation import check_tensor
+from dro_torch.data.tomography import FanBeamScan
 from dro_torch.physics.forward import LinearForward, in_full_precision
 from dro_torch.physics.linear import SparseMatrix, check_dtype, linear_product
 
@@ -44,11 +46,24 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 #: Matrices with more entries than this (about 4 GiB with the transpose, in float32) are not built.
 LARGEST_MATRIX = 2**28
-#: Gaps between views of more than so many median gaps count as missing data, not as coarse steps.
+#: Gaps between views of more than so many usual ones count as missing data, not as coarse steps.
 MISSING_GAP = 10.0
+#: Wider gaps are left out of the usual ones while they are few: so many at most.
+WIDE_GAP = math.radians(30.0)
+MOST_HOLES = 6
+#: Views nearer than this are one view, measured again.
+COINCIDENT = 1e-6
+#: Larger spans of angles are taken for degrees (16 turns, were they radians).
+LARGEST_SPAN = 100.0
+#: Share of the rays through the image that may be measured from neither side without a warning.
+UNSEEN = 0.005
 #: Redundancy weights fade over this angle from missing views, and this share of the detector.
 VIEW_TAPER = math.radians(10.0)
 CELL_TAPER = 0.05
+
+
+class CoverageWarning(UserWarning):
+    """The views leave out rays through the image: no filtered back-projection can be right."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class FanBeamGeometry:
     detector_count : int
         Number K of cells.
     angles : sequence of float
-        View angles in radians, in the order of the sinogram's rows.
+        View angles in radians, in the order of the sinogram's rows; any order, any number of turns.
     image_size : int
         The image has image_size x image_size pixels.
     pixel_size : float
@@ -79,8 +94,9 @@ class FanBeamGeometry:
     Raises
     ------
     ValueError, TypeError
-        For lengths that are not positive, no angles, a source inside the image's circumscribed
-        circle, an unknown detector.
+        For lengths that are not positive, no angles, angles that must be degrees (a span above 100,
+        or beyond a turn in whole quarters), a source inside the image's circumscribed circle, an
+        unknown detector.
     """
 
     source_origin: float
@@ -106,6 +122,7 @@ class FanBeamGeometry:
         angles = as_real_array(self.angles, "angles")
         if angles.ndim != 1 or angles.size == 0:
             raise ValueError(f"angles: shape {angles.shape}; a non-empty 1-D sequence is needed")
+        _check_radians(angles)
         object.__setattr__(self, "angles", tuple(float(angle) for angle in angles))
         reach = self.image_size * self.pixel_size / math.sqrt(2)
         if self.source_origin <= reach:
@@ -152,29 +169,60 @@ class FanBeamGeometry:
         )
 
     @classmethod
-    def htc2022(cls, angles_degrees: Any, *, image_size: int = 512) -> FanBeamGeometry:
+    def htc2022(cls, angles: Any, *, image_size: int = 512) -> FanBeamGeometry:
         r"""Helsinki Tomography Challenge 2022: 560 cells of 0.2 mm, sinograms as they are stored.
 
         Parameters
         ----------
-        angles_degrees : sequence of float
-            The angles of the file, in degrees.
+        angles : sequence of float
+            In radians: those of `dro_torch.data.htc2022`, or ``numpy.deg2rad`` of the file's.
         image_size : int
             Pixels per side on the same 75.9 mm; 512 for the published masks.
 
         Raises
         ------
         ValueError, TypeError
-            For bad angles or an image size that is not an integer >= 1.
+            For bad angles (degrees among them) or an image size that is not an integer >= 1.
         """
         return cls(
             source_origin=410.66,
             source_detector=553.74,
             detector_pixel=0.2,
             detector_count=560,
-            angles=np.deg2rad(as_real_array(angles_degrees, "angles_degrees")),
+            angles=angles,
             image_size=image_size,
             pixel_size=512 * 0.14832232 / as_positive_integer(image_size, "image_size"),
+        )
+
+    @classmethod
+    def from_scan(cls, scan: Any, *, image_size: int | None = None) -> FanBeamGeometry:
+        r"""The geometry of a measured scan: ``fan_beam_fbp(scan.sinogram[None], from_scan(scan))``.
+
+        Parameters
+        ----------
+        scan : FanBeamScan
+            Of `dro_torch.data`; nothing has to be flipped or turned.
+        image_size : int, optional
+            Pixels per side on the same field of view; by default those of the scan.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For something that is not a scan, or an image size that is not an integer >= 1.
+        """
+        if not isinstance(scan, FanBeamScan):
+            raise TypeError(f"scan: a FanBeamScan is needed, given {type(scan).__name__}")
+        size = scan.image_size if image_size is None else image_size
+        return cls(
+            source_origin=scan.source_origin_mm,
+            source_detector=scan.source_detector_mm,
+            detector_pixel=scan.detector_pixel_mm,
+            detector_count=scan.sinogram.shape[-1],
+            angles=scan.angles.double().cpu().numpy(),
+            image_size=size,
+            pixel_size=scan.image_size
+            * scan.image_pixel_mm
+            / as_positive_integer(size, "image_size"),
         )
 
     @property
@@ -205,6 +253,17 @@ class FanBeamGeometry:
         r"""Angles :math:`\gamma_k` of the rays to the cells, from the central ray, radians."""
         position = self.detector_positions / self.source_detector
         return position if self.detector == "curved" else np.arctan(position)
+
+
+def _check_radians(angles: Array) -> None:
+    """Refuse angles that can only be degrees; scans of several turns are legal."""
+    span = float(np.ptp(angles))
+    quarters = bool((np.abs(4 * angles - np.round(4 * angles)) < 1e-9).all())
+    if span > LARGEST_SPAN or (span > 2 * math.pi and quarters and len(angles) >= 8):
+        raise ValueError(
+            f"angles: from {angles.min():g} to {angles.max():g}, in radians "
+            f"{span / 2 / math.pi:.3g} turns; degrees? (numpy.deg2rad)"
+        )
 
 
 def fan_beam_matrix(geometry: FanBeamGeometry, dtype: Any = np.float32) -> Any:
@@ -387,9 +446,14 @@ class FanBeamProjector(LinearForward):
 
 def _check_last_axes(value: Tensor, name: str, shape: tuple[int, int], what: str) -> Tensor:
     if value.ndim < 3 or tuple(value.shape[-2:]) != shape:
+        hint = ""
+        if tuple(value.shape) == shape:
+            hint = f"; for one of them: {name}[None]"
+        elif tuple(value.shape[-2:]) == shape[::-1]:
+            hint = f"; the last two axes swapped? {name}.mT"
         raise ValueError(
             f"{name}: shape {tuple(value.shape)}; needed: {what} of shape {shape}, samples on "
-            "axis 0"
+            f"axis 0{hint}"
         )
     return value
 
@@ -406,12 +470,20 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     is measured: 1 inside, falling linearly to 0 within 10 degrees of missing views and 5 % of
     the detector from its ends. A full scan has :math:`w = \Delta\theta/2`; short scans, missing
     views and displaced detectors are weighted smoothly, as Parker's and Wang's weights do.
-    :math:`\Delta\theta` is half the sum of the gaps to the neighbouring angles; gaps above ten
-    median ones are missing data and count as one median.
+    :math:`\Delta\theta` is half the sum of the gaps to the neighbouring angles on the circle,
+    shared by views that coincide (several turns, views taken again). Gaps above ten usual ones are missing
+    data and count as a usual one: the gap that half of the circle lies in smaller ones than, not
+    counting gaps above 30 degrees where there are few. So every ray that is measured has the weight
+    :math:`\pi` in all, whatever the order, spacing and number of the views.
 
     Parameters
     ----------
     geometry : FanBeamGeometry
+
+    Warns
+    -----
+    CoverageWarning
+        Where more than 0.5 % of the rays through the image are measured from neither side.
 
     Returns
     -------
@@ -423,17 +495,15 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     TypeError
         If `geometry` is not a FanBeamGeometry.
     """
-    angles = np.mod(np.asarray(check_geometry(geometry).angles), 2 * np.pi)
-    order = np.argsort(angles, kind="stable")
-    start = angles[order]
-    gaps = np.diff(start, append=start[0] + 2 * np.pi)
-    middle = np.median(gaps) if len(gaps) > 1 else 0.0
-    missing = (gaps > MISSING_GAP * middle) & (middle > 0)
-    gaps = np.where(missing, middle, gaps)
-    steps = np.empty(len(angles))
-    steps[order] = (gaps + np.roll(gaps, 1)) / 2
-    holes = list(zip(start[missing] + middle / 2, np.roll(start, -1)[missing] - middle / 2,
+    angles, again, count = _distinct(np.asarray(check_geometry(geometry).angles))
+    gaps = np.diff(angles, append=angles[0] + 2 * np.pi)
+    usual = _usual_gap(gaps)
+    missing = gaps > MISSING_GAP * usual
+    holes = list(zip(angles[missing] + usual / 2, np.roll(angles, -1)[missing] - usual / 2,
                      strict=True))  # fmt: skip
+    gaps = np.where(missing, usual, gaps)
+    steps = (gaps + np.roll(gaps, 1)) / 2 / count
+    _warn_of_unseen_rays(geometry, holes)
 
     def measured(view: Array, fan: Array) -> Array:
         nearest = np.full(np.broadcast_shapes(view.shape, fan.shape), VIEW_TAPER)
@@ -448,10 +518,56 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
 
     pitch = geometry.detector_pixel / geometry.source_detector
     view, fan = angles[:, None], geometry.fan_angles[None, :]
+    own = np.maximum(measured(view, fan), 1e-9)
+    other = measured(*_other_side(geometry, view, fan))
+    return np.asarray(steps[:, None] * own / (own + other))[again]
+
+
+def _distinct(angles: Array) -> tuple[Array, Array, Array]:
+    """Different angles on the circle in increasing order, which is whose, and how often each is."""
+    turned = np.mod(angles, 2 * np.pi)
+    turned = np.where(turned > 2 * np.pi - COINCIDENT, turned - 2 * np.pi, turned)
+    order = np.argsort(turned, kind="stable")
+    first = np.diff(turned[order], prepend=-np.inf) > COINCIDENT
+    which = np.empty(len(angles), dtype=np.int64)
+    which[order] = np.cumsum(first) - 1
+    return turned[order][first], which, np.bincount(which)
+
+
+def _usual_gap(gaps: Array) -> float:
+    """Half of what the gaps cover lies in gaps up to this; a few wide ones may be holes."""
+    narrow = gaps[gaps <= WIDE_GAP]
+    wide = len(gaps) - len(narrow)
+    some = np.sort(narrow if wide <= MOST_HOLES and len(narrow) >= 2 * max(wide, 1) else gaps)
+    return float(some[np.searchsorted(np.cumsum(some), some.sum() / 2)])
+
+
+def _other_side(geometry: FanBeamGeometry, view: Any, fan: Any) -> tuple[Any, Any]:
+    """View and fan angle of the same ray from the other side."""
     displaced = math.atan(geometry.centre_offset / geometry.source_origin)
-    own = measured(view, fan)
-    other = measured(view + np.pi - 2 * (fan - displaced), 2 * displaced - fan)
-    return np.asarray(steps[:, None] * own / (own + other))
+    return view + np.pi - 2 * (fan - displaced), 2 * displaced - fan
+
+
+def _warn_of_unseen_rays(geometry: FanBeamGeometry, holes: list[tuple[float, float]]) -> None:
+    if not holes:
+        return
+    radius = geometry.image_size * geometry.pixel_size / 2
+    reach = math.asin(min(1.0, radius / geometry.source_origin))
+    view, fan = np.linspace(0, 2 * np.pi, 720)[:, None], np.linspace(-reach, reach, 33)[None, :]
+
+    def hidden(angle: Any) -> Any:
+        inside = [np.mod(angle - low, 2 * np.pi) < np.mod(high - low, 2 * np.pi)
+                  for low, high in holes]  # fmt: skip
+        return np.any(inside, axis=0)
+
+    unseen = float((hidden(view + 0 * fan) & hidden(_other_side(geometry, view, fan)[0])).mean())
+    if unseen > UNSEEN:
+        warnings.warn(
+            f"geometry: {unseen:.1%} of the rays through the image are measured from neither side; "
+            "its filtered back-projection misses edges and mass along them",
+            CoverageWarning,
+            stacklevel=4,
+        )
 
 
 def fan_beam_fbp(sinogram: Tensor, geometry: FanBeamGeometry, *, filter: str = "ramp") -> Tensor:

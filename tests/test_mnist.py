@@ -190,7 +190,7 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
             learn = learn.subset(torch.arange(len(learn)).flip(0))
         arm = Arm("DRO", "entropic", epsilon=config.epsilon, radius=config.radius)
         trained = common.fit_arm(config, task, arm, learn, tmp_path)
-        bisected, _ = baselines.bisected(config, task, trained, tmp_path)
+        baselines.bisected(config, task, trained, tmp_path)
         folders.append({folder.name for folder in (tmp_path / "arms").iterdir()})
         losses.append(trained.history[-1]["loss"])
     assert len(folders[0]) == 2

@@ -55,18 +55,27 @@ def idx(array, code=8):
     )  # fmt: skip
 
 
-def tiff(array, order="<"):
-    """An uncompressed grey-scale TIFF file in one strip: uint16 or float32."""
+def tiff(array, order="<", strips=1, compression=1):
+    """An uncompressed grey-scale TIFF file of integers or floats, a few rows to a strip."""
     height, width = array.shape
-    bits, kind = (16, 1) if array.dtype == np.uint16 else (32, 3)
+    bits, kind = 8 * array.itemsize, "uif".index(array.dtype.kind) + 1
     pixels = array.astype(array.dtype.newbyteorder(order)).tobytes()
-    entries = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1),
-               (278, height), (279, len(pixels)), (339, kind)]  # fmt: skip
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(pixels))
+    rows = -(-height // strips)
+    size = rows * width * array.itemsize
+    places = [8 + start for start in range(0, len(pixels), size)]
+    sizes = [min(size, 8 + len(pixels) - place) for place in places]
+    end = 8 + len(pixels)
+    tables = struct.pack(f"{order}{2 * len(places)}I", *places, *sizes)
+    several = len(places) > 1
+    entries = [(256, 1, width), (257, 1, height), (258, 1, bits), (259, 1, compression), (262, 1, 1),
+               (273, len(places), end if several else places[0]), (277, 1, 1), (278, 1, rows),
+               (279, len(places), end + 4 * len(places) if several else sizes[0]), (339, 1, kind)]  # fmt: skip
+    start = end + len(tables)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
     directory = struct.pack(order + "H", len(entries))
-    for tag, value in entries:
-        directory += struct.pack(order + "HHII", tag, 4, 1, value)
-    return head + pixels + directory + struct.pack(order + "I", 0)
+    for tag, count, value in entries:
+        directory += struct.pack(order + "HHII", tag, 4, count, value)
+    return head + pixels + tables + directory + struct.pack(order + "I", 0)
 
 
 def python2_pickle(pixels, labels):
@@ -231,6 +240,86 @@ def test_idx_of_other_types(tmp_path):
     header = bytes([0, 0, 0x0C, 2]) + struct.pack(">2I", 2, 3)
     (tmp_path / "a").write_bytes(header + array.tobytes())
     np.testing.assert_array_equal(read_idx(tmp_path / "a"), array)
+
+
+def usable(array, dtype):
+    """Native, writable and contiguous, of this dtype: what torch.from_numpy takes."""
+    flags = array.flags
+    assert array.dtype == np.dtype(dtype)
+    assert array.dtype.isnative
+    assert flags.writeable
+    assert flags.c_contiguous
+    assert flags.owndata or array.base.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [(0x08, "u1"), (0x09, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")],
+)
+def test_idx_arrays_are_native_and_writable(tmp_path, code, dtype):
+    array = np.arange(6, dtype=dtype).reshape(2, 3)
+    (tmp_path / "a").write_bytes(bytes([0, 0, code, 2]) + struct.pack(">2I", 2, 3) + array.tobytes())
+    found = read_idx(tmp_path / "a")
+    usable(found, array.dtype.newbyteorder("="))
+    np.testing.assert_array_equal(found, array)
+    found[0, 0] = 5
+    assert torch.from_numpy(found)[0, 0] == 5
+
+
+def test_files_of_any_byte_and_memory_order_give_the_same_tensors(written, tmp_path):
+    """Big-endian and Fortran-ordered .npz arrays, big-endian TIFF: native, contiguous tensors."""
+    root = tmp_path / "root"
+    shutil.copytree(written, root)
+    for name in (JPEG, EXACT, CALTECH, CT, HTC):
+        with np.load(root / name) as found:
+            arrays = {key: found[key] for key in found.files}
+        swapped = {key: np.asfortranarray(array.astype(array.dtype.newbyteorder(">")))
+                   if array.ndim else array for key, array in arrays.items()}  # fmt: skip
+        np.savez(root / name, **swapped)
+    for name, array in RAW.items():
+        (root / SCAN / f"{name}.tif").write_bytes(tiff(array, ">"))
+    for read in READERS:
+        for found, expected in zip(read(root), read(written), strict=True):
+            assert found.is_contiguous()
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+            found.zero_()
+
+
+READERS = [
+    lambda root: [t for source in ("binary", "python", "jpeg60k", "lossless4k")
+                  for t in tensors(cifar10("test", root, source))],
+    lambda root: tensors(mnist("test", root)),
+    lambda root: tensors(caltech101("test", root)),
+    lambda root: [t for units in ("HU", "unit", "attenuation")
+                  for t in tensors(ct_slices(root, "train", units))],
+    lambda root: tensors(htc2022("tb", root)) + tensors(htc2022("solid_disc", root)),
+    lambda root: tensors(read_scan(root)),
+]  # fmt: skip
+
+
+def tensors(found):
+    return [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("order", "<>")
+def test_tiff_arrays_are_native_and_writable(tmp_path, dtype, order):
+    """Of every depth that detectors write; 64-bit floats too, which Pillow does not read."""
+    from dro_torch.data.files import read_tiff
+
+    array = np.arange(12).reshape(3, 4).astype(dtype)
+    (tmp_path / "a.tif").write_bytes(tiff(array, order))
+    found = read_tiff(tmp_path / "a.tif", "2detect")
+    usable(found, found.dtype)
+    np.testing.assert_array_equal(found, array)
+
+
+def test_a_scan_of_64_bit_floats(written, tmp_path):
+    shutil.copytree(written / "slice00007", tmp_path / "slice00007")
+    for name, array in RAW.items():
+        (tmp_path / SCAN / f"{name}.tif").write_bytes(tiff(array.astype(np.float64)))
+    assert torch.equal(read_scan(tmp_path).sinogram, read_scan(written).sinogram)
 
 
 @pytest.mark.parametrize("source", ["binary", "python"])
@@ -469,6 +558,19 @@ def test_split_of_everything_and_of_groups():
     assert seen[0] | seen[1] == set("abcd")
 
 
+@pytest.mark.parametrize(
+    "convert", [list, np.array, torch.tensor, lambda g: [(i // 2, f"{i}") for i in g],
+                lambda g: [np.int32(i) if i else 0.0 for i in g], lambda g: map(str, g)],
+)  # fmt: skip
+def test_groups_of_every_type(convert):
+    """Numbers, arrays, tensors, tuples, iterators: no group is cut."""
+    numbers = [i // 4 for i in range(20)]
+    parts = split(SET, [0.6, 0.4], 3, convert(numbers))
+    seen = [{numbers[i] for i in part.index.tolist()} for part in parts]
+    assert seen[0].isdisjoint(seen[1])
+    assert sorted(map(len, seen)) == [2, 3]
+
+
 def test_unpaired_pools():
     source, target = unpaired(SET, "shuffled", 1)
     assert source.index.tolist() == list(range(20))
@@ -579,8 +681,9 @@ def test_real_ct_slices():
 
 @real("htc2022_real_sinograms.npz")
 def test_real_htc2022_reconstructs_to_its_mask():
-    """Filtered back-projection in the convention that the docstring states, Otsu's threshold.
+    """Filtered back-projection by an independent implementation, Otsu's threshold.
 
+    With the detector axis reversed the source is on the other side and the image turned by half.
     Lines that were measured from both sides count half: which they are depends on the convention.
     """
     scan = htc2022("tb", ROOT)
@@ -819,7 +922,22 @@ BAD = [
     (split, {"dataset": SET, "fractions": [0.0]}, ValueError, "fractions: 0.0"),
     (split, {"dataset": SET, "fractions": []}, ValueError, "fractions: they sum to 0"),
     (split, {"dataset": SET, "fractions": [0.01]}, ValueError, "subset 0 .*would be empty"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": "ab"}, ValueError, "groups: "),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": "ab"}, ValueError,
+     "groups: 2 entries, but 20 samples"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": 3}, TypeError, "groups: int"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": ["a", None] * 10}, ValueError,
+     "groups: entry 1 is None"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": [1.0] * 19 + [np.nan]}, ValueError,
+     "groups: entry 19 is nan"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": np.array([2, np.nan] * 10)}, ValueError,
+     "groups: entry 1 is nan"),
+    (split, {"dataset": SET, "fractions": [0.5],
+             "groups": np.array(["2020-01-01", "NaT"] * 10, "datetime64[D]")}, ValueError,
+     "groups: entry 1 is"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": ["1"] * 18 + [1, 2]}, TypeError,
+     "groups: entry 18 is 1, but entry 0 is '1'"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": [["a"]] * 20}, TypeError,
+     r"groups: entry 0 is \['a'\]"),
     (split, {"dataset": SET, "fractions": [0.5], "seed": -1}, ValueError, "seed: -1 is negative"),
     (unpaired, {"dataset": SET, "mode": "random"}, ValueError, "mode: unknown value 'random'"),
     (unpaired, {"dataset": SET.subset([1])}, ValueError, "at least two"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import beta
 
-from dro_torch import tomography
+from dro_torch import data, tomography
 from dro_torch.physics import check_adjoint
 from dro_torch.tomography import (
+    CoverageWarning,
     FanBeamGeometry,
     FanBeamProjector,
     fan_beam_fbp,
@@ -262,7 +264,7 @@ def test_presets():
     assert few.pixel_size * 256 == pytest.approx(two.pixel_size * 1024)
     assert few.detector_pixel * 478 == pytest.approx(two.detector_pixel * 956)
     np.testing.assert_allclose(few.angles, two.angles[::60], atol=1e-12)
-    assert FanBeamGeometry.htc2022([27.0, 27.5]).angles == tuple(np.deg2rad([27.0, 27.5]))
+    assert FanBeamGeometry.htc2022([0.27, 0.28]).angles == (0.27, 0.28)
 
 
 def otsu(image, bins=512):
@@ -275,6 +277,7 @@ def otsu(image, bins=512):
     return levels[np.argmax(between)]
 
 
+@pytest.mark.filterwarnings("ignore::dro_torch.tomography.CoverageWarning")
 def test_fbp_of_measured_data_matches_the_mask():
     """HTC2022 phantom tb, 549 measured views with gaps; Otsu's threshold, no fitting."""
     file, manifest = DATA / "htc2022_real_sinograms.npz", DATA / "manifest.json"
@@ -285,7 +288,7 @@ def test_fbp_of_measured_data_matches_the_mask():
         mask, stored = arrays["tb_gt"] > 0, json.loads(str(arrays["geometry_json"]))
     entry = next(e for e in json.loads(manifest.read_text())["entries"] if e["file"] == file.name)
     assert entry["shape"]["tb_sinogram"] == list(sinogram.shape)
-    geometry = FanBeamGeometry.htc2022(angles)
+    geometry = FanBeamGeometry.htc2022(np.deg2rad(angles))
     assert geometry.source_origin == stored["distance_source_origin_mm"]
     assert geometry.source_detector == stored["distance_source_detector_mm"]
     assert geometry.detector_pixel == stored["detector_pixel_mm"]
@@ -294,6 +297,116 @@ def test_fbp_of_measured_data_matches_the_mask():
     image = fan_beam_fbp(torch.from_numpy(sinogram)[None], geometry)[0].numpy()
     found = image > otsu(image)
     assert (found & mask).sum() / (found | mask).sum() >= 0.97
+
+
+def test_a_measured_scan_brings_its_geometry():
+    """Nothing to flip, to turn or to convert: the loaded scan reconstructs to its mask."""
+    if not (DATA / "htc2022_real_sinograms.npz").is_file():
+        pytest.skip(f"no measured sinograms in {DATA}; set DRO_DATA to the data root")
+    loaded = data.htc2022("tb", DATA)
+    geometry = FanBeamGeometry.from_scan(loaded, image_size=256)
+    assert geometry == FanBeamGeometry.htc2022(loaded.angles.numpy(), image_size=256)
+    with pytest.warns(CoverageWarning, match="10.2% of the rays through the image"):
+        image = fan_beam_fbp(loaded.sinogram[None], geometry)[0].numpy()
+    mask = loaded.mask.double()[None, None]
+    mask = torch.nn.functional.avg_pool2d(mask, 2)[0, 0].numpy()
+    assert np.corrcoef(image.ravel(), mask.ravel())[0, 1] > 0.94
+    found, there = image > otsu(image), mask > 0.5
+    assert (found & there).sum() / (found | there).sum() >= 0.95
+    disc = data.htc2022("solid_disc", DATA)
+    with pytest.warns(CoverageWarning, match="measured from neither side"):
+        short = fan_beam_fbp(disc.sinogram[None], FanBeamGeometry.from_scan(disc))[0]
+    assert np.corrcoef(short.ravel(), disc.reference.ravel())[0, 1] > 0.3
+
+
+# --- scans of every kind ----------------------------------------------------------------------
+
+
+def complete_scans():
+    """View angles by kind; each sees all rays through the image."""
+    rng = np.random.default_rng(0)
+    turn = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+    return {
+        "full": turn,
+        "closed": np.linspace(0, 2 * np.pi, 181),
+        "two turns": np.linspace(0, 4 * np.pi, 361),
+        "three turns and a bit": np.linspace(-1, 6 * np.pi - 0.5, 541),
+        "unsorted": rng.permutation(turn),
+        "jittered": turn + 0.4 * (turn[1] - turn[0]) * rng.uniform(-1, 1, 180),
+        "retaken": np.append(turn, turn[20:40]),
+        "retaken nearly": np.append(turn, turn[20:40] + 1e-4),
+        "backwards": -turn,
+        "clusters": (np.arange(36)[:, None] * np.pi / 18 + np.arange(6) * 0.004).ravel(),
+        "half a turn and the fan": np.linspace(0.3, 0.3 + np.pi + 1.0, 130),
+        "300 degrees": np.linspace(0, np.deg2rad(300), 150),
+        "a hole": np.delete(turn, np.s_[30:45]),
+    }
+
+
+VIEWS = complete_scans()
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_every_measured_ray_has_the_weight_pi(kind):
+    """And so the filtered back-projection of a disk keeps its scale."""
+    geometry = dataclasses.replace(scan(64, 4, cells=97), angles=VIEWS[kind])
+    weights = scan_weights(geometry)
+    assert (weights >= 0).all()
+    total = weights.sum(0)
+    both = (total + total[::-1]) / 2
+    np.testing.assert_allclose(both[10:-10], np.pi, rtol=0.03)
+    centre = (np.arange(64) - 31.5) * geometry.pixel_size
+    radius = np.hypot(centre[:, None], centre[None, :])
+    disk = np.clip(20 * geometry.pixel_size - radius, 0, geometry.pixel_size)
+    disk = torch.from_numpy(disk / geometry.pixel_size)
+    projector = FanBeamProjector(geometry, dtype=torch.float64)
+    image = projector.fbp(projector.A(disk[None]))[0]
+    inside = torch.from_numpy(radius < 15 * geometry.pixel_size)
+    assert float(image[inside].mean()) == pytest.approx(
+        1.0, abs=0.03 if kind == "clusters" else 0.015
+    )
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), views=st.integers(1, 60), turns=st.integers(-3, 3),
+    spread=st.floats(0.1, 6.2),
+)  # fmt: skip
+@settings(max_examples=30)
+@pytest.mark.filterwarnings("ignore::dro_torch.tomography.CoverageWarning")
+def test_weights_do_not_see_order_turns_or_repetition(seed, views, turns, spread):
+    """Permuted views, views of another turn, and a view taken twice: the same image."""
+    rng = np.random.default_rng(seed)
+    angles = rng.uniform(0, spread, views)
+    geometry = dataclasses.replace(scan(16, 4, cells=25), angles=angles)
+    sinogram = torch.from_numpy(rng.standard_normal((1, views, 25)))
+    image = fan_beam_fbp(sinogram, geometry)
+    assert image.isfinite().all()
+    order = np.append(rng.permutation(views), rng.integers(views))
+    again = angles[order] + 2 * np.pi * turns * rng.integers(0, 2, views + 1)
+    other = fan_beam_fbp(sinogram[:, order], dataclasses.replace(geometry, angles=again))
+    torch.testing.assert_close(other, image, rtol=1e-6, atol=1e-6 * float(image.abs().max()))
+
+
+@pytest.mark.parametrize("views", [[0.3], [0.3, 0.3], [0.0, 2 * np.pi], [1.0, 1.0 + 1e-4]])
+@pytest.mark.filterwarnings("ignore::dro_torch.tomography.CoverageWarning")
+def test_weights_of_very_few_views(views):
+    weights = scan_weights(dataclasses.replace(scan(16, 4, cells=25), angles=views))
+    assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize(
+    ("angles", "warns"),
+    [(np.linspace(0, 1.5, 90), True), (np.linspace(0, np.pi, 180), True),
+     (np.arange(4)[:, None] * np.pi / 2 + np.arange(20) * 0.01, True),
+     (np.linspace(0, 2 * np.pi, 12, endpoint=False), False),
+     (np.linspace(0, np.pi + 1.0, 180), False)],
+)  # fmt: skip
+def test_short_coverage_is_said(angles, warns):
+    geometry = dataclasses.replace(scan(16, 4, cells=25), angles=np.ravel(angles))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        scan_weights(geometry)
+    assert [w.category for w in seen] == [CoverageWarning] * warns
 
 
 def test_projection_times_are_those_of_the_bare_product():
@@ -309,6 +422,7 @@ SMALL = scan(8, views=4, cells=9)
 GOOD = {field.name: getattr(SMALL, field.name) for field in dataclasses.fields(SMALL)}
 PROJECTOR = FanBeamProjector(SMALL)
 SINOGRAM = torch.zeros(1, 4, 9)
+SCAN = data.FanBeamScan(SINOGRAM[0], torch.arange(4.0), 100.0, 150.0, 1.0, 8, 1.0)
 ROWS = [
     (FanBeamGeometry, GOOD, [
         ({"source_origin": 0.0}, ValueError, "source_origin: 0.0; allowed: a length > 0"),
@@ -320,6 +434,8 @@ ROWS = [
         ({"angles": []}, ValueError, "angles: shape"),
         ({"angles": 1.0}, ValueError, "angles: shape"),
         ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
+        ({"angles": np.arange(0, 360.0)}, ValueError, "angles: from 0 to 359, .*degrees"),
+        ({"angles": np.arange(0, 30, 0.5)}, ValueError, "angles: from 0 to 29.5, .*degrees"),
         ({"detector_offset": "0"}, TypeError, "detector_offset: '0'"),
         ({"centre_offset": NAN}, ValueError, "centre_offset: nan"),
         ({"detector": "flatt"}, ValueError, "detector: unknown value 'flatt' .did you mean"),
@@ -329,8 +445,13 @@ ROWS = [
         ({"detector_count": 0}, ValueError, "detector_count: 0"),
         ({"image_size": 1.5}, TypeError, "image_size: 1.5"),
     ]),
-    (FanBeamGeometry.htc2022, {"angles_degrees": [1.0]}, [
-        ({"angles_degrees": [NAN]}, ValueError, "angles_degrees: .*NaN"),
+    (FanBeamGeometry.from_scan, {"scan": SCAN}, [
+        ({"scan": SMALL}, TypeError, "scan: a FanBeamScan is needed, given FanBeamGeometry"),
+        ({"image_size": 0}, ValueError, "image_size: 0"),
+    ]),
+    (FanBeamGeometry.htc2022, {"angles": [1.0]}, [
+        ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
+        ({"angles": np.arange(27, 87, 0.5)}, ValueError, "angles: .*degrees"),
         ({"image_size": 0}, ValueError, "image_size: 0"),
     ]),
     (fan_beam_matrix, {"geometry": SMALL}, [
@@ -342,16 +463,16 @@ ROWS = [
         ({"dtype": torch.int32}, TypeError, "dtype: torch.int32; allowed"),
     ]),
     (PROJECTOR.A, {"x": torch.zeros(1, 8, 8)}, [
-        ({"x": torch.zeros(8, 8)}, ValueError, r"x: shape \(8, 8\); needed: images"),
+        ({"x": torch.zeros(8, 8)}, ValueError, r"x: shape \(8, 8\); needed: images.*: x\[None\]"),
         ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\); needed: images"),
         ({"x": torch.zeros(1, 8, 8).double()}, ValueError, "x: computed in torch.float64"),
         ({"x": torch.full((1, 8, 8), NAN)}, ValueError, "x: 64 entries are NaN"),
     ]),
     (PROJECTOR.A_adjoint, {"y": SINOGRAM}, [
-        ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); needed: sinograms"),
+        ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); .*swapped\? y.mT"),
     ]),
     (fan_beam_fbp, {"sinogram": SINOGRAM, "geometry": SMALL}, [
-        ({"sinogram": SINOGRAM[0]}, ValueError, "sinogram: shape .*needed: sinograms"),
+        ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*needed: sinograms.*: sinogram\[None\]"),
         ({"sinogram": SINOGRAM.numpy()}, TypeError, "sinogram: ndarray is not"),
         ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
         ({"geometry": None}, TypeError, "geometry: None"),

@@ -152,11 +152,8 @@ class FanBeamScan:
 def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> FanBeamScan:
     r"""A measured sinogram of the Helsinki Tomography Challenge 2022.
 
-    Reads ``htc2022_real_sinograms.npz``. With b the angle, y pointing up and
-    :math:`t = x\cos b + y\sin b`, :math:`s = -x\sin b + y\cos b`, the source is at s =
-    `source_origin_mm` and detector coordinates grow with t **after** the detector axis of the
-    sinogram is reversed (``sinogram.flip(1)``); the image reconstructed so matches `mask` and
-    `reference` after half a turn (``torch.rot90(image, 2)``).
+    Reads ``htc2022_real_sinograms.npz``. `FanBeamGeometry.from_scan` is its geometry: sinogram,
+    angles (radians; the file has degrees), `mask` and `reference` fit each other as they are.
 
     Parameters
     ----------
