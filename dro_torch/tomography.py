@@ -471,10 +471,10 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     the detector from its ends. A full scan has :math:`w = \Delta\theta/2`; short scans, missing
     views and displaced detectors are weighted smoothly, as Parker's and Wang's weights do.
     :math:`\Delta\theta` is half the sum of the gaps to the neighbouring angles on the circle,
-    shared by views that coincide (several turns, views taken again). Gaps above ten usual ones are missing
-    data and count as a usual one: the gap that half of the circle lies in smaller ones than, not
-    counting gaps above 30 degrees where there are few. So every ray that is measured has the weight
-    :math:`\pi` in all, whatever the order, spacing and number of the views.
+    shared by views that coincide (several turns, views taken again). Gaps above ten usual ones are
+    missing data and count as a usual one: the gap that half of the circle lies in smaller ones
+    than, not counting gaps above 30 degrees where there are few. So every ray that is measured has
+    the weight :math:`\pi` in all, whatever the order, spacing and number of the views.
 
     Parameters
     ----------

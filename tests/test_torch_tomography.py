@@ -472,7 +472,7 @@ ROWS = [
         ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); .*swapped\? y.mT"),
     ]),
     (fan_beam_fbp, {"sinogram": SINOGRAM, "geometry": SMALL}, [
-        ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*needed: sinograms.*: sinogram\[None\]"),
+        ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*sinograms.*: sinogram\[None\]"),
         ({"sinogram": SINOGRAM.numpy()}, TypeError, "sinogram: ndarray is not"),
         ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
         ({"geometry": None}, TypeError, "geometry: None"),
