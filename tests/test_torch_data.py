@@ -66,10 +66,10 @@ def tiff(array, order="<", strips=1, compression=1):
     sizes = [min(size, 8 + len(pixels) - place) for place in places]
     end = 8 + len(pixels)
     tables = struct.pack(f"{order}{2 * len(places)}I", *places, *sizes)
-    several = len(places) > 1
-    entries = [(256, 1, width), (257, 1, height), (258, 1, bits), (259, 1, compression), (262, 1, 1),
-               (273, len(places), end if several else places[0]), (277, 1, 1), (278, 1, rows),
-               (279, len(places), end + 4 * len(places) if several else sizes[0]), (339, 1, kind)]  # fmt: skip
+    offsets, counts = (end, end + 4 * len(places)) if len(places) > 1 else (places[0], sizes[0])
+    entries = [(256, 1, width), (257, 1, height), (258, 1, bits), (259, 1, compression),
+               (262, 1, 1), (273, len(places), offsets), (277, 1, 1), (278, 1, rows),
+               (279, len(places), counts), (339, 1, kind)]  # fmt: skip
     start = end + len(tables)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
     directory = struct.pack(order + "H", len(entries))
@@ -258,7 +258,9 @@ def usable(array, dtype):
 )
 def test_idx_arrays_are_native_and_writable(tmp_path, code, dtype):
     array = np.arange(6, dtype=dtype).reshape(2, 3)
-    (tmp_path / "a").write_bytes(bytes([0, 0, code, 2]) + struct.pack(">2I", 2, 3) + array.tobytes())
+    (tmp_path / "a").write_bytes(
+        bytes([0, 0, code, 2]) + struct.pack(">2I", 2, 3) + array.tobytes()
+    )
     found = read_idx(tmp_path / "a")
     usable(found, array.dtype.newbyteorder("="))
     np.testing.assert_array_equal(found, array)
@@ -304,12 +306,13 @@ def tensors(found):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("order", "<>")
-def test_tiff_arrays_are_native_and_writable(tmp_path, dtype, order):
+@pytest.mark.parametrize("strips", [1, 2])
+def test_tiff_arrays_are_native_and_writable(tmp_path, dtype, order, strips):
     """Of every depth that detectors write; 64-bit floats too, which Pillow does not read."""
     from dro_torch.data.files import read_tiff
 
     array = np.arange(12).reshape(3, 4).astype(dtype)
-    (tmp_path / "a.tif").write_bytes(tiff(array, order))
+    (tmp_path / "a.tif").write_bytes(tiff(array, order, strips))
     found = read_tiff(tmp_path / "a.tif", "2detect")
     usable(found, found.dtype)
     np.testing.assert_array_equal(found, array)
@@ -372,6 +375,16 @@ def test_ct_slices_in_every_unit_and_split_by_patient(written):
     np.testing.assert_allclose(unit, np.clip((hu[6:] + 1000) / 2000, 0, 1), atol=1e-6)
     moved = ct_slices(written, "train", validation_patients=["P1"])
     assert set(moved.patients) == set(CT_PATIENTS[:4])
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "i4", "f4", ">f4", "f8"])
+def test_hounsfield_units_of_any_signed_dtype(written, tmp_path, dtype):
+    hu = ct_arrays()["hu"]
+    np.savez(tmp_path / CT, **{**ct_arrays(), "hu": hu.astype(dtype)})
+    for units in ("HU", "unit", "attenuation"):
+        found, expected = (ct_slices(root, "test", units).images for root in (tmp_path, written))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
 
 
 def test_htc2022(written):
@@ -569,6 +582,18 @@ def test_groups_of_every_type(convert):
     seen = [{numbers[i] for i in part.index.tolist()} for part in parts]
     assert seen[0].isdisjoint(seen[1])
     assert sorted(map(len, seen)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [(([1.0, 2.0], np.nan), ValueError, "shift: nan"),
+     (([1.0], 0.5), ValueError, r"rows: shape \(1,\)"),
+     (([1.0, np.nan], 0.5), ValueError, "rows: 1 entries are NaN"),
+     ((["a", "b"], 0.5), TypeError, "rows: dtype"), ((3.0, 0.5), ValueError, r"rows: shape \(\)")],
+)  # fmt: skip
+def test_bad_rows_of_a_shifted_detector(arguments, error, message):
+    with pytest.raises(error, match=message):
+        shift_detector(*arguments)
 
 
 def test_unpaired_pools():
@@ -846,13 +871,33 @@ DAMAGED = [
     (lambda root: ct_slices(root), rearrange(CT, is_test=np.arange(8) >= 5), DataFileError,
      "patient P1 is in both splits"),
     (lambda root: ct_slices(root), rearrange(CT, hu=np.zeros((8, 4, 5), np.int16)), DataFileError,
-     r"\(8, 4, 5\), not \(8, 4, 4\)"),
+     r"\(8, 4, 5\), not \(N, S, S\)"),
+    (lambda root: ct_slices(root), rearrange(CT, hu=(ct_arrays()["hu"] + 1024).astype(np.uint16)),
+     DataFileError, "'hu' has dtype uint16, but .* below zero .* offset"),
+    (lambda root: ct_slices(root), rearrange(CT, hu=ct_arrays()["hu"] + np.int16(1024)),
+     DataFileError, "'hu' has no entry below zero, but .*air is -1000"),
+    (lambda root: ct_slices(root), rearrange(CT, hu=np.random.default_rng(0).random((8, 4, 4))),
+     DataFileError, "'hu' has no entry below zero"),
+    (lambda root: ct_slices(root), rearrange(CT, hu=np.full((8, 4, 4), np.nan)), DataFileError,
+     "'hu' has NaN or infinite entries"),
+    (lambda root: ct_slices(root), rearrange(CT, hu=np.full((8, 4, 4), -np.inf)), DataFileError,
+     "'hu' has NaN or infinite entries"),
+    (lambda root: ct_slices(root), rearrange(CT, pixel_mm=np.full(8, np.nan, np.float32)),
+     DataFileError, "pixel_mm is not positive"),
     (lambda root: ct_slices(root), rearrange(CT, pixel_mm=np.zeros(8, np.float32)), DataFileError,
      "pixel_mm is not positive"),
     (lambda root: htc2022("tb", root), rearrange(HTC, tb_sinogram=np.full((3, 6), np.nan)),
      DataFileError, "NaN"),
+    (lambda root: htc2022("tb", root), rearrange(HTC, tb_sinogram=np.zeros((6, 3))), DataFileError,
+     r"'tb_sinogram' has shape \(6, 3\), not \(3, D\) \(axes swapped\?\)"),
+    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, 1.57, 3.14])),
+     DataFileError, "tb_angles_deg: from 0 to 3.14; radians\\?"),
+    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, 0.1, 0.2])),
+     DataFileError, "tb_angles_deg: from 0 to 0.2; radians\\?"),
+    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, np.nan, 0.2])),
+     DataFileError, "NaN"),
     (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.zeros(2)), DataFileError,
-     "tb_angles_deg"),
+     r"'tb_sinogram' has shape \(3, 6\), not \(2, D\)"),
     (lambda root: htc2022("tb", root), rearrange(HTC, geometry_json=np.array("{")), DataFileError,
      "geometry_json is not usable"),
     (lambda root: htc2022("tb", root), rearrange(HTC, geometry_json=np.array("{}")), DataFileError,
@@ -868,6 +913,21 @@ DAMAGED = [
     (read_scan, rewrite(f"{SCAN}/sinogram.tif", lambda b: b[:100]), DataFileError, "TIFF"),
     (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"][:-1])), DataFileError,
      r"shape \(8, 12\) instead of \(9, 12\)"),
+    (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"].T.copy())), DataFileError,
+     r"shape \(12, 9\) instead of \(9, 12\) \(axes swapped\?\)"),
+    (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"] - np.float32(1000))),
+     DataFileError, r"negative counts, the first \(-.*\) at \(view, pixel\) \("),
+    (read_scan, rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"] - np.float64(1000))), DataFileError,
+     "dark.tif: negative counts"),
+    (read_scan, both(rewrite(f"{SCAN}/flat1.tif", tiff(np.zeros((1, PIXELS), np.uint16))),
+                     rewrite(f"{SCAN}/flat2.tif", tiff(np.zeros((1, PIXELS), np.uint16)))),
+     DataFileError, "flat field <= dark field at summed pixel 0"),
+    (read_scan, rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"].astype(float), compression=8)),
+     DataFileError, "64-bit floats that are compressed .* store them"),
+    (read_scan, rewrite(f"{SCAN}/dark.tif", lambda b: tiff(RAW["dark"].astype(float))[200:]),
+     DataFileError, "cannot be read as TIFF"),
+    (read_scan, rewrite(f"{SCAN}/flat2.tif", tiff(np.full((1, PIXELS), np.inf))),
+     DataFileError, "NaN or infinite"),
     (read_scan, both(rewrite(f"{SCAN}/flat1.tif", tiff(RAW["dark"])),
                      rewrite(f"{SCAN}/flat2.tif", tiff(RAW["dark"]))), DataFileError,
      "flat field <= dark field at summed pixel 0"),
@@ -934,6 +994,8 @@ BAD = [
     (split, {"dataset": SET, "fractions": [0.5],
              "groups": np.array(["2020-01-01", "NaT"] * 10, "datetime64[D]")}, ValueError,
      "groups: entry 1 is"),
+    (split, {"dataset": SET, "fractions": [0.5], "groups": [("a", np.nan)] * 20}, ValueError,
+     r"groups: entry 0 is \('a', nan\)"),
     (split, {"dataset": SET, "fractions": [0.5], "groups": ["1"] * 18 + [1, 2]}, TypeError,
      "groups: entry 18 is 1, but entry 0 is '1'"),
     (split, {"dataset": SET, "fractions": [0.5], "groups": [["a"]] * 20}, TypeError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import struct
 import warnings
 import zipfile
 import zlib
@@ -73,8 +74,19 @@ def check_option(name: str, value: Any, known: Sequence[str]) -> None:
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
+def owned(array: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """A writable, contiguous copy in the byte order of this machine, as torch needs it."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
     """The array in an IDX file (MNIST's format), gzipped if the name ends in ``.gz``.
+
+    Returns
+    -------
+    ndarray
+        uint8, int8, int16, int32, float32 or float64, as the file says; native, writable and
+        contiguous.
 
     Raises
     ------
@@ -101,13 +113,16 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
         raise fault(
             path, f"{state}: {len(content)} bytes, but shape {shape} needs {expected}", "mnist"
         )
-    return np.frombuffer(content, dtype, offset=header).reshape(shape)
+    return owned(np.frombuffer(content, dtype, offset=header).reshape(shape))
 
 
 def read_npz(
     path: Path, arrays: Mapping[str, tuple[str, tuple[int | str, ...]]]
 ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """Arrays of an .npz file without pickles: name -> (kinds of dtype, shape with named sizes)."""
+    """Arrays of an .npz file without pickles: name -> (kinds of dtype, shape with named sizes).
+
+    Whatever the file's byte order and memory order, the arrays are native and contiguous.
+    """
     path = existing(path, "npz")
     try:
         if not zipfile.is_zipfile(path):
@@ -116,7 +131,7 @@ def read_npz(
             missing = sorted(set(arrays) - set(archive.files))
             if missing:
                 raise ValueError(f"no array {missing[0]!r}, only {', '.join(archive.files)}")
-            found = {name: archive[name] for name in arrays}
+            found = {name: owned(archive[name]) for name in arrays}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise fault(path, f"cannot be read as .npz ({error})", "npz") from None
     sizes: dict[str, int] = {}
@@ -124,34 +139,89 @@ def read_npz(
         array = found[name]
         if array.dtype.kind not in kinds:
             raise fault(path, f"array {name!r} has dtype {array.dtype}", "npz")
+        known = dict(sizes)
         expected = tuple(
             sizes.setdefault(size, given) if isinstance(size, str) else size
             for size, given in zip(shape, array.shape, strict=False)
         )
         if array.ndim != len(shape) or array.shape != expected:
-            meant = ", ".join(str(sizes.get(size, size)) for size in map(str, shape))
-            raise fault(path, f"array {name!r} has shape {array.shape}, not ({meant})", "npz")
+            needed = [known.get(size, size) if isinstance(size, str) else size for size in shape]
+            what = f"array {name!r} has shape {array.shape}, not ({', '.join(map(str, needed))})"
+            raise fault(path, what + swapped(array.shape, needed), "npz")
     return found
 
 
+def swapped(given: Sequence[int], needed: Sequence[int | str]) -> str:
+    """A hint for an error, if the shape fits after its two axes change places; names fit all."""
+    pairs = list(zip(given[::-1], needed, strict=False))
+    fits = all(isinstance(want, str) or want == have for have, want in pairs)
+    told = any(isinstance(want, int) for want in needed)
+    return " (axes swapped?)" if len(given) == len(needed) == 2 and fits and told else ""
+
+
 def read_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """A single-page grey-scale TIFF image, by Pillow."""
+    """A single-page grey-scale TIFF image of integers or floats: native, writable, contiguous.
+
+    By Pillow, which reads unsigned integers of 32 bits as signed ones; floats of 64 bits, which it
+    does not know, by `_float64_tiff`.
+    """
     image_module = pillow()
     path = existing(path, source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tags; pixels are checked below
-            with image_module.open(path, formats=("TIFF",)) as image:
-                if getattr(image, "n_frames", 1) != 1 or len(image.getbands()) != 1:
-                    raise fault(path, "more than one page or channel", source)
-                array = np.asarray(image)
+            array = _float64_tiff(path, source)
+            if array is None:
+                with image_module.open(path, formats=("TIFF",)) as image:
+                    if getattr(image, "n_frames", 1) != 1 or len(image.getbands()) != 1:
+                        raise fault(path, "more than one page or channel", source)
+                    array = np.asarray(image)
     except (OSError, SyntaxError, EOFError, KeyError, TypeError, OverflowError) as error:
         raise fault(path, f"cannot be read as TIFF ({error})", source) from None
     if array.ndim != 2 or array.dtype.kind not in "uif":
         raise fault(path, f"array of shape {array.shape} and dtype {array.dtype}", source)
     if not np.isfinite(array).all():
         raise fault(path, "NaN or infinite entries", source)
-    return array
+    return owned(array)
+
+
+#: TIFF tags, by their numbers in the TIFF 6.0 specification.
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _CHANNELS, _COUNTS, _FORMAT = (
+    256, 257, 258, 259, 273, 277, 279, 339
+)  # fmt: skip
+
+
+def _float64_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The pixels of an uncompressed image of 64-bit floats in strips; None for any other file."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with path.open("rb") as file:
+        try:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        except (OSError, SyntaxError, struct.error):
+            return None  # Pillow says what is wrong
+        if tags.get(_BITS) != (64,) or tags.get(_FORMAT) != (3,):
+            return None
+        if tags.next or tags.get(_CHANNELS, 1) != 1:
+            raise fault(path, "more than one page or channel", source)
+        if tags.get(_COMPRESSION, 1) != 1 or _OFFSETS not in tags:
+            raise fault(
+                path,
+                "64-bit floats that are compressed or in tiles; store them as 32-bit floats, or "
+                "uncompressed in strips",
+                source,
+            )
+        strips = []
+        for start, count in zip(tags[_OFFSETS], tags[_COUNTS], strict=False):
+            file.seek(start)
+            strips.append(file.read(count))
+    pixels, shape = b"".join(strips), (tags[_HEIGHT], tags[_WIDTH])
+    if len(pixels) != 8 * math.prod(shape):
+        raise fault(path, f"truncated: {len(pixels)} bytes for shape {shape}", source)
+    order = "<" if tags.prefix == b"II" else ">"
+    return np.frombuffer(pixels, order + "f8").reshape(shape)
 
 
 def pillow() -> Any:

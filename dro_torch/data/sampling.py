@@ -121,22 +121,21 @@ def split(
         Share of every subset; they sum to at most 1.
     seed : int
     groups : sequence, optional
-        Group of every sample (a patient, say): no group is cut, so shares are approximate.
+        Group of every sample (a patient, say): no group is cut, so shares are approximate. Numbers,
+        text, or tuples of them; of one type, since 1 and "1" may or may not be meant as one group.
 
     Raises
     ------
     ValueError
-        If a fraction is not positive, they sum to more than 1, or a subset would be empty.
+        If a fraction is not positive, they sum to more than 1, a subset would be empty, or there
+        is not exactly one group per sample (None and NaN are no groups).
+    TypeError
+        If groups are of different types, or of a type that has no order or no hash.
     """
     shares = [as_positive(fraction, "fractions") for fraction in fractions]
     if not shares or sum(shares) > 1 + 1e-9:
         raise ValueError(f"fractions: they sum to {sum(shares)}; allowed: above 0, up to 1")
-    if groups is None:
-        members = np.arange(len(dataset))
-    else:
-        members = np.unique(np.asarray(list(groups)), return_inverse=True)[1]
-        if members.shape != (len(dataset),):
-            raise ValueError(f"groups: shape {members.shape}, but {len(dataset)} samples")
+    members = np.arange(len(dataset)) if groups is None else _group_numbers(groups, len(dataset))
     sizes = np.bincount(members)
     order = _shuffled(len(sizes), as_count(seed, "seed"))
     middle = np.cumsum(sizes[order]) - sizes[order] / 2  # of every group, in samples
@@ -150,6 +149,49 @@ def split(
             "be empty; take a larger fraction"
         )
     return tuple(dataset.subset(torch.from_numpy(positions)) for positions in found)
+
+
+def _group_numbers(groups: Any, size: int) -> Any:
+    """Number of the group of every sample, in the order of the groups."""
+    try:
+        values = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+        given = list(values)
+    except TypeError:
+        raise TypeError(
+            f"groups: {type(groups).__name__}; allowed: a sequence with the group of every sample"
+        ) from None
+    if len(given) != size:
+        raise ValueError(f"groups: {len(given)} entries, but {size} samples")
+    for i, value in enumerate(given):
+        if _is_missing(value):
+            raise ValueError(f"groups: entry {i} is {value}; every sample needs a group")
+    try:
+        number = {group: k for k, group in enumerate(sorted(set(given)))}
+    except TypeError:
+        for i, value in enumerate(given):
+            if type(value) is not type(given[0]):
+                raise TypeError(
+                    f"groups: entry {i} is {value!r}, but entry 0 is {given[0]!r}; all must be of "
+                    "one type (list(map(str, groups)), if that is meant)"
+                ) from None
+        raise TypeError(
+            f"groups: entry 0 is {given[0]!r}; allowed: numbers, text, or tuples of them"
+        ) from None
+    return np.array([number[value] for value in given], dtype=np.int64)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, what differs from itself (NaN, NaT), pandas.NA, and tuples with one of them."""
+    if value is None:
+        return True
+    if isinstance(value, tuple):
+        return any(map(_is_missing, value))
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas.NA
+        return True
+    except ValueError:  # an array
+        return False
 
 
 def unpaired(

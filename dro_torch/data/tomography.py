@@ -14,13 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_positive, as_positive_integer, as_scalar, unknown
+from dro_core._validation import (
+    as_positive,
+    as_positive_integer,
+    as_real_array,
+    as_scalar,
+    unknown,
+)
 from dro_torch.data.files import (
     check_option,
     data_root,
     fault,
+    owned,
     read_npz,
     read_tiff,
+    swapped,
 )
 
 #: Patients of `ct_slices` that are held out for validation.
@@ -72,15 +80,18 @@ def ct_slices(
     split : "train", "validation" or "test"
         No patient is in two of them; the file says who is in the test split.
     units : "unit", "attenuation" or "HU"
-        Values h as stored (Hounsfield units), as (h + 1000)/2000 clipped to [0, 1], or as linear
-        attenuation :math:`\mu = 0.0192\,(1 + h/1000)` per mm, not below 0.
+        Values h as stored (Hounsfield units: air is -1000, water 0; signed integers or floats), as
+        (h + 1000)/2000 clipped to [0, 1], or as linear attenuation
+        :math:`\mu = 0.0192\,(1 + h/1000)` per mm, not below 0.
     validation_patients : sequence of str
         Patients who are in the validation split instead of the training split.
 
     Raises
     ------
     FileNotFoundError, DataFileError
-        If the file is missing or damaged, or has a patient on both sides.
+        If the file is missing or damaged, or has a patient on both sides; if its values are not
+        finite, or none is below zero (stored with an offset, DICOM's rescale intercept, or not in
+        Hounsfield units: which, cannot be told from the file).
     ValueError
         If a validation patient is unknown or in the test split, or a split is empty.
     """
@@ -89,9 +100,10 @@ def ct_slices(
     path = data_root(root) / "ct_axial_hu256.npz"
     found = read_npz(
         path,
-        {"hu": ("i", ("N", "S", "S")), "patient": ("U", ("N",)), "pixel_mm": ("f", ("N",)),
+        {"hu": ("iuf", ("N", "S", "S")), "patient": ("U", ("N",)), "pixel_mm": ("f", ("N",)),
          "is_test": ("b", ("N",))},
     )  # fmt: skip
+    _check_hounsfield(path, found["hu"])
     patient, is_test = found["patient"], found["is_test"]
     tested, learned = set(patient[is_test].tolist()), set(patient[~is_test].tolist())
     if tested & learned:
@@ -112,6 +124,20 @@ def ct_slices(
         hu = np.maximum(np.float32(WATER_ATTENUATION) * (1 + hu / 1000), 0)
     pixel = found["pixel_mm"][kept].astype(np.float32)
     return CTSlices(torch.from_numpy(hu), tuple(patient[kept].tolist()), torch.from_numpy(pixel))
+
+
+def _check_hounsfield(path: Path, hu: Any) -> None:
+    """Refuse values that are not Hounsfield units, in which air is -1000."""
+    remedy = (
+        "Hounsfield units go below zero (air is -1000); undo the offset that the values were "
+        "stored with (often 1024; in DICOM files the rescale intercept) and store signed ones"
+    )
+    if hu.dtype.kind == "u":
+        raise fault(path, f"array 'hu' has dtype {hu.dtype}, but {remedy}", "npz")
+    if not np.isfinite(hu).all():
+        raise fault(path, "array 'hu' has NaN or infinite entries", "npz")
+    if hu.size and hu.min() >= 0:
+        raise fault(path, f"array 'hu' has no entry below zero, but {remedy}", "npz")
 
 
 @dataclass(frozen=True)
@@ -179,12 +205,16 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
     )
     found = read_npz(
         path,
-        {f"{name}_sinogram": ("f", ("V", "D")), f"{name}_angles_deg": ("f", ("V",)),
+        {f"{name}_angles_deg": ("iuf", ("V",)), f"{name}_sinogram": ("f", ("V", "D")),
          image: (kinds, ("S", "S")), "geometry_json": ("U", ())},
     )  # fmt: skip
     sinogram, picture = found[f"{name}_sinogram"], found[image]
-    if not (np.isfinite(sinogram).all() and np.isfinite(found[f"{name}_angles_deg"]).all()):
+    degrees = found[f"{name}_angles_deg"].astype(np.float64)
+    if not (np.isfinite(sinogram).all() and np.isfinite(degrees).all()):
         raise fault(path, f"{name}: NaN or infinite entries", "npz")
+    if len(degrees) > 1 and np.ptp(degrees) <= 2 * math.pi:
+        span = f"{name}_angles_deg: from {degrees.min():.3g} to {degrees.max():.3g}"
+        raise fault(path, f"{span}; radians? (degrees are needed)", "npz")
     try:
         record = json.loads(str(found["geometry_json"]))
         lengths = [
@@ -199,7 +229,7 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
     image_tensor = torch.from_numpy(picture.astype(np.float32))
     return FanBeamScan(
         torch.from_numpy(sinogram.astype(np.float32)),
-        torch.from_numpy(np.deg2rad(found[f"{name}_angles_deg"].astype(np.float64))),
+        torch.from_numpy(np.deg2rad(degrees)),
         source_origin_mm=lengths[0],
         source_detector_mm=lengths[1],
         detector_pixel_mm=lengths[2],
@@ -214,12 +244,20 @@ def shift_detector(rows: Any, shift: float) -> Any:
     """Rows of detector values read `shift` pixels further along: linear, extrapolated at the end.
 
     Entry j of a row becomes its value at j + shift.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For rows that are not finite real numbers, at least two of them, or a bad shift.
     """
-    size = rows.shape[-1]
-    place = np.arange(size) + float(shift)
+    values = as_real_array(rows, "rows")
+    if values.ndim == 0 or values.shape[-1] < 2:
+        raise ValueError(f"rows: shape {values.shape}; at least two entries on the last axis")
+    size = values.shape[-1]
+    place = np.arange(size) + as_scalar(shift, "shift", "a number of pixels")
     left = np.clip(np.floor(place).astype(np.int64), 0, size - 2)
     share = place - left
-    return (1 - share) * rows[..., left] + share * rows[..., left + 1]
+    return (1 - share) * values[..., left] + share * values[..., left + 1]
 
 
 def load_2detect(
@@ -264,8 +302,8 @@ def load_2detect(
     Raises
     ------
     FileNotFoundError, DataFileError
-        If a file is missing, damaged, of the wrong shape, or a detector pixel has a flat field
-        that does not exceed its dark field.
+        If a file is missing, damaged, of the wrong shape or with negative counts, or a detector
+        pixel has a flat field that does not exceed its dark field.
     ValueError
         If the slice or the mode does not exist.
 
@@ -290,7 +328,16 @@ def load_2detect(
         path = place / f"{name}.tif"
         counts = read_tiff(path, "2detect").astype(np.float64)
         if counts.shape != (rows, pixels):
-            raise fault(path, f"shape {counts.shape} instead of {(rows, pixels)}", "2detect")
+            hint = swapped(counts.shape, (rows, pixels))
+            raise fault(path, f"shape {counts.shape} instead of {(rows, pixels)}{hint}", "2detect")
+        if (counts < 0).any():
+            first = tuple(map(int, np.argwhere(counts < 0)[0]))
+            raise fault(
+                path,
+                f"negative counts, the first ({counts[first]:g}) at (view, pixel) {first}; raw "
+                "counts are needed, the dark field not subtracted",
+                "2detect",
+            )
         return counts[:, 0::2] + counts[:, 1::2]
 
     dark = read("dark", 1)
@@ -305,7 +352,7 @@ def load_2detect(
     projections = -np.log(np.maximum(transmission, SMALLEST_TRANSMISSION))[:, ::-1]
     angles = math.pi - 2 * math.pi * np.arange(views - 1) / (views - 1)
     return FanBeamScan(
-        torch.from_numpy(projections.astype(np.float32)), torch.from_numpy(angles),
+        torch.from_numpy(owned(projections.astype(np.float32))), torch.from_numpy(angles),
         source_origin_mm=431.019989, source_detector_mm=529.000488,
         detector_pixel_mm=2 * 0.0748, image_size=1024, image_pixel_mm=0.113797,
     )  # fmt: skip
