@@ -1,5 +1,6 @@
 """The documentation builds offline without warnings, and what the README shows is true."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -15,8 +16,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_documentation_builds_without_warnings(tmp_path):
+    """All pages; the highlighted copies of the source that `make docs` adds are left out."""
+    listed = re.search(r"^extensions = (\[.*?\])", (ROOT / "docs/conf.py").read_text(), re.M | re.S)
+    extensions = [e for e in ast.literal_eval(listed[1]) if e != "sphinx.ext.viewcode"]
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
+         "-D", f"extensions={','.join(extensions)}", "-D", "html_copy_source=0",
          "-d", str(tmp_path / "doctrees"), str(ROOT / "docs"), str(tmp_path / "html")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -58,13 +63,13 @@ def test_the_readme_example_prints_what_it_shows():
     assert done.stdout == output
 
 
-def test_the_snippets_of_the_how_to_page_run():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto.md").read_text(), re.S))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "joint" in done.stdout
+def test_the_snippets_of_the_how_to_page_run(capsys):
+    """In this interpreter, where warnings are errors too and torch and POT are often loaded."""
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto.md").read_text(), re.S)
+    page = {"__name__": "howto"}
+    for k, code in enumerate(snippets):
+        exec(compile(code, f"docs/howto.md, snippet {k + 1}", "exec"), page)
+    assert "joint" in capsys.readouterr().out
 
 
 def test_every_file_the_readme_links_to_exists():

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -46,6 +46,11 @@ def risk_of(B, x, y, radius, structure, epsilon=0.0, weights=None):
     return worst_case_risk(B, x, y, radius, structure, weights=weights).risk
 
 
+@pytest.mark.parametrize(
+    "size",
+    [(24, 5, 60), pytest.param((64, 10, 500), marks=pytest.mark.slow)],
+    ids=["24", "64"],
+)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize(
@@ -53,8 +58,9 @@ def risk_of(B, x, y, radius, structure, epsilon=0.0, weights=None):
     [(1e-6, 1e-6), (1e-2, 1e-6), (1.0, 1e-9), (0.0, 1e-6)],
     ids=["1e-6", "1e-2", "1", "0"],
 )
-def test_saddle_gap_on_the_differentiation_problem(structure, radius, epsilon, largest):
-    x, y = sines()
+def test_saddle_gap_on_the_differentiation_problem(structure, radius, epsilon, largest, size):
+    n, modes, count = size
+    x, y = sines(n, modes, count)
     fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon, structure=structure)
     certificate = fit.verify()
     assert fit.gap <= largest
@@ -63,14 +69,15 @@ def test_saddle_gap_on_the_differentiation_problem(structure, radius, epsilon, l
     assert fit.risk == pytest.approx(risk_of(fit.matrix, x, y, radius, structure, epsilon))
 
 
-@pytest.mark.parametrize("radius", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("radius", [0.1, 1.0])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_small_noise_free_problems_are_solved_to_1e_6_by_the_exact_law(radius, structure):
-    x, y = sines(n=12, modes=5, count=200)
+    x, y = sines(n=12, modes=4, count=40)
     fit = fit_linear(x=x, y=y, radius=radius, structure=structure)
     assert fit.verify().holds(1e-6)
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.floats(0.02, 10.0),
        st.sampled_from([0.0, 1e-3, 0.3]))  # fmt: skip
 def test_noisy_data_are_certified_to_1e_8(seed, structure, radius, epsilon):
@@ -82,6 +89,7 @@ def test_noisy_data_are_certified_to_1e_8(seed, structure, radius, epsilon):
     assert fit.lower <= fit.risk
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.floats(0.02, 5.0))
 def test_noise_free_data_are_certified_to_1e_4(seed, structure, radius):
     x, y, _ = random_data(seed, noisy=False, rank=int(seed % 3) + 1)
@@ -89,6 +97,7 @@ def test_noise_free_data_are_certified_to_1e_4(seed, structure, radius):
     assert fit.verify().holds(1e-4), fit
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.sampled_from([0.0, 0.1]))
 def test_no_other_map_is_better_than_the_lower_value(seed, structure, epsilon):
     """Weak duality of the saddle problem: any map, any law."""
@@ -422,9 +431,9 @@ def test_the_frames_that_scikit_learn_sets_as_output_are_features():
 
 def test_the_radius_of_linear_dro_by_cross_validation():
     x, y, _ = random_data(4)
-    radii = [0.0, 0.05, 0.5]
-    model = LinearDRO(radius=radii, folds=4, seed=1).fit(y, x)
-    found = cross_validated_radius(x, y, radii, folds=4, seed=1)
+    x, radii = x[:, :2], [0.0, 0.05, 0.5]
+    model = LinearDRO(radius=radii, folds=3, seed=1).fit(y, x)
+    found = cross_validated_radius(x, y, radii, folds=3, seed=1)
     assert model.radius_ == found.radius
     assert (
         found.held_out.mean(axis=1).min()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ def is_test(node: str, root: Path = ROOT) -> bool:
     """Whether ``tests/test_x.py::test_y`` is a test function of the suite."""
     file, _, name = node.partition("::")
     path = root / file
-    if not path.is_file() or not name.startswith("test_"):
-        return False
+    return path.is_file() and name.startswith("test_") and name in functions_of(path)
+
+
+@cache
+def functions_of(path: Path) -> frozenset[str]:
+    """Names of the functions that a file defines."""
     tree = ast.parse(path.read_text())
-    return any(isinstance(item, ast.FunctionDef) and item.name == name for item in tree.body)
+    return frozenset(item.name for item in tree.body if isinstance(item, ast.FunctionDef))
 
 
 def dangling(listed: list[dict[str, Any]]) -> list[str]:
