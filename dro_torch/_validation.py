@@ -86,8 +86,29 @@ def check_images(value: Any, name: str) -> Tensor:
     if tensor.ndim != 4:
         raise ValueError(
             f"{name}: shape {tuple(tensor.shape)}; images are (N, channels, height, width)"
+            f"{image_hint(tensor, name)}"
         )
     return tensor
+
+
+def image_hint(value: Tensor, name: str) -> str:
+    """How one image becomes a batch, for the end of an error."""
+    index = {2: "[None, None]", 3: "[None]"}.get(value.ndim)
+    return f" (one image? {name}{index})" if index else ""
+
+
+def sample_hint(value: Tensor, name: str, shape: tuple[int, ...]) -> str:
+    """How a tensor might become a batch of samples of this shape, for the end of an error."""
+    given = tuple(value.shape)
+    if given == shape:
+        return f" (one sample without a batch axis? {name}[None])"
+    if len(given) > 1 and (*given[1:-2], *given[:-3:-1])[-len(shape) :] == shape:
+        return f" (the last two axes swapped? {name}.mT)"
+    if math.prod(given[1:]) == math.prod(shape) and len(given) > 1:
+        if len(shape) == 1:
+            return f" (samples to be flattened? {name}.flatten(1))"
+        return f" (flattened samples? {name}.flatten(1).unflatten(1, {shape}))"
+    return ""
 
 
 def as_multiplier(value: Any, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from dro_core import operators
 from dro_torch import physics
+from dro_torch._validation import check_images
 from dro_torch.physics import (
     AdjointError,
     ClippedHDR,
@@ -154,6 +156,17 @@ def test_truncation_leaves_25_taps_of_the_paper_s_kernel():
     torch.testing.assert_close(gaussian_kernel(3.0), torch.outer(*2 * [gaussian_kernel(
         3.0, dimensions=1)]))  # fmt: skip
     assert gaussian_kernel(0.0).tolist() == [[1.0]]
+
+
+@given(st.integers(-720, 720), st.floats(-720, 720))
+def test_angles_in_degrees_are_taken_and_in_radians_refused(degrees, angle):
+    """Half degrees given in radians are told from degrees by their digits."""
+    assert motion_blur_kernel(3.0, degrees / 2).isfinite().all()
+    if angle and abs(2 * math.degrees(angle) % 1 - 0.5) < 0.499:
+        assert motion_blur_kernel(3.0, angle).isfinite().all()
+    if degrees:
+        with pytest.raises(ValueError, match="degrees in radians"):
+            motion_blur_kernel(3.0, math.radians(degrees / 2))
 
 
 def test_motion_blur_is_a_path_of_its_length_and_direction():
@@ -525,6 +538,7 @@ def test_levels_differ_from_sample_to_sample_and_are_returned():
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 DOUBLE = LinearOperatorModule(MATRIX, dtype=torch.float64)
+SHAPED = LinearOperatorModule(MATRIX, input_shape=(2, 3), output_shape=(5, 1))
 POISSON, MIXED, LEVELS = PoissonNoise(5.0), LAWS[5], MultiLevelGaussianNoise()
 ROWS = [
     (gaussian_kernel, {"width": 1.0}, [
@@ -540,11 +554,15 @@ ROWS = [
         ({"widths": (1.0, 0.0)}, ValueError, "widths: .*both must be > 0"),
         ({"widths": (1.0, -1.0)}, ValueError, "widths: -1.0 is negative"),
         ({"angle": NAN}, ValueError, "angle: nan"),
+        ({"angle": math.pi / 3}, ValueError, "angle: 1.047.* is 60 degrees in radians"),
+        ({"angle": 2 * math.pi}, ValueError, r"angle: 6.28.* radians; .*math.degrees\("),
     ]),
     (motion_blur_kernel, {"length": 5.0}, [
         ({"length": -1.0}, ValueError, "length: -1.0 is negative"),
         ({"decay": NAN}, ValueError, "decay: nan"),
         ({"angle": "up"}, TypeError, "angle: 'up'"),
+        ({"angle": -math.pi / 4}, ValueError, "angle: -0.785.* is -45 degrees in radians"),
+        ({"angle": math.radians(7.5)}, ValueError, "angle: 0.1309 is 7.5 degrees in radians"),
         ({"size": 5}, ValueError, "size: 5 does not hold a path of 5 pixels; .* 7"),
         ({"size": 8}, ValueError, "size: 8 is even"),
     ]),
@@ -561,10 +579,12 @@ ROWS = [
         ({"x": torch.zeros(1, 9, 9).long()}, TypeError, "x: dtype torch.int64"),
         ({"x": torch.full((1, 9, 9), NAN)}, ValueError, "x: 81 entries are NaN"),
         ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\), but the kernel"),
-        ({"x": torch.zeros(9, 9)}, ValueError, r"x: shape \(9, 9\); needed: samples"),
+        ({"x": torch.zeros(9, 9)}, ValueError,
+         r"x: shape \(9, 9\); needed: samples.* \(one image without a batch axis\? x\[None\]\)"),
     ]),
     (Convolution([1.0]).A_adjoint, {"y": torch.zeros(1, 9)}, [
-        ({"y": torch.zeros(9)}, ValueError, r"y: shape \(9,\); needed: samples"),
+        ({"y": torch.zeros(9)}, ValueError,
+         r"y: shape \(9,\); needed: samples.* \(one signal without a batch axis\? y\[None\]\)"),
         ({"y": torch.full((1, 9), NAN)}, ValueError, "y: 9 entries are NaN"),
     ]),
     (Integration().A, {"x": torch.zeros(1, 3)}, [
@@ -576,15 +596,20 @@ ROWS = [
     ]),
     (Downsampling().A, {"x": IMAGE}, [
         ({"x": IMAGE[..., 1:]}, ValueError, r"x: shape .*; 4 must divide"),
-        ({"x": IMAGE[0, 0]}, ValueError, r"x: shape \(8, 8\); images are"),
+        ({"x": IMAGE[0, 0]}, ValueError,
+         r"x: shape \(8, 8\); images are .*one image\? x\[None, None\]"),
+        ({"x": torch.zeros(1, 2, 8, 10)}, ValueError, r"x: shape .*; 4 must divide"),
     ]),
     (Downsampling().A_adjoint, {"y": IMAGE}, [
-        ({"y": IMAGE[0, 0]}, ValueError, r"y: shape \(8, 8\); images are"),
+        ({"y": IMAGE[0, 0]}, ValueError, r"y: shape \(8, 8\); images are .*y\[None, None\]"),
     ]),
     (Upsampling, {"factor": 4}, [({"factor": -1}, ValueError, "factor: -1 is below 1")]),
-    (Upsampling().A, {"x": IMAGE}, [({"x": IMAGE[0, 0]}, ValueError, "x: shape .*; images are")]),
+    (Upsampling().A, {"x": IMAGE}, [
+        ({"x": IMAGE[0, 0]}, ValueError, r"x: shape .*; images are .*x\[None, None\]"),
+    ]),
     (Upsampling().A_adjoint, {"y": IMAGE}, [
         ({"y": IMAGE[..., 1:]}, ValueError, "y: shape .*; 4 must divide"),
+        ({"y": IMAGE[0, 0]}, ValueError, r"y: shape .*; images are .*y\[None, None\]"),
     ]),
     (ClippedHDR, {"gain": 2.0}, [({"gain": -2.0}, ValueError, "gain: -2.0 is negative")]),
     (GammaMotionBlur, {"gamma": 2.2}, [
@@ -594,13 +619,15 @@ ROWS = [
     ]),
     (GammaMotionBlur().A, {"x": torch.zeros(1, 3, 9, 9)}, [
         ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
+        ({"x": torch.zeros(9, 9)}, ValueError, r"x: shape .*needed: samples.*x\[None\]"),
     ]),
     (SignalGatedBlur, {"temperature": 0.1}, [
         ({"temperature": 0.0}, ValueError, "temperature: 0.0; allowed"),
     ]),
     (SignalGatedBlur().A, {"x": torch.zeros(1, 3, 17, 17)}, [
         ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
-        ({"x": torch.zeros(3, 17, 17)}, ValueError, "x: shape .*images are"),
+        ({"x": torch.zeros(3, 17, 17)}, ValueError, r"x: shape .*one image\? x\[None\]"),
+        ({"x": torch.zeros(17, 17)}, ValueError, r"x: shape .*images are .*x\[None, None\]"),
     ]),
     (LinearOperatorModule, {"operator": MATRIX}, [
         ({"operator": np.sin}, TypeError, "operator, adjoint: .*allowed: two functions"),
@@ -617,6 +644,15 @@ ROWS = [
     (DOUBLE.A, {"x": torch.zeros(1, 6).double()}, [
         ({"x": torch.zeros(1, 5).double()}, ValueError, r"x: shape \(1, 5\); needed: .*\(6,\)"),
         ({"x": torch.zeros(1, 6)}, ValueError, "x: computed in .*32, but .* holds torch.float64"),
+        ({"x": torch.zeros(6).double()}, ValueError,
+         r"x: shape \(6,\); needed: .*one sample without a batch axis\? x\[None\]"),
+        ({"x": torch.zeros(2, 2, 3).double()}, ValueError, r"x: .*flattened\? x.flatten\(1\)"),
+        ({"x": torch.zeros(6, 2).double()}, ValueError, r"x: .*axes swapped\? x.mT"),
+    ]),
+    (SHAPED.A_adjoint, {"y": torch.zeros(2, 5, 1)}, [
+        ({"y": torch.zeros(5, 1)}, ValueError, r"y: shape \(5, 1\); needed: .* y\[None\]"),
+        ({"y": torch.zeros(2, 1, 5)}, ValueError, r"y: shape .*axes swapped\? y.mT"),
+        ({"y": torch.zeros(2, 5)}, ValueError, r"y: shape .*flatten\(1, \(5, 1\)\)"),
     ]),
     (as_forward, {"forward": torch.sin}, [
         ({"forward": 3}, TypeError, "forward: 3 has no method A"),
@@ -691,6 +727,12 @@ def test_bad_input_is_refused_by_name(function, arguments, error, message):
 def test_the_same_arguments_without_the_fault_are_accepted():
     for function, good, _ in ROWS:
         assert function(**good) is not None
+
+
+def test_one_image_is_told_from_a_batch():
+    for value, index in ((IMAGE[0, 0], "[None, None]"), (IMAGE[0], "[None]")):
+        with pytest.raises(ValueError, match=re.escape(f"(one image? x{index})")):
+            check_images(value, "x")
 
 
 def test_every_public_name_has_a_row():

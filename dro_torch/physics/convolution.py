@@ -85,7 +85,7 @@ def anisotropic_gaussian_kernel(
     Raises
     ------
     ValueError, TypeError
-        For widths that are not two positive numbers, an even size, a bad angle.
+        For widths that are not two positive numbers, an even size, a bad angle or one in radians.
     """
     try:
         given = list(widths)
@@ -96,7 +96,7 @@ def anisotropic_gaussian_kernel(
     a, b = (as_non_negative(width, "widths", "two numbers > 0") for width in given)
     if min(a, b) == 0:
         raise ValueError(f"widths: {widths!r}; both must be > 0")
-    direction = math.radians(as_scalar(angle, "angle", "degrees"))
+    direction = _as_direction(angle)
     offsets = _offsets(size, max(a, b))
     right, up = offsets[None, :], -offsets[:, None]
     u = math.cos(direction) * right + math.sin(direction) * up
@@ -132,10 +132,11 @@ def motion_blur_kernel(
     Raises
     ------
     ValueError, TypeError
-        For a negative length, an even size or one that does not hold the path, bad numbers.
+        For a negative length, an even size or one that does not hold the path, bad numbers, an
+        angle in radians.
     """
     pixels = as_non_negative(length, "length")
-    direction = math.radians(as_scalar(angle, "angle", "degrees"))
+    direction = _as_direction(angle)
     rate = as_scalar(decay, "decay", "a number")
     reach = math.ceil(pixels / 2)
     side = len(_offsets(2 * reach + 1 if size is None else size, 0.0))
@@ -158,6 +159,19 @@ def motion_blur_kernel(
             np.add.at(kernel, (i, j), mass * weight)
     kernel = kernel[:side, :side]
     return torch.from_numpy(kernel / kernel.sum())
+
+
+def _as_direction(angle: Any) -> float:
+    """An angle in degrees, in radians; refused if it is whole half degrees in radians already."""
+    degrees = as_scalar(angle, "angle", "degrees")
+    halves = 2 * math.degrees(degrees)
+    nearest = round(halves)
+    if nearest and abs(degrees) <= 2 * math.pi and abs(halves - nearest) < 1e-9:
+        raise ValueError(
+            f"angle: {degrees:.6g} is {nearest / 2:g} degrees in radians; degrees are needed: "
+            "math.degrees(angle)"
+        )
+    return math.radians(degrees)
 
 
 def _offsets(size: int | None, width: float) -> Any:
@@ -255,9 +269,12 @@ class Convolution(LinearForward):
     def _check_size(self, value: Tensor, name: str) -> Tensor:
         sizes, kernel = value.shape[-self.dimensions :], self.kernel.shape
         if value.ndim <= self.dimensions:
+            what = "image" if self.dimensions == 2 else "signal"
             raise ValueError(
                 f"{name}: shape {tuple(value.shape)}; needed: samples on axis 0 and "
                 f"{self.dimensions} axes of the signal at the end"
+                + f" (one {what} without a batch axis? {name}[None])"
+                * (value.ndim == self.dimensions)
             )
         if any(k > s for k, s in zip(kernel, sizes, strict=True)):
             raise ValueError(

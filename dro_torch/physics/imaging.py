@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core._validation import as_non_negative, as_positive_integer, as_scalar
+from dro_torch._validation import image_hint
 from dro_torch.physics.convolution import (
     Convolution,
     anisotropic_gaussian_kernel,
@@ -149,6 +150,7 @@ def _image_sides(value: Tensor, name: str) -> tuple[int, int]:
     if value.ndim < 3:
         raise ValueError(
             f"{name}: shape {tuple(value.shape)}; images are (N, channels, height, width)"
+            f"{image_hint(value, name)}"
         )
     return value.shape[-2], value.shape[-1]
 
@@ -268,7 +270,10 @@ class SignalGatedBlur(Forward):
 
     def _check_signal(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
-            raise ValueError(f"x: shape {tuple(x.shape)}; images are (N, channels, height, width)")
+            raise ValueError(
+                f"x: shape {tuple(x.shape)}; images are (N, channels, height, width)"
+                f"{image_hint(x, 'x')}"
+            )
         return self.brightness._check_signal(x)
 
     def _measure(self, x: Tensor) -> Tensor:

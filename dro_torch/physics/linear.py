@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dro_core._validation import as_positive_integer
 from dro_core.linear_map import DenseMap, LinearMap, as_linear_map
+from dro_torch._validation import sample_hint
 from dro_torch.physics.forward import LinearForward
 
 
@@ -288,5 +289,6 @@ def _check_sample_shape(value: Tensor, name: str, shape: tuple[int, ...] | None)
     if shape is not None and tuple(value.shape[1:]) != shape:
         raise ValueError(
             f"{name}: shape {tuple(value.shape)}; needed: samples on axis 0, each of shape {shape}"
+            f"{sample_hint(value, name, shape)}"
         )
     return value
