@@ -55,6 +55,8 @@ MOST_HOLES = 6
 COINCIDENT = 1e-6
 #: Larger spans of angles are taken for degrees (16 turns, were they radians).
 LARGEST_SPAN = 100.0
+#: Smaller ones may have been converted from degrees twice.
+SMALLEST_SPAN = 0.2
 #: Share of the rays through the image that may be measured from neither side without a warning.
 UNSEEN = 0.005
 #: Redundancy weights fade over this angle from missing views, and this share of the detector.
@@ -175,21 +177,25 @@ class FanBeamGeometry:
         Parameters
         ----------
         angles : sequence of float
-            In radians: those of `dro_torch.data.htc2022`, or ``numpy.deg2rad`` of the file's.
+            In radians, within one turn: those of `dro_torch.data.htc2022` (for which there is
+            `from_scan`), or ``numpy.deg2rad`` of the file's.
         image_size : int
             Pixels per side on the same 75.9 mm; 512 for the published masks.
 
         Raises
         ------
         ValueError, TypeError
-            For bad angles (degrees among them) or an image size that is not an integer >= 1.
+            For bad angles (more than a turn: degrees), an image size that is not an integer >= 1.
         """
+        radians = as_real_array(angles, "angles")
+        if radians.size:
+            _check_radians(radians, 2 * math.pi * (1 + 1e-9))
         return cls(
             source_origin=410.66,
             source_detector=553.74,
             detector_pixel=0.2,
             detector_count=560,
-            angles=angles,
+            angles=radians,
             image_size=image_size,
             pixel_size=512 * 0.14832232 / as_positive_integer(image_size, "image_size"),
         )
@@ -208,16 +214,24 @@ class FanBeamGeometry:
         Raises
         ------
         TypeError, ValueError
-            For something that is not a scan, or an image size that is not an integer >= 1.
+            For something that is not a scan, a sinogram that does not fit its angles, or an image
+            size that is not an integer >= 1.
         """
         if not isinstance(scan, FanBeamScan):
             raise TypeError(f"scan: a FanBeamScan is needed, given {type(scan).__name__}")
+        shape, views = tuple(scan.sinogram.shape), scan.angles.numel()
+        if len(shape) != 2 or shape[0] != views:
+            hint = " (axes swapped? scan.sinogram.mT)" if shape[-1] == views else ""
+            raise ValueError(
+                f"scan: sinogram of shape {shape}, but {views} angles; needed: (views, detector "
+                f"cells){hint}"
+            )
         size = scan.image_size if image_size is None else image_size
         return cls(
             source_origin=scan.source_origin_mm,
             source_detector=scan.source_detector_mm,
             detector_pixel=scan.detector_pixel_mm,
-            detector_count=scan.sinogram.shape[-1],
+            detector_count=shape[1],
             angles=scan.angles.double().cpu().numpy(),
             image_size=size,
             pixel_size=scan.image_size
@@ -255,14 +269,15 @@ class FanBeamGeometry:
         return position if self.detector == "curved" else np.arctan(position)
 
 
-def _check_radians(angles: Array) -> None:
+def _check_radians(angles: Array, largest: float = LARGEST_SPAN) -> None:
     """Refuse angles that can only be degrees; scans of several turns are legal."""
     span = float(np.ptp(angles))
     quarters = bool((np.abs(4 * angles - np.round(4 * angles)) < 1e-9).all())
-    if span > LARGEST_SPAN or (span > 2 * math.pi and quarters and len(angles) >= 8):
+    if span > largest or (span > 2 * math.pi and quarters and len(angles) >= 8):
         raise ValueError(
             f"angles: from {angles.min():g} to {angles.max():g}, in radians "
-            f"{span / 2 / math.pi:.3g} turns; degrees? (numpy.deg2rad)"
+            f"{span / 2 / math.pi:.3g} turns; degrees? (numpy.deg2rad(angles); if not: "
+            "numpy.mod(angles, 2 * numpy.pi))"
         )
 
 
@@ -450,7 +465,7 @@ def _check_last_axes(value: Tensor, name: str, shape: tuple[int, int], what: str
         if tuple(value.shape) == shape:
             hint = f"; for one of them: {name}[None]"
         elif tuple(value.shape[-2:]) == shape[::-1]:
-            hint = f"; the last two axes swapped? {name}.mT"
+            hint = f"; the last two axes swapped? {name}.mT" + "[None]" * (value.ndim == 2)
         raise ValueError(
             f"{name}: shape {tuple(value.shape)}; needed: {what} of shape {shape}, samples on "
             f"axis 0{hint}"
@@ -494,6 +509,14 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     ------
     TypeError
         If `geometry` is not a FanBeamGeometry.
+
+    Notes
+    -----
+    Source: Parker, *Optimal short scan convolution reconstruction for fanbeam CT* (Med. Phys. 9,
+    1982): weights of the two measurements of a ray sum to one and change continuously, and half a
+    turn plus the fan angle measures every ray once. His weights depend on the end of the arc alone;
+    these on the nearest missing view, so that arcs of any number and size are covered. Wang, *X-ray
+    micro-CT with a displaced detector array* (Med. Phys. 29, 2002) for the ends of the detector.
     """
     angles, again, count = _distinct(np.asarray(check_geometry(geometry).angles))
     gaps = np.diff(angles, append=angles[0] + 2 * np.pi)
@@ -523,7 +546,7 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     return np.asarray(steps[:, None] * own / (own + other))[again]
 
 
-def _distinct(angles: Array) -> tuple[Array, Array, Array]:
+def _distinct(angles: Array) -> tuple[Array, Any, Any]:
     """Different angles on the circle in increasing order, which is whose, and how often each is."""
     turned = np.mod(angles, 2 * np.pi)
     turned = np.where(turned > 2 * np.pi - COINCIDENT, turned - 2 * np.pi, turned)
@@ -562,9 +585,13 @@ def _warn_of_unseen_rays(geometry: FanBeamGeometry, holes: list[tuple[float, flo
 
     unseen = float((hidden(view + 0 * fan) & hidden(_other_side(geometry, view, fan)[0])).mean())
     if unseen > UNSEEN:
+        span = float(np.ptp(geometry.angles))
+        twice = f" (the views span only {span:.3g} radians: converted from degrees twice?)"
         warnings.warn(
             f"geometry: {unseen:.1%} of the rays through the image are measured from neither side; "
-            "its filtered back-projection misses edges and mass along them",
+            "its filtered back-projection misses edges and mass along them"
+            + twice
+            * (0 < span < SMALLEST_SPAN),
             CoverageWarning,
             stacklevel=4,
         )

@@ -387,6 +387,14 @@ def test_weights_do_not_see_order_turns_or_repetition(seed, views, turns, spread
     torch.testing.assert_close(other, image, rtol=1e-6, atol=1e-6 * float(image.abs().max()))
 
 
+def test_angles_that_were_converted_twice_are_suspected():
+    geometry = dataclasses.replace(scan(16, 4, cells=25), angles=np.deg2rad(VIEWS["full"]))
+    with pytest.warns(CoverageWarning, match="span only 0.109 radians: converted from degrees twi"):
+        scan_weights(geometry)
+    turns = 2.399963 * np.arange(40)  # golden angles: of fifteen turns, and legal
+    scan_weights(dataclasses.replace(geometry, angles=turns))
+
+
 @pytest.mark.parametrize("views", [[0.3], [0.3, 0.3], [0.0, 2 * np.pi], [1.0, 1.0 + 1e-4]])
 @pytest.mark.filterwarnings("ignore::dro_torch.tomography.CoverageWarning")
 def test_weights_of_very_few_views(views):
@@ -435,6 +443,7 @@ ROWS = [
         ({"angles": 1.0}, ValueError, "angles: shape"),
         ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
         ({"angles": np.arange(0, 360.0)}, ValueError, "angles: from 0 to 359, .*degrees"),
+        ({"angles": 2.4 * np.arange(60)}, ValueError, r"degrees\? .*if not: numpy.mod\(angles"),
         ({"angles": np.arange(0, 30, 0.5)}, ValueError, "angles: from 0 to 29.5, .*degrees"),
         ({"detector_offset": "0"}, TypeError, "detector_offset: '0'"),
         ({"centre_offset": NAN}, ValueError, "centre_offset: nan"),
@@ -447,11 +456,19 @@ ROWS = [
     ]),
     (FanBeamGeometry.from_scan, {"scan": SCAN}, [
         ({"scan": SMALL}, TypeError, "scan: a FanBeamScan is needed, given FanBeamGeometry"),
+        ({"scan": dataclasses.replace(SCAN, sinogram=SCAN.sinogram.T)}, ValueError,
+         r"scan: sinogram of shape \(9, 4\), but 4 angles; .*axes swapped\? scan.sinogram.mT"),
+        ({"scan": dataclasses.replace(SCAN, sinogram=SINOGRAM)}, ValueError,
+         r"scan: sinogram of shape \(1, 4, 9\), but 4 angles; needed: \(views, detector cells\)"),
+        ({"scan": dataclasses.replace(SCAN, angles=torch.arange(0, 360, 90.5))}, ValueError,
+         "angles: from 0 to 271.5.*degrees"),
         ({"image_size": 0}, ValueError, "image_size: 0"),
     ]),
     (FanBeamGeometry.htc2022, {"angles": [1.0]}, [
         ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
         ({"angles": np.arange(27, 87, 0.5)}, ValueError, "angles: .*degrees"),
+        ({"angles": np.linspace(27, 34, 99)}, ValueError, "angles: from 27 to 34, .*degrees"),
+        ({"angles": np.arange(27, 34, 1.7)}, ValueError, "angles: from 27 to 33.8, .*degrees"),
         ({"image_size": 0}, ValueError, "image_size: 0"),
     ]),
     (fan_beam_matrix, {"geometry": SMALL}, [
@@ -467,8 +484,10 @@ ROWS = [
         ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\); needed: images"),
         ({"x": torch.zeros(1, 8, 8).double()}, ValueError, "x: computed in torch.float64"),
         ({"x": torch.full((1, 8, 8), NAN)}, ValueError, "x: 64 entries are NaN"),
+        ({"x": torch.zeros(1, 8)}, ValueError, r"x: shape \(1, 8\); needed: images"),
     ]),
     (PROJECTOR.A_adjoint, {"y": SINOGRAM}, [
+        ({"y": torch.zeros(9, 4)}, ValueError, r"y: shape \(9, 4\); .*swapped\? y.mT\[None\]"),
         ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); .*swapped\? y.mT"),
     ]),
     (fan_beam_fbp, {"sinogram": SINOGRAM, "geometry": SMALL}, [
