@@ -514,7 +514,7 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     -----
     Source: Parker, *Optimal short scan convolution reconstruction for fanbeam CT* (Med. Phys. 9,
     1982): weights of the two measurements of a ray sum to one and change continuously, and half a
-    turn plus the fan angle measures every ray once. His weights depend on the end of the arc alone;
+    turn plus the fan angle measures every ray. His weights depend on the end of the arc alone;
     these on the nearest missing view, so that arcs of any number and size are covered. Wang, *X-ray
     micro-CT with a displaced detector array* (Med. Phys. 29, 2002) for the ends of the detector.
     """
