@@ -871,7 +871,7 @@ def _search(F: _Twisted) -> tuple[Array, Array] | None:
         moved = np.concatenate([x + s * d for s in (-F.scale, F.scale) for d in (axes, -axes / 4)])
         equal = np.flatnonzero((F(moved) == F(x[None])).all(axis=1))
         for k in equal:
-            if F.violated_by(x, moved[k]):
+            if F.violated_by(x, moved[k]) and not _saturated(F, x, moved[k]):
                 return x, moved[k]
     if F.n > NEWTON_SIZE:
         return None
@@ -883,9 +883,61 @@ def _search(F: _Twisted) -> tuple[Array, Array] | None:
         starts = [x + s * d for s in sizes for d in (flat, -flat, away / np.linalg.norm(away))]
         for start in (*starts, *chosen):
             end = _solve(F, target, start)
-            if F.violated_by(x, end):
+            if F.violated_by(x, end) and not _saturated(F, x, end):
                 return x, end
     return _fold(F, chosen) if F.m == F.n else None
+
+
+def _saturated(F: _Twisted, first: Array, second: Array) -> bool:
+    """Whether a pair may be equal in rounding only: it lies on a plateau without a sharp end.
+
+    A clipped map leaves its plateau like a power of the distance, so that far more change takes far
+    more distance; tanh, exp(-x) and arctan creep out of theirs, which are none. A line along which
+    the image never changes is a plateau.
+    """
+    step, image = second - first, F(first[None])[0]
+    rounding = EPS * max(float(np.abs(image).max()), EPS * F.scale)
+
+    def change(t: Any) -> Array:
+        values = F(first + np.atleast_1d(t)[:, None] * step)
+        return np.asarray(np.nan_to_num(np.abs(values - image), nan=np.inf).max(axis=1))
+
+    if (change(np.linspace(0, 1, 33)) > ROUNDINGS * rounding).any():
+        return False
+    ends = False
+    for start, sign in ((0.0, -1.0), (1.0, 1.0)):
+        reach = np.append(0.0, 2.0 ** np.arange(-3, 21))
+        beyond = np.flatnonzero(change(start + sign * reach) > ROUNDINGS * rounding)
+        if beyond.size == 0:
+            continue
+        ends, low, high = True, float(reach[beyond[0] - 1]), float(reach[beyond[0]])
+        for _ in range(60):
+            middle = (low + high) / 2
+            if float(change(start + sign * middle)[0]) > ROUNDINGS * rounding:
+                high = middle
+            else:
+                low = middle
+
+        def past(
+            distance: Array, start: float = start, sign: float = sign, edge: float = high
+        ) -> Array:
+            return change(start + sign * (edge + distance))
+
+        if _ends_sharply(past, high, rounding):
+            return False
+    return ends
+
+
+def _ends_sharply(change: Callable[[Array], Array], edge: float, rounding: float) -> bool:
+    """Whether a map leaves a plateau of length >= 1 with a power of the distance, or by a jump."""
+    distance: Array = EPS * max(1.0, edge) * 2.0 ** np.arange(0, 73)
+    seen = change(distance)
+    little, much = (np.flatnonzero(seen > size * rounding) for size in (1e6, 1e10))
+    if not (little.size and much.size):
+        return False
+    slope = seen[little[0]] / distance[little[0]]  # if it held on the plateau, it would be seen
+    steep = slope > 1e3 * ROUNDINGS * rounding
+    return bool(steep and (much[0] == 0 or distance[much[0]] > 5 * distance[little[0]]))
 
 
 def _fold(F: _Twisted, chosen: Array) -> tuple[Array, Array] | None:
@@ -905,6 +957,6 @@ def _fold(F: _Twisted, chosen: Array) -> tuple[Array, Array] | None:
             for sign in (1.0, -1.0):
                 first = low + sign * size * direction
                 end = _solve(F, F(first[None])[0], low - sign * size * direction)
-                if F.violated_by(first, end):
+                if F.violated_by(first, end) and not _saturated(F, first, end):
                     return first, end
     return None

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,7 @@ from dro_core._validation import (
     unknown,
 )
 from dro_core.finite_support import BLOCK_ENTRIES, _as_block
+from dro_core.threads import single_threaded
 
 DIVERGENCES = ("kl", "balanced")
 #: Total masses of two fixed marginals must agree to this relative accuracy.
@@ -71,6 +73,10 @@ _ROUNDS = 3
 _ROUNDING = 1e-13
 #: Share of the mass below which a point is left out of the network simplex, which has tolerances.
 _TINY = 1e-15
+
+
+#: Cost tables of at most so many entries are solved with one BLAS thread.
+SMALL = 2**20
 
 
 class NotConvergedError(RuntimeError):
@@ -600,7 +606,10 @@ def _spanning(support: Any) -> Iterator[Any]:
     for least in (1.0, 1e3, 1e6, 1e9):
         kept = support.data >= least
         arcs = (-np.log1p(support.data[kept]), (i[kept], n + j[kept]))
-        forest = minimum_spanning_tree(sparse.csr_array(arcs, shape=(n + m, n + m))).tocoo()
+        graph = sparse.csr_array(arcs, shape=(n + m, n + m))
+        # scipy before 1.17.1 takes 32-bit indices only
+        graph.indices, graph.indptr = graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
+        forest = minimum_spanning_tree(graph).tocoo()
         yield sparse.coo_array((-forest.data, (forest.row, forest.col - n)), shape=(n, m))
 
 
@@ -749,7 +758,8 @@ def unbalanced_ot(
     steps = as_positive_integer(max_steps, "max_steps")
     _check_totals(a, b, sides)
     problem = _Problem(a, b, sides, w)
-    plan, u, v, taken = _solve(problem, table, steps)
+    with single_threaded() if table.size <= SMALL else nullcontext():
+        plan, u, v, taken = _solve(problem, table, steps)
     primal, size, error = problem.primal(plan, table)
     dual = problem.dual(u, v)
     gap = (_finite(primal, "cost, weight") - dual) / size

@@ -274,6 +274,31 @@ def test_nonlinear_super_resolution_and_more_measurements_than_unknowns(rng):
 # --- nonlinear maps -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("forward", "points"),
+    [(np.tanh, [50.0, -50.0, 49.0]), (np.tanh, [1e6, -1e6, 3.0]), (np.arctan, [1e17, 2e17, -3e17]),
+     (lambda x: np.exp(-x), [800.0, 900.0, 1000.0]), (lambda x: 1 / (1 + np.exp(-x)), [40.0, 60.0]),
+     (lambda x: x + 1e17, [1.0, 2.0, 3.0])],
+)  # fmt: skip
+def test_equal_in_rounding_is_no_violation(forward, points):
+    """Strictly increasing maps whose floats coincide: no verdict, not a counterexample."""
+    report = twist_condition(forward, 0.0, points=np.array(points)[:, None])
+    assert report.holds is None
+    assert report.witness is None
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda x: np.clip(x, -1, 1), lambda x: np.maximum(x, 0), lambda x: 0 * x, np.floor,
+     lambda x: np.maximum(x, 0) + np.minimum(x + 2, 0)],
+)  # fmt: skip
+def test_plateaus_with_an_end_are_violations(forward):
+    points = np.array([[-1.0], [0.5], [2.0]])
+    report = twist_condition(forward, 0.0, points=points)
+    assert report.holds is False
+    check_pair(forward, report)
+
+
 def test_clip_is_monotone_so_every_positive_weight_holds():
     for weight in (1e-3, 1.0, 5.0):
         report = twist_condition(clip2, weight, monotone=True, points=LINE)

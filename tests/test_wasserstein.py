@@ -4,7 +4,9 @@ import dataclasses
 import json
 import math
 import sys
+from unittest import mock
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -590,9 +592,41 @@ def test_sinkhorn_tends_to_the_distance_and_never_claims_to_be_it(rng):
 def test_sinkhorn_says_when_it_has_not_converged(monkeypatch, rng):
     monkeypatch.setattr(wasserstein, "SINKHORN_ITERATIONS", 3)
     x, (y0, y1) = np.zeros((8, 1)), rng.standard_normal((2, 8, 2))
-    found = conditional_wasserstein(x, y0, x, y1, method="sinkhorn", epsilon=0.01)
-    assert found.marginal_error > 1e-3
-    assert not found.verify().holds(0.5)
+    with pytest.warns(wasserstein.SinkhornWarning, match="not converged in 3 iterations"):
+        found = conditional_wasserstein(x, y0, x, y1, method="sinkhorn", epsilon=0.01)
+    assert found.marginal_error < 1e-12
+    assert not found.verify().holds(0.01)
+
+
+def test_a_plan_far_from_converged_is_rounded_to_the_marginals():
+    """Its cost was 1.18 squared: the heavy atom kept its place, whatever the weights said."""
+    z, y0, y1 = np.zeros((2, 1)), [[0.0, 0], [100, 0]], [[1.0, 0], [102.0, 1]]
+    weights = {"weights0": [0.9, 0.1], "weights1": [0.2, 0.8]}
+    with pytest.warns(wasserstein.SinkhornWarning):
+        found = conditional_wasserstein(z, y0, z, y1, method="sinkhorn", epsilon=0.1, **weights)
+    exact = conditional_wasserstein(z, y0, z, y1, **weights).value
+    assert exact == pytest.approx(85.3475, abs=1e-3)
+    assert found.value >= exact * (1 - 1e-12)
+    assert found.value == pytest.approx(exact, rel=1e-6)
+    assert found.verify().dual_cost <= exact**2
+
+
+@given(measures(), st.floats(-4, 2), st.floats(-3, 3))
+@hypothesis.settings(max_examples=40)
+@pytest.mark.filterwarnings("ignore::dro_core.wasserstein.SinkhornWarning")
+def test_sinkhorn_brackets_the_distance_converged_or_not(pair, digits, size):
+    """For every entropy weight and scale dual <= exact <= primal, for a plan with the marginals."""
+    (x0, y0, weights0), (x1, y1, weights1) = pair
+    scale = 10.0**size
+    pair = (x0, scale * y0, weights0), (x1, scale * y1, weights1)
+    with mock.patch.object(wasserstein, "SINKHORN_ITERATIONS", 200):
+        found = distance(*pair, method="sinkhorn", epsilon=scale**2 * 10.0**digits)
+    exact, certificate = distance(*pair).value ** 2, found.verify()
+    slack = 1e-9 * max(exact, certificate.size)
+    assert certificate.dual_cost <= exact + slack
+    assert certificate.primal_cost >= exact - slack
+    assert found.value**2 >= exact - slack
+    assert certificate.marginal_error <= 1e-9
 
 
 # --- Gaussian conditionals ----------------------------------------------------------------------
