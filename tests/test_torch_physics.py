@@ -589,6 +589,11 @@ ROWS = [
     ]),
     (Integration().A, {"x": torch.zeros(1, 3)}, [
         ({"x": torch.zeros(1, 0)}, ValueError, "x: empty"),
+        ({"x": torch.zeros(3)}, ValueError, r"x: shape \(3,\); .* x\[None\] for one sample"),
+        ({"x": torch.tensor(3.0)}, ValueError, r"x: shape \(\); axis 0 counts samples"),
+    ]),
+    (Integration().A_adjoint, {"y": torch.zeros(1, 3)}, [
+        ({"y": torch.zeros(3)}, ValueError, r"y: shape \(3,\); .* y\[None\] for one sample"),
     ]),
     (Downsampling, {"factor": 4}, [
         ({"factor": 0}, ValueError, "factor: 0 is below 1"),

@@ -154,8 +154,9 @@ def split(
 def _group_numbers(groups: Any, size: int) -> Any:
     """Number of the group of every sample, in the order of the groups."""
     try:
-        values = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-        given = list(values)
+        if isinstance(groups, set | frozenset | Mapping):
+            raise TypeError("no order of samples")
+        given = list(groups.tolist() if hasattr(groups, "tolist") else groups)
     except TypeError:
         raise TypeError(
             f"groups: {type(groups).__name__}; allowed: a sequence with the group of every sample"
@@ -238,13 +239,19 @@ def imbalanced(
 
     Raises
     ------
-    ValueError
-        If no weight is positive, a label with a positive weight does not occur, or so rarely
-        that another class would be empty.
+    ValueError, TypeError
+        For labels that are no numbers; if no weight is positive, a label with a positive weight
+        does not occur, or so rarely that another class would be empty.
     """
-    labels = torch.as_tensor(labels).cpu()
+    try:
+        labels = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"labels: {error}; allowed: a tensor of numbers") from None
     if labels.shape != (len(dataset),):
         raise ValueError(f"labels: shape {tuple(labels.shape)}, but {len(dataset)} samples")
+    unknown = labels.isnan().nonzero()
+    if len(unknown):
+        raise ValueError(f"labels: entry {int(unknown[0])} is NaN; every sample needs a label")
     shares = {label: as_scalar(w, "weights", "numbers >= 0") for label, w in weights.items()}
     if min(shares.values(), default=0) < 0 or not any(shares.values()):
         raise ValueError(f"weights: {dict(weights)}; allowed: numbers >= 0, not all zero")

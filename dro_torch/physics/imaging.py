@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core._validation import as_non_negative, as_positive_integer, as_scalar
-from dro_torch._validation import image_hint
+from dro_torch._validation import check_batch, image_hint
 from dro_torch.physics.convolution import (
     Convolution,
     anisotropic_gaussian_kernel,
@@ -31,7 +31,7 @@ class Integration(LinearForward):
     Raises
     ------
     ValueError, TypeError
-        For bad signals.
+        For bad signals, or one without a sample axis.
 
     Examples
     --------
@@ -40,6 +40,12 @@ class Integration(LinearForward):
     >>> Integration().A(torch.tensor([[2.0, 4.0]]))
     tensor([[1., 3.]])
     """
+
+    def _check_signal(self, x: Tensor) -> Tensor:
+        return check_batch(x, "x")
+
+    def _check_measurement(self, y: Tensor) -> Tensor:
+        return check_batch(y, "y")
 
     def _measure(self, x: Tensor) -> Tensor:
         return x.cumsum(-1) / x.shape[-1]
