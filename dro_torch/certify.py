@@ -37,9 +37,10 @@ from dro_core import (
 )
 from dro_core._validation import as_non_negative, as_positive_integer, as_radius, as_weights
 from dro_core.linear_map import DENSE_ENTRIES
+from dro_torch._models import bare_module
 from dro_torch._validation import check_samples
 from dro_torch.lipschitz import UnsupportedLayerError, lipschitz_upper
-from dro_torch.losses.linearised import LinearisedResidual, bare_module
+from dro_torch.losses.linearised import LinearisedResidual
 from dro_torch.nets import LinearMap, frozen
 from dro_torch.residual import (
     MovedSamples,
@@ -222,7 +223,7 @@ def certificate_curve(
     if residual is not None and not callable(residual):
         raise TypeError(f"residual: {type(residual).__name__} is not callable")
     radii = [as_radius(value, "radius") for value in radii]
-    mu = torch.from_numpy(as_weights(weights, len(x))).to(x.device)
+    mu = torch.tensor(as_weights(weights, len(x)).tolist(), dtype=torch.float64).to(x.device)
     directions, steps, batch_size = (
         as_positive_integer(value, name)
         for value, name in (

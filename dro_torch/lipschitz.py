@@ -13,7 +13,6 @@ All norms are Euclidean, per sample.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from dro_core._validation import as_positive_integer
+from dro_torch._models import bare_copy, call_model
 from dro_torch._validation import check_batch
 from dro_torch.nets import frozen
 from dro_torch.nets.norms import convolution_norm, matrix_norm, rounding_factor
@@ -33,6 +33,10 @@ from dro_torch.nets.norms import convolution_norm, matrix_norm, rounding_factor
 #: Largest slope of SiLU (where x tanh(x/2) = 2), of GELU (at the square root of two) and of GELU's
 #: tanh form, rounded up. The least slopes are 1 minus these, for f'(x) + f'(-x) = 1.
 SILU_SLOPE, GELU_SLOPE, GELU_TANH_SLOPE = 1.0998394, 1.1289042, 1.1290
+#: Thresholds of Softplus at which its jump is below rounding, and nothing overflows in float32.
+SOFTPLUS_THRESHOLDS = (34.0, 80.0)
+#: Methods that do not change the map: a class or an object may have its own.
+HARMLESS = ("train", "eval", "extra_repr", "reset_parameters")
 #: Circular convolutions with more points are bounded by the supremum of their symbol.
 LARGEST_CIRCULAR = 2**14
 
@@ -44,6 +48,10 @@ _SLOPES: dict[type[nn.Module], Callable[[Any], tuple[float, float]]] = {}
 
 class UnsupportedLayerError(TypeError):
     """No proved Lipschitz constant is known for a layer; the message gives its path."""
+
+
+class _RefusedError(Exception):
+    """What a rule says about a layer; it becomes an `UnsupportedLayerError` with the path."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,16 @@ class LayerBounds:
     def __call__(self, layer: nn.Module) -> float:
         """Proved Lipschitz constant of a part of the network."""
         if layer not in self._found:
-            value = float(self._rule(layer)(layer, self))
+            rule = self._rule(layer)
+            try:
+                value = float(rule(layer, self))
+            except _RefusedError as refused:
+                raise UnsupportedLayerError(f"{self._where(layer)}: {refused}") from None
             name = type(layer).__name__
             if not value >= 0:  # also NaN
                 raise ValueError(f"{self._where(layer)}: its rule gave {value}; needed: >= 0")
             if value == math.inf:
-                raise ValueError(f"{self._where(layer)}: its Lipschitz bound is infinite")
+                raise UnsupportedLayerError(f"{self._where(layer)}: its bound is infinite")
             self._found[layer] = LayerBound(self._paths.get(layer, "(made)"), name, value)
         return self._found[layer].value
 
@@ -125,17 +137,47 @@ class LayerBounds:
     def rows(self) -> tuple[LayerBound, ...]:
         return tuple(self._found.values())
 
-    def _rule(self, layer: nn.Module) -> Rule:
-        kind = parametrize.type_before_parametrizations(layer)
-        if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+    def check(self, layer: nn.Module) -> None:
+        """Refuse a layer that was changed so that its type does not say what it computes."""
+        replaced = sorted(
+            name
+            for name in vars(layer)
+            if name not in HARMLESS and callable(getattr(type(layer), name, None))
+        )
+        shared = nn.modules.module
+        hooks = (
+            layer._forward_hooks,
+            layer._forward_pre_hooks,
+            shared._global_forward_hooks,
+            shared._global_forward_pre_hooks,
+        )
+        if any(hooks) or replaced:
+            what = f"a replaced {', '.join(replaced)}" if replaced else "forward hooks"
             raise UnsupportedLayerError(
-                f"{self._where(layer)}: forward hooks or a replaced forward may change the map; "
-                "remove them (torch.nn.utils.parametrizations need none)"
+                f"{self._where(layer)}: {what} may change the map; remove them "
+                "(torch.nn.utils.parametrizations need none)"
             )
+        if parametrize.is_parametrized(layer):
+            chains: Any = layer.parametrizations
+            for name, chain in chains.items():
+                estimated = any(
+                    type(part).__name__ == "_SpectralNorm" and part.training for part in chain
+                )
+                if estimated or not torch.equal(getattr(layer, name), getattr(layer, name)):
+                    raise UnsupportedLayerError(
+                        f"{self._where(layer)}: the parametrization of {name!r} is in training "
+                        "mode, where every pass has other weights; call module.eval() first"
+                    )
+
+    def _rule(self, layer: nn.Module) -> Rule:
+        self.check(layer)
+        kind = parametrize.type_before_parametrizations(layer)
         if kind in _RULES:
             return _RULES[kind]
-        for ancestor in kind.__mro__:
+        for place, ancestor in enumerate(kind.__mro__):
             if "lipschitz_bound" in vars(ancestor):
+                if _changes(kind.__mro__[:place], ancestor):
+                    break  # what was proved for the ancestor is void
                 return lambda module, bounds: module.lipschitz_bound(bounds)
             if "forward" in vars(ancestor):  # a new forward voids what was proved for the old one
                 break
@@ -144,6 +186,16 @@ class LayerBounds:
             f"class a method lipschitz_bound(self, bounds) -> float, or register a proved rule by "
             f"@register_lipschitz({kind.__name__})"
         )
+
+
+def _changes(classes: Sequence[type], ancestor: type) -> bool:
+    """Whether subclasses replace a method of an ancestor that may decide what it computes."""
+    own = set(dir(ancestor)) - set(dir(nn.Module)) | {"__call__", "_call_impl", "__getattr__"}
+    return any(
+        name in own and name not in HARMLESS and (callable(value) or isinstance(value, property))
+        for kind in classes
+        for name, value in vars(kind).items()
+    )
 
 
 def register_lipschitz(*kinds: type[nn.Module]) -> Callable[[_Rule], _Rule]:
@@ -194,7 +246,8 @@ def lipschitz_upper(module: nn.Module, input_shape: Sequence[int] | None = None)
         Network whose layers are convolutions (every padding, stride, dilation, groups; transposed
         ones), linear layers, activations, pooling, padding, upsampling, pixel shuffling, dropout
         and batch normalisation in evaluation mode, ``nn.Sequential``, this package's networks, or
-        layers with a rule of their own (`register_lipschitz`). It is copied and stays as it is.
+        layers with a rule of their own (`register_lipschitz`). It is copied and stays as it is;
+        of a compiled or distributed module the one inside counts.
     input_shape : sequence of integers, optional
         Shape of one sample, e.g. (channels, height, width). With it, circular convolutions count
         exactly, and interpolation gets a bound at all. Without it the bound holds for every size.
@@ -207,7 +260,8 @@ def lipschitz_upper(module: nn.Module, input_shape: Sequence[int] | None = None)
     Raises
     ------
     UnsupportedLayerError
-        For a layer without a rule; the message gives its path and type.
+        For a layer without a rule, or outside of what its rule is proved for; the message gives
+        its path and type.
     ValueError, TypeError
         For something else than a module, dropout or batch normalisation in training mode,
         parameters that are not finite, or a bad shape.
@@ -245,10 +299,19 @@ def _checked_copy(module: Any, device: torch.device | str = "cpu") -> nn.Module:
                 f"module: layer {path or '(network)'!r} ({type(layer).__name__}) is in training "
                 "mode, where the network is not one map of one sample; call module.eval() first"
             )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedLayerError(
+            f"module: {type(module).__name__} does not show its layers; pass the module that was "
+            "scripted"
+        )
     for path, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise ValueError(f"module: {path!r} has no values yet; run the module once")
+        if value.is_complex():
+            raise UnsupportedLayerError(f"module: {path!r} is complex; no constant is proved")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"module: {path!r} has entries that are NaN or infinite")
-    return copy.deepcopy(module).to(device=device, dtype=torch.float64).requires_grad_(False)
+    return bare_copy(module).to(device=device, dtype=torch.float64).requires_grad_(False)
 
 
 def _input_shapes(
@@ -258,11 +321,14 @@ def _input_shapes(
     sizes = [as_positive_integer(size, f"input_shape[{i}]") for i, size in enumerate(input_shape)]
     shapes: dict[nn.Module, set[tuple[int, ...]]] = {}
 
-    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs and isinstance(inputs[0], Tensor):
-            shapes.setdefault(layer, set()).add(tuple(inputs[0].shape[1:]))
+    def note(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
+        if given:
+            shapes.setdefault(layer, set()).add(tuple(given[0].shape[1:]))
 
-    handles = [layer.register_forward_pre_hook(note) for layer in network.modules()]
+    handles = [
+        layer.register_forward_pre_hook(note, with_kwargs=True) for layer in network.modules()
+    ]
     try:
         network(torch.zeros(1, *sizes, dtype=torch.float64))
     except (RuntimeError, ValueError) as error:
@@ -355,21 +421,27 @@ def _per_axis(value: int | Sequence[int], dimension: int) -> list[int]:
 
 @register_lipschitz(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 def _mean_pooling(layer: Any, bounds: LayerBounds) -> float:
+    r"""A convolution; or, where the border has other divisors, by Schur's test.
+
+    Every output is then a mean of the entries in its window, possibly of one alone: row sums are at
+    most 1, and column sums at most the number :math:`\prod_j\lceil k_j/s_j\rceil` of windows that
+    see an entry.
+    """
     dimension = int(type(layer).__name__[-2])
     kernel = _per_axis(layer.kernel_size, dimension)
     stride = _per_axis(layer.stride, dimension)
+    divisor = getattr(layer, "divisor_override", None)
     padded = any(_per_axis(layer.padding, dimension))
-    if (
-        layer.ceil_mode
-        or getattr(layer, "divisor_override", None)
-        or (padded and not layer.count_include_pad)
-    ):
-        raise ValueError(
-            "AvgPool: ceil_mode, divisor_override and count_include_pad=False with padding change "
-            "the weights at the border; no constant is proved for them"
-        )
-    weight = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
+    if divisor is None and (layer.ceil_mode or (padded and not layer.count_include_pad)):
+        return math.sqrt(_windows(kernel, stride))
+    scale = 1 / (divisor or math.prod(kernel))
+    weight = torch.full((1, 1, *kernel), scale, dtype=torch.float64)
     return convolution_norm(weight, stride=stride)
+
+
+def _windows(kernel: Sequence[int], stride: Sequence[int]) -> int:
+    """Number of windows that see one entry, at most."""
+    return math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
 
 
 @register_lipschitz(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -377,25 +449,24 @@ def _maximum_pooling(layer: Any, bounds: LayerBounds) -> float:
     dimension = int(type(layer).__name__[-2])
     kernel = _per_axis(layer.kernel_size, dimension)
     stride = _per_axis(layer.stride, dimension)
+    if layer.return_indices:
+        raise _RefusedError("return_indices=True returns positions too, which jump")
     dilated = any(d > 1 for d in _per_axis(layer.dilation, dimension))
-    windows = [k if dilated else -(-k // s) for k, s in zip(kernel, stride, strict=True)]
-    return math.sqrt(math.prod(windows))
+    return math.sqrt(math.prod(kernel) if dilated else _windows(kernel, stride))
 
 
 @register_lipschitz(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d)
 def _upsampling(layer: Any, bounds: LayerBounds) -> float:
     r"""The norm of a product of one-dimensional interpolations, one per axis."""
     if layer.mode not in ("nearest", "linear", "bilinear", "trilinear"):
-        raise ValueError(f"Upsample: no constant is proved for mode {layer.mode!r}")
+        raise _RefusedError(f"no constant is proved for mode {layer.mode!r}")
     shapes = [shape[1:] for shape in bounds.shapes(layer)]
     linear = layer.mode != "nearest"
     if not shapes:
         factors = layer.scale_factor
         if not linear and isinstance(factors, tuple) and all(f == int(f) for f in factors):
             return math.sqrt(math.prod(factors))
-        raise ValueError(
-            "Upsample: its norm depends on the size of its input; give lipschitz_upper input_shape="
-        )
+        raise _RefusedError("its norm depends on the size of its input; give input_shape=")
 
     def axis_norm(axis: int, size: int, dimension: int) -> float:
         def of_axis(value: Any) -> Any:
@@ -417,10 +488,17 @@ def _upsampling(layer: Any, bounds: LayerBounds) -> float:
     )
 
 
+@register_lipschitz(nn.Flatten, nn.Unflatten)
+def _reshaping(layer: Any, bounds: LayerBounds) -> float:
+    axis = layer.start_dim if isinstance(layer, nn.Flatten) else layer.dim
+    axes = {len(shape) + 1 for shape in bounds.shapes(layer)}
+    if axis == 0 or any(axis + count == 0 for count in axes):
+        raise _RefusedError("it reshapes axis 0, so that samples mix")
+    return 1.0
+
+
 @register_lipschitz(
     nn.Identity,
-    nn.Flatten,
-    nn.Unflatten,
     nn.PixelShuffle,
     nn.PixelUnshuffle,
     nn.ChannelShuffle,
@@ -436,9 +514,7 @@ def _isometry(layer: nn.Module, bounds: LayerBounds) -> float:
 @register_lipschitz(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _batch_normalisation(layer: Any, bounds: LayerBounds) -> float:
     if layer.running_var is None:
-        raise UnsupportedLayerError(
-            f"layer ({type(layer).__name__}) without running statistics mixes the samples"
-        )
+        raise _RefusedError("without running statistics it mixes the samples")
     scale = 1.0 if layer.weight is None else layer.weight.abs()
     return float((scale / (layer.running_var + layer.eps).sqrt()).max()) * rounding_factor(4)
 
@@ -455,8 +531,31 @@ def _slopes(*kinds: type[nn.Module]) -> Callable[[Any], Any]:
     return register
 
 
-@_slopes(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Softplus, nn.CELU, nn.Softsign)
+@_slopes(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Softsign)
 def _monotone(layer: nn.Module) -> tuple[float, float]:
+    return 0.0, 1.0
+
+
+@_slopes(nn.Softplus)
+def _softplus(layer: nn.Softplus) -> tuple[float, float]:
+    r"""1 where the jump :math:`\log(1 + e^{-t})/\beta` at the threshold t is below rounding."""
+    least, largest = SOFTPLUS_THRESHOLDS
+    if not (math.isfinite(layer.beta) and layer.beta != 0):
+        raise _RefusedError(f"beta={layer.beta}; allowed: a number other than 0")
+    if not least <= layer.threshold <= largest:
+        jump = math.log1p(math.exp(-min(max(layer.threshold, -700.0), 700.0))) / abs(layer.beta)
+        what = f"jumps by {jump:.2g}" if layer.threshold < least else "overflows"
+        raise _RefusedError(
+            f"threshold={layer.threshold}: it {what} where it becomes linear, so that it has no "
+            "Lipschitz constant; set layer.threshold = 40 (the same function but for the jump)"
+        )
+    return 0.0, 1.0
+
+
+@_slopes(nn.CELU)
+def _celu(layer: nn.CELU) -> tuple[float, float]:
+    if not 0 < layer.alpha < math.inf:
+        raise _RefusedError(f"alpha={layer.alpha}: its slope is bounded for alpha > 0 only")
     return 0.0, 1.0
 
 
@@ -684,7 +783,7 @@ def lipschitz_lower(
 def _norms(values: Tensor) -> Tensor:
     """Euclidean norm of every sample, (N, 1, ...)."""
     shape = (-1, *[1] * (values.ndim - 1))
-    return torch.linalg.vector_norm(values.flatten(1), dim=1).reshape(shape)
+    return torch.linalg.vector_norm(values.reshape(len(values), -1), dim=1).reshape(shape)
 
 
 def _steepest(
@@ -693,7 +792,7 @@ def _steepest(
     """Top right-singular vectors of the Jacobians at the points, and the slopes along them."""
     with torch.enable_grad():  # J is the derivative of v -> J^T v: one graph serves all products
         points = points.requires_grad_()
-        outputs = network(points)
+        outputs = call_model(network, points, "module", "x", dimensions=1)
         dual = torch.zeros_like(outputs, requires_grad=True)
         pulled = _gradient(outputs, points, dual, create_graph=True)
     direction = start / _norms(start)
@@ -725,7 +824,7 @@ def _climb(
     """Ascent of the difference quotient of every pair; (a, b, quotient), never below the start."""
 
     def quotients(pair: Tensor) -> Tensor:
-        outputs = network(pair.flatten(0, 1)).unflatten(0, (2, -1))
+        outputs = network(pair.flatten(0, 1).clone()).unflatten(0, (2, -1))
         return _norms(outputs[0] - outputs[1]).flatten() / _norms(pair[0] - pair[1]).flatten()
 
     def with_gradient(pair: Tensor) -> tuple[Tensor, Tensor]:

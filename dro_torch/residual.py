@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dro_torch._models import call_model, explain_failure
 from dro_torch.structure import Structure
 
 #: (model, x, y) -> the residual of every sample, any shape after axis 0.
@@ -25,12 +26,12 @@ SampleLoss = Callable[[Any, Tensor, Tensor], Tensor]
 
 def reconstruction_residual(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """x - model(y), the residual of a reconstruction map."""
-    return _difference(x, model(y), "x", "y")
+    return _difference(x, call_model(model, y, dimensions=1), "x", "y")
 
 
 def forward_residual(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """y - model(x), the residual of a simulator (paper §6.5)."""
-    return _difference(y, model(x), "y", "x")
+    return _difference(y, call_model(model, x, argument="x", dimensions=1), "y", "x")
 
 
 def _difference(target: Tensor, output: Tensor, name: str, argument: str) -> Tensor:
@@ -66,6 +67,7 @@ class MovedSamples:
     ) -> None:  # fmt: skip
         self.model, self.x, self.y, self.structure = model, x, y, structure
         self.residual, self.loss = residual, loss
+        self._own = loss is not None or residual not in (reconstruction_residual, forward_residual)
         self.size = structure.size(x, y)
         self.wide = torch.promote_types(torch.float32, x.dtype)
         self.passes = 0.0
@@ -76,13 +78,15 @@ class MovedSamples:
         self.passes += draws
         rows = displacement.reshape(samples * draws, size).to(self.x.dtype)
         if draws == 1:
+            if self._own:  # a network inside may work in place
+                return self.x.clone(), self.y.clone(), rows
             return self.x, self.y, rows
         return self.x.repeat_interleave(draws, 0), self.y.repeat_interleave(draws, 0), rows
 
     def residuals(self, displacement: Tensor) -> Tensor:
         """Residuals (N, K, n) at displacements (N, K, size), in float32 or wider."""
         x, y, rows = self._rows(displacement)
-        value = self.residual(self.model, *self.structure.displace(x, y, rows))
+        value = self._called(self.residual, *self.structure.displace(x, y, rows))
         return self._checked(value, len(rows)).to(self.wide).reshape(*displacement.shape[:2], -1)
 
     def losses(self, displacement: Tensor) -> Tensor:
@@ -90,11 +94,21 @@ class MovedSamples:
         if self.loss is None:
             return squared_norm(self.residuals(displacement))
         x, y, rows = self._rows(displacement)
-        value = self.loss(self.model, *self.structure.displace(x, y, rows))
+        value = self._called(self.loss, *self.structure.displace(x, y, rows))
         if not isinstance(value, Tensor) or value.shape != (len(rows),):
             given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss: it returned {given} for {len(rows)} samples; needed: (N,)")
         return value.to(self.wide).reshape(displacement.shape[:2])
+
+    def _called(self, function: Callable[..., Any], x: Tensor, y: Tensor) -> Any:
+        """function(model, x, y); where it fails for dtype or device, the error says so."""
+        if torch.compiler.is_compiling():
+            return function(self.model, x, y)
+        try:
+            return function(self.model, x, y)
+        except RuntimeError as error:
+            explain_failure(error, self.model, y)
+            raise
 
     def transport_cost(self, displacement: Tensor) -> Tensor:
         """Transport costs (N, K) of displacements (N, K, size)."""

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from dro_core._validation import unknown
+from dro_core._validation import check_option, unknown
+from dro_torch._models import call_model
 
 
 def _moved(value: Tensor, displacement: Tensor) -> Tensor:
@@ -115,8 +116,7 @@ class XShift(Structure):
     ) -> None:
         if not callable(forward):
             raise TypeError(f"forward: {type(forward).__name__} is not callable")
-        if cost not in ("x", "joint"):
-            raise ValueError(unknown("cost", cost, ("x", "joint")))
+        check_option(cost, "cost", ("x", "joint"))
         self.forward, self.cost = forward, cost
 
     def size(self, x: Tensor, y: Tensor) -> int:
@@ -124,7 +124,7 @@ class XShift(Structure):
 
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         moved = _moved(x, displacement)
-        measured = self.forward(moved)
+        measured = call_model(self.forward, moved, "forward", "x", dimensions=1)
         if measured.shape != y.shape:
             raise ValueError(
                 f"forward: it maps {tuple(x.shape)} to {tuple(measured.shape)}, but y has shape "

@@ -20,7 +20,7 @@ from dro_torch.lipschitz import (
     lipschitz_upper,
     register_lipschitz,
 )
-from dro_torch.nets import MLP, LinearMap, UNet
+from dro_torch.nets import MLP, BoundedConvolution, LinearMap, UNet
 from dro_torch.nets.norms import convolution_norm, differentiable_norm, symbol_supremum
 
 ROUNDING = 1 + 1e-9
@@ -187,8 +187,9 @@ def test_an_orthogonal_network_has_constant_one():
         nn.GELU(approximate="tanh"),
         nn.Tanh(),
         nn.Sigmoid(),
-        nn.Softplus(),
-        nn.Softplus(beta=3.0),
+        nn.Softplus(threshold=40.0),
+        nn.Softplus(beta=3.0, threshold=35.0),
+        nn.Softplus(beta=-2.0, threshold=40.0),
         nn.Hardtanh(-0.5, 0.7),
         nn.ReLU6(),
         nn.CELU(0.5),
@@ -254,6 +255,134 @@ def test_batch_normalisation_in_evaluation_mode():
     assert lipschitz_upper(layer.eval()).value == pytest.approx(4 / math.sqrt(1.00004), rel=1e-5)
     matrix = dense_norm(layer, 3, 2)
     assert lipschitz_upper(layer).value == pytest.approx(matrix, rel=1e-7)
+
+
+def sizes(draw, most=4):
+    return draw(st.integers(1, most))
+
+
+def number(draw):
+    return draw(st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1.0, -1.0, 20.0, 34.0, 50.0])))
+
+
+def a_convolution(draw):
+    kind = draw(st.sampled_from([nn.Conv1d, nn.ConvTranspose1d]))
+    groups = draw(st.sampled_from([1, 2]))
+    options = {"stride": sizes(draw, 3), "dilation": sizes(draw, 2), "groups": groups}
+    if kind is nn.Conv1d:
+        options["padding_mode"] = draw(
+            st.sampled_from(["zeros", "circular", "reflect", "replicate"])
+        )
+        options["padding"] = draw(st.integers(0, 3))
+    return kind(2, 2 * sizes(draw, 2), sizes(draw), **options)
+
+
+LAYERS = {
+    "relu": lambda draw: nn.ReLU(inplace=draw(st.booleans())),
+    "leaky": lambda draw: nn.LeakyReLU(number(draw), inplace=draw(st.booleans())),
+    "prelu": lambda draw: nn.PReLU(init=number(draw)),
+    "elu": lambda draw: nn.ELU(number(draw)),
+    "celu": lambda draw: nn.CELU(number(draw) or 1.0),
+    "hardtanh": lambda draw: nn.Hardtanh(*sorted((number(draw), 31 + number(draw)))),
+    "softplus": lambda draw: nn.Softplus(number(draw), draw(st.floats(-60, 120))),
+    "silu": lambda draw: nn.SiLU(),
+    "gelu": lambda draw: nn.GELU(draw(st.sampled_from(["none", "tanh"]))),
+    "mean": lambda draw: nn.AvgPool1d(
+        k := sizes(draw), sizes(draw), draw(st.integers(0, k // 2)), draw(st.booleans()),
+        draw(st.booleans())),
+    "mean 2d": lambda draw: nn.AvgPool2d(
+        k := sizes(draw, 3), sizes(draw), draw(st.integers(0, k // 2)), draw(st.booleans()),
+        draw(st.booleans()), draw(st.sampled_from([None, 1, -2, 7]))),
+    "maximum": lambda draw: nn.MaxPool1d(
+        k := sizes(draw), sizes(draw), draw(st.integers(0, k // 2)), sizes(draw, 2),
+        ceil_mode=draw(st.booleans())),
+    "convolution": a_convolution,
+    "pad": lambda draw: draw(st.sampled_from([
+        nn.ReflectionPad1d, nn.ReplicationPad1d, nn.CircularPad1d, nn.ZeroPad1d]))(
+        (draw(st.integers(0, 4)), draw(st.integers(0, 4)))),
+    "upsample": lambda draw: nn.Upsample(
+        scale_factor=draw(st.floats(0.4, 3)), mode=draw(st.sampled_from(["nearest", "linear"]))),
+    "linear": lambda draw: nn.Linear(8, sizes(draw)),
+    "normalised": lambda draw: nn.BatchNorm1d(2, affine=draw(st.booleans())).eval(),
+    "constrained": lambda draw: nn.utils.parametrizations.spectral_norm(
+        nn.Linear(8, sizes(draw)), n_power_iterations=sizes(draw)).train(draw(st.booleans())),
+}  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.data(), st.sampled_from(sorted(LAYERS)), st.integers(0, 10**6))
+def test_no_slope_of_any_layer_is_above_its_bound(data, name, seed):
+    """Random parameters, hostile ones included: a bound that holds, or a refusal."""
+    torch.manual_seed(seed)
+    layer = LAYERS[name](data.draw)
+    shape = (2, 8) if name != "mean 2d" else (1, 5, 6)
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters() if name != "prelu" else ():
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=generator))
+    try:
+        bounds = [lipschitz_upper(layer, shape).value]
+        bounds += [lipschitz_upper(layer).value] if name != "upsample" else []
+    except UnsupportedLayerError:
+        return
+    run = copy.deepcopy(layer).double().eval()
+    kinks = [0.0, *(getattr(layer, key, 0.0) for key in ("min_val", "max_val"))]
+    if name == "softplus":
+        kinks.append(layer.threshold / layer.beta)
+    centre = torch.randn(60, *shape, generator=generator, dtype=torch.float64)
+    centre[::2] = 1e-3 * centre[::2] + kinks[seed % len(kinks)]
+    direction = torch.randn(60, *shape, generator=generator, dtype=torch.float64)
+    length = 10.0 ** torch.linspace(-6, 1.5, 60, dtype=torch.float64)[torch.randperm(60)]
+    moved = centre + direction * length.reshape(-1, *[1] * len(shape))
+    with torch.no_grad():
+        change = (run(centre.clone()) - run(moved.clone())).flatten(1).norm(dim=1)
+    slopes = change / (centre - moved).flatten(1).norm(dim=1)
+    assert float(slopes.max()) <= min(bounds) * (1 + 1e-6)
+
+
+def test_a_mean_over_what_is_there_counts_by_schur():
+    for layer in (nn.AvgPool1d(3, 2, ceil_mode=True),
+                  nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)):  # fmt: skip
+        shape = (1, 6) if isinstance(layer, nn.AvgPool1d) else (1, 5, 5)
+        true = dense_norm(layer, *shape)
+        assert true <= lipschitz_upper(layer).value * ROUNDING <= 3 * true * ROUNDING
+    halved = nn.AvgPool2d(2, divisor_override=8)
+    assert lipschitz_upper(halved).value == pytest.approx(0.25)
+
+
+def test_softplus_networks_of_this_package_do_not_jump():
+    spectral = UNet(1, 1, 1, 2, dimension=1, spectral=True, activation="softplus")
+    for network in (MLP([2, 3, 2], activation="softplus"), spectral):
+        assert lipschitz_upper(network).value > 0
+        thresholds = {m.threshold for m in network.modules() if isinstance(m, nn.Softplus)}
+        assert thresholds == {40.0}
+
+
+def test_wrapped_networks_have_the_bound_of_what_they_wrap():
+    inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    first, last = nn.Linear(2, 3), nn.Linear(3, 2)
+    expected = lipschitz_upper(plain := nn.Sequential(first, inner, last)).value
+    part = torch.compile(inner, backend="eager")
+    for network in (torch.compile(plain, backend="eager"), nn.DataParallel(plain),
+                    nn.Sequential(first, part, last)):  # fmt: skip
+        assert lipschitz_upper(network).value == expected
+        assert lipschitz_upper(network, (2,)).value == expected
+        assert lipschitz_lower(network, torch.ones(2, 2), steps=2).value <= expected
+
+
+def test_a_frozen_mode_is_no_change_of_the_map():
+    layer = nn.BatchNorm1d(2).eval()
+    layer.train = lambda mode=True: layer
+    assert lipschitz_upper(layer).value == pytest.approx(1 / math.sqrt(1.00001))
+
+
+def test_padding_that_was_changed_later_counts():
+    network = UNet(1, 1, 1, 2, dimension=1, generator=seeded(0))
+    plain = lipschitz_upper(network).value
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv1d) and layer.padding != (0,):
+            layer.padding_mode = "replicate"
+    assert lipschitz_upper(network).value > 1.2 * plain
 
 
 # --- composition ------------------------------------------------------------------------------
@@ -399,6 +528,21 @@ def test_lower_bounds_follow_the_generator_and_the_device(device):
         assert lipschitz_lower(network, x, generator=seeded(2)).value == first.value
 
 
+def test_lower_bounds_of_networks_that_work_in_place_or_return_numbers():
+    x = torch.randn(4, 3, generator=seeded(0))
+    linear, kept = nn.Linear(3, 3), x.clone()
+    values = [
+        lipschitz_lower(nn.Sequential(nn.LeakyReLU(0.2, inplace=flag), linear), x).value
+        for flag in (False, True)
+    ]
+    assert values[0] == values[1]
+    assert torch.equal(x, kept)
+    numbers = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    assert (
+        0 < lipschitz_lower(numbers, x).value <= float(numbers[0].weight.double().norm()) * ROUNDING
+    )
+
+
 def test_a_constant_map_has_lower_bound_zero():
     layer = nn.Linear(3, 2)
     nn.init.zeros_(layer.weight)
@@ -472,6 +616,41 @@ def with_nan():
     return nn.Sequential(layer)
 
 
+def estimated():
+    return nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+
+
+class Noise(nn.Module):
+    def forward(self, weight):
+        return weight * (1 + torch.rand(()))
+
+
+def random_weight():
+    layer = nn.Linear(2, 2)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Noise())
+    return layer
+
+
+def replaced_convolution():
+    layer = nn.Conv1d(1, 1, 3)
+    layer._conv_forward = lambda y, weight, bias: 10 * y
+    return layer
+
+
+def hooked_merge():
+    network = UNet(1, 1, 1, 2, dimension=1)
+    layer = network.body.merges[0].convolution
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return network
+
+
+class Stretched(BoundedConvolution):
+    """Inherits a bound, and changes what the bound was proved for."""
+
+    def proved_norm(self):
+        return 0.0
+
+
 LINEAR = nn.Linear(2, 2)
 X = torch.ones(3, 2)
 BAD = [
@@ -513,21 +692,65 @@ BAD = [
     (
         lipschitz_upper,
         {"module": nn.Upsample(scale_factor=2, mode="bilinear")},
-        ValueError,
-        "Upsample: .*input_shape=",
+        UnsupportedLayerError,
+        r"\(Upsample\): .*input_shape=",
     ),
     (
         lipschitz_upper,
         {"module": nn.Upsample(scale_factor=2, mode="bicubic")},
-        ValueError,
+        UnsupportedLayerError,
         "mode 'bicubic'",
     ),
     (
         lipschitz_upper,
-        {"module": nn.AvgPool2d(3, padding=1, count_include_pad=False)},
-        ValueError,
-        "AvgPool: .*count_include_pad",
+        {"module": nn.Softplus()},
+        UnsupportedLayerError,
+        r"'\(network\)' \(Softplus\): threshold=20.0: it jumps by 2.1e-09 .*threshold = 40",
     ),
+    (lipschitz_upper, {"module": nn.Softplus(threshold=1)}, UnsupportedLayerError, "jumps by 0.31"),
+    (lipschitz_upper, {"module": nn.Softplus(threshold=-1e9)}, UnsupportedLayerError, "jumps"),
+    (lipschitz_upper, {"module": nn.Softplus(threshold=1e3)}, UnsupportedLayerError, "overflows"),
+    (lipschitz_upper, {"module": nn.Softplus(beta=0.0)}, UnsupportedLayerError, "beta=0.0"),
+    (lipschitz_upper, {"module": nn.CELU(-1.0)}, UnsupportedLayerError, "CELU.*alpha=-1.0"),
+    (lipschitz_upper, {"module": nn.CELU(math.nan)}, UnsupportedLayerError, "alpha=nan"),
+    (lipschitz_upper, {"module": nn.ELU(math.nan)}, ValueError, "its rule gave nan"),
+    (lipschitz_upper, {"module": nn.LeakyReLU(math.inf)}, UnsupportedLayerError, "infinite"),
+    (lipschitz_upper, {"module": nn.Flatten(0)}, UnsupportedLayerError, "samples mix"),
+    (
+        lipschitz_upper,
+        {"module": nn.Flatten(-2), "input_shape": (3,)},
+        UnsupportedLayerError,
+        "samples mix",
+    ),
+    (
+        lipschitz_upper,
+        {"module": nn.MaxPool1d(2, return_indices=True)},
+        UnsupportedLayerError,
+        "return_indices",
+    ),
+    (lipschitz_upper, {"module": estimated()}, UnsupportedLayerError, "'weight' is in training"),
+    (lipschitz_upper, {"module": random_weight()}, UnsupportedLayerError, "'weight' is in train"),
+    (
+        lipschitz_upper,
+        {"module": replaced_convolution()},
+        UnsupportedLayerError,
+        "Conv1d.*replaced _conv_forward",
+    ),
+    (
+        lipschitz_upper,
+        {"module": hooked_merge()},
+        UnsupportedLayerError,
+        r"'body.merges.0.convolution' \(Conv1d\): forward hooks",
+    ),
+    (lipschitz_upper, {"module": Stretched(1, 1, 1)}, UnsupportedLayerError, "Stretched"),
+    (
+        lipschitz_upper,
+        {"module": nn.Linear(2, 2, dtype=torch.complex64)},
+        UnsupportedLayerError,
+        "'weight' is complex",
+    ),
+    (lipschitz_upper, {"module": nn.LazyLinear(2)}, ValueError, "'weight' has no values yet"),
+    (lipschitz_upper, {"module": torch.jit.script(LINEAR)}, UnsupportedLayerError, "scripted"),
     (lipschitz_lower, {"module": 3, "x": X}, TypeError, "module: int"),
     (lipschitz_lower, {"module": LINEAR, "x": X.numpy()}, TypeError, "x: ndarray"),
     (lipschitz_lower, {"module": LINEAR, "x": X[0]}, ValueError, r"x: shape \(2,\)"),
@@ -540,6 +763,12 @@ BAD = [
         {"module": nn.Dropout(0.5), "x": X},
         ValueError,
         "training mode",
+    ),
+    (
+        lipschitz_lower,
+        {"module": nn.LSTM(2, 2), "x": X[None]},
+        TypeError,
+        r"module\(x\) returned a tuple of 2 entries; needed: a tensor \(.*module\(...\)\[0\]",
     ),
     (register_lipschitz, {"kinds": "relu"}, TypeError, "kinds: 'relu' is not a subclass"),
 ]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core._validation import as_non_negative, as_positive_integer
+from dro_torch._models import bare_module
 from dro_torch._validation import as_multiplier, check_samples
 from dro_torch.losses.entropic import EstimatorWarning
 from dro_torch.residual import (
@@ -48,20 +49,6 @@ def directional(
     """The value at a point and the derivative along a direction, with their graphs."""
     pair: Any = torch.func.jvp(function, (point,), (direction,))
     return pair[0], pair[1]
-
-
-def bare_module(model: Any) -> Any:
-    """The module inside DistributedDataParallel and torch.compile: inner solves run on it.
-
-    They differentiate twice, which compiled graphs cannot, and need no reduction of gradients.
-    """
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
-            return model
 
 
 def eagerly(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -302,7 +289,7 @@ class PotentialLoss(nn.Module):
         number = math.nan
         if self.modulus is not None and "modulus" not in self._warned:
             number = float(lam.detach())
-            if number <= self.modulus**2:
+            if number <= self.modulus**2 * (1.0 + 4.0 * torch.finfo(lam.dtype).eps):
                 self._warned.add("indefinite")  # said here
                 self._warn("modulus",
                     f"the multiplier {number:.4g} is at or below κ² = {self.modulus**2:.4g} (κ = "
@@ -414,7 +401,11 @@ class LinearisedDROLoss(PotentialLoss):
         moved.passes += moved.size
         with torch.autocast(moved.x.device.type, enabled=False):
             gram = rows @ rows.mT
-            factor, failed = torch.linalg.cholesky_ex(basis - gram / lam)
+            share = gram / lam
+            factor, _ = torch.linalg.cholesky_ex(basis - share)
+            # within rounding of the threshold it may succeed: positive by less is refused too
+            rounding = 8.0 * (moved.size + rows.shape[-1]) * torch.finfo(rows.dtype).eps
+            _, failed = torch.linalg.cholesky_ex((1.0 - rounding) * basis - share.detach())
             if not torch.compiler.is_compiling() and bool((failed > 0).any()):
                 top = float(torch.linalg.eigvalsh(gram.detach())[:, -1].max())
                 raise ValueError(

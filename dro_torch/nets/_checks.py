@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_positive_integer, unknown
+from dro_core._validation import as_positive_integer, check_option
 
 #: Slopes of every activation lie in the interval that `dro_torch.lipschitz` proves for it.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -28,10 +28,18 @@ MONOTONE = ("relu", "leaky_relu", "elu", "tanh", "softplus")
 
 
 def make_activation(name: str, allowed: Sequence[str] = tuple(ACTIVATIONS)) -> nn.Module:
-    """A new activation module of that name."""
-    if name not in allowed:
-        raise ValueError(unknown("activation", name, allowed))
-    return ACTIVATIONS[name]()
+    """A new activation module of that name; a Softplus whose jump to the identity is no jump."""
+    check_option(name, "activation", allowed)
+    kind = ACTIVATIONS[name]
+    return nn.Softplus(threshold=40.0) if kind is nn.Softplus else kind()
+
+
+def as_dimension(value: Any) -> int:
+    """Number of axes of a signal: 1 or 2."""
+    dimension = as_positive_integer(value, "dimension")
+    if dimension > 2:
+        raise ValueError(f"dimension: {dimension}; allowed: 1 or 2")
+    return dimension
 
 
 def check_shape(shape: Sequence[int] | None, name: str, entries: int) -> tuple[int, ...]:

@@ -19,7 +19,6 @@ weights is applied many times, `frozen` does that once.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, TypeVar
 
@@ -27,7 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_torch.nets._checks import MONOTONE, make_activation
+from dro_core._validation import as_positive, as_positive_integer
+from dro_torch._models import bare_copy
+from dro_torch.nets._checks import MONOTONE, as_dimension, make_activation
 from dro_torch.nets.norms import convolution_norm, differentiable_norm
 
 CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d}
@@ -69,7 +70,7 @@ def frozen(network: _Network) -> _Network:
     For attacks and inference: the same function, without the cost of the norms in every pass.
     `dro_torch.lipschitz_upper` proves the constant of the copy from what is stored in it.
     """
-    fixed = copy.deepcopy(network).eval().requires_grad_(False)
+    fixed = bare_copy(network).eval().requires_grad_(False)
     for layer in fixed.modules():
         if isinstance(layer, _Normalised):
             layer.fixed_factor = layer.compute_factor().detach()
@@ -108,11 +109,15 @@ class BoundedConvolution(_Normalised):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.dimension, self.lipschitz = dimension, lipschitz
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels, *[kernel_size] * dimension)
+        self.dimension, self.lipschitz = (
+            as_dimension(dimension),
+            as_positive(lipschitz, "lipschitz"),
         )
-        self.bias = nn.Parameter(torch.empty(out_channels))
+        outputs = as_positive_integer(out_channels, "out_channels")
+        inputs = as_positive_integer(in_channels, "in_channels")
+        sides = [as_positive_integer(kernel_size, "kernel_size")] * self.dimension
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, *sides))
+        self.bias = nn.Parameter(torch.empty(outputs))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -179,9 +184,12 @@ class GradientStep(_Normalised):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.dimension = dimension
-        self.weight = nn.Parameter(torch.empty(hidden, channels, *[kernel_size] * dimension))
-        self.bias = nn.Parameter(torch.empty(hidden))
+        self.dimension = as_dimension(dimension)
+        inner = as_positive_integer(hidden, "hidden")
+        outer = as_positive_integer(channels, "channels")
+        sides = [as_positive_integer(kernel_size, "kernel_size")] * self.dimension
+        self.weight = nn.Parameter(torch.empty(inner, outer, *sides))
+        self.bias = nn.Parameter(torch.empty(inner))
         self.activation = make_activation(activation, MONOTONE)
         self.reset_parameters()
 

@@ -283,7 +283,14 @@ class _PlainBody(nn.Module):
         for i in reversed(range(len(self.ups))):
             deep = bounds(self.pool) * bounds(self.encoders[i + 1]) * level * bounds(self.ups[i])
             merge: Any = self.merges[i]
-            level = merge.lipschitz_of_branches(1.0, deep) * bounds(self.decoders[i])
+            for layer in merge.modules():
+                bounds.check(layer)
+            plain = merge.convolution.padding_mode == "zeros" and merge.convolution.groups == 1
+            level = bounds(self.decoders[i]) * (
+                merge.lipschitz_of_branches(1.0, deep)
+                if plain
+                else bounds(merge.convolution) * math.hypot(1.0, deep)
+            )
         return bounds(self.encoders[0]) * level * bounds(self.head)
 
 
