@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dro_core._validation import Array, as_non_negative, as_radius
+from dro_core._validation import Array, as_non_negative, as_radius, check_magnitude
 from dro_core.spectrum import ResidualSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -80,7 +80,8 @@ def quadratic_dual(
     Raises
     ------
     ValueError
-        If ``multiplier <= spectrum.top``: the supremum is infinite there (or a limit only).
+        For a multiplier that `check_multiplier` refuses: the supremum is infinite there (or a limit
+        only).
     """
     check_multiplier(spectrum, multiplier)
     squared = spectrum.squared_singular_values
@@ -103,7 +104,7 @@ def quadratic_dual_derivative(
     Raises
     ------
     ValueError
-        If ``multiplier <= spectrum.top``.
+        For a multiplier that `check_multiplier` refuses.
     """
     check_multiplier(spectrum, multiplier)
     squared = spectrum.squared_singular_values
@@ -114,13 +115,37 @@ def quadratic_dual_derivative(
     return radius**2 - spent
 
 
-def check_multiplier(spectrum: ResidualSpectrum, multiplier: float) -> None:
-    """Refuse a multiplier at or below the threshold, where the dual is infinite or a limit."""
+def threshold_rounding(size: float) -> float:
+    r"""How far, relatively, two computations of one threshold :math:`\kappa^2` may be apart.
+
+    :math:`8\,\mathrm{size}\,u`, u the distance from 1 to the next float and the size n + m for the
+    squared norm of an (n, m) matrix.
+    """
+    return 8.0 * size * _EPS
+
+
+def check_multiplier(
+    spectrum: ResidualSpectrum, multiplier: float, size: float | None = None
+) -> None:
+    r"""Refuse a multiplier that is not above the threshold by more than rounding.
+
+    At or below :math:`\kappa^2` the dual is infinite or (in the hard case, at the threshold itself)
+    a limit that `minimize_quadratic_dual` gives; within `threshold_rounding` of it the two sides
+    cannot be told apart. Above, the value has a relative error of at most about
+    ``threshold_rounding(size) / (multiplier / top - 1)``.
+
+    Parameters
+    ----------
+    size : float, optional
+        As in `threshold_rounding`; default the number of singular values.
+    """
     threshold = spectrum.top
-    if multiplier <= threshold:
+    rounding = threshold_rounding(float(spectrum.multiplicity.sum()) if size is None else size)
+    if multiplier <= threshold * (1.0 + rounding):
         raise ValueError(
-            f"multiplier: {multiplier} is at or below its threshold sigma_max^2 = {threshold}, "
-            "where the dual is infinite or a limit only; allowed: a larger number"
+            f"multiplier: {multiplier} is at or below its threshold sigma_max^2 = {threshold} (up "
+            f"to {rounding:.2g} of it, which is rounding), where the dual is infinite or a limit "
+            f"only; allowed: above {threshold * (1.0 + rounding)}"
         )
 
 
@@ -168,6 +193,7 @@ def minimize_quadratic_dual(
         raise TypeError(f"spectrum: a ResidualSpectrum is needed, given {type(spectrum).__name__}")
     radius = as_radius(radius)
     epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
+    check_magnitude(epsilon, "epsilon")
     fidelity, top = spectrum.fidelity, spectrum.top
     if top == 0.0 and radius > 0.0:  # nothing the adversary moves reaches the residual
         return DualSolution(fidelity, 0.0, 0.0, 0.0, radius, epsilon)

@@ -30,9 +30,11 @@ from dro_core._validation import (
     as_samples,
     as_scalar,
     as_weights,
+    check_option,
     check_samples_and_map,
     unknown,
 )
+from dro_core.dual import threshold_rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +139,7 @@ def finite_worst_case_cvxpy(
     import cvxpy as cp
 
     gain, price, budget, mu = _programme(loss, cost, radius, weights, admissible)
-    if solver not in cp.installed_solvers():
-        raise ValueError(unknown("solver", solver, cp.installed_solvers()))
+    check_option(solver, "solver", cp.installed_solvers())
     allowed = np.isfinite(price)
     plan = cp.Variable(gain.shape, nonneg=True)
     spent = cp.sum(cp.multiply(np.where(allowed, price, 0.0), plan)) <= budget
@@ -508,13 +509,12 @@ def entropic_dual_monte_carlo(
     x, y = as_samples(x, "x"), as_samples(y, "y")
     check_samples_and_map(matrix, x, y, "B")
     mu, rho = as_weights(weights, len(x)), as_radius(radius)
-    if structure not in _DISPLACEMENTS:
-        raise ValueError(unknown("structure", structure, _DISPLACEMENTS))
+    check_option(structure, "structure", _DISPLACEMENTS)
     lam = as_scalar(multiplier, "multiplier", "a number above twice the threshold")
     weight = as_non_negative(epsilon, "epsilon")
     draws = as_positive_integer(draws, "draws")
     twice = 2.0 * float(np.linalg.norm(_DISPLACEMENTS[structure](matrix), 2)) ** 2
-    if lam <= twice or weight == 0.0:
+    if lam <= twice * (1.0 + threshold_rounding(sum(matrix.shape))) or weight == 0.0:
         raise ValueError(
             f"multiplier: {lam} with epsilon {weight}; allowed: a multiplier above {twice:g}, "
             "twice the threshold, and epsilon > 0: elsewhere the variance is infinite"

@@ -37,7 +37,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from dro_core._validation import Array, as_real_array, as_samples, check_magnitude, unknown
+from dro_core._validation import (
+    Array,
+    as_real_array,
+    as_samples,
+    check_magnitude,
+    check_option,
+    unknown,
+)
 from dro_core.bases import Basis
 from dro_core.linear_map import ColumnScaledMap, DenseMap, LinearMap, as_linear_map
 from dro_core.operators import SpectralOperator
@@ -67,6 +74,8 @@ class AffineDisplacement:
     noise_cost, noise_risk : float
         Transport cost and risk of the noise of a Gaussian likelihood or posterior, whatever the
         adversary does.
+    terms : float
+        A bound on the norms of the terms that C is a difference of; zero if C is no difference.
     """
 
     residual: Array
@@ -77,6 +86,7 @@ class AffineDisplacement:
     base_cost: Array | float = 0.0
     noise_cost: float = 0.0
     noise_risk: float = 0.0
+    terms: float = 0.0
 
     def forced_cost(self, weights: Array) -> float:
         """What the adversary pays before anything is left to choose."""
@@ -397,8 +407,7 @@ class _GraphShift(Structure):
     ) -> None:
         names = ("x", "y")[self._leader], ("y", "x")[self._leader]
         self.kernel = as_linear_map(kernel, self._argument)
-        if cost not in ("joint", names[0]):
-            raise ValueError(unknown("cost", cost, ("joint", names[0])))
+        check_option(cost, "cost", ("joint", names[0]))
         self.cost = cost
         follower, leader = self.kernel.shape
         self._weight = TransportWeight(weight_leader, f"weight_{names[0]}")
@@ -444,6 +453,10 @@ class _GraphShift(Structure):
     def _residual_map(self, B: LinearMap) -> LinearMap:
         """D: the residual of a point of the graph, as a map of the leader."""
 
+    @abstractmethod
+    def _terms(self, B: LinearMap) -> float:
+        """A bound on the norms of the two maps that D is the difference of."""
+
     def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
         """C = D R⁻¹; v = Cᵀq, leader R⁻¹v, follower G times that."""
         samples = (x, y)
@@ -453,9 +466,18 @@ class _GraphShift(Structure):
         factor = self._factor(defect)
         displace = partial(self._move_along_graph, factor)
         noise_cost, noise_risk = self.noise_cost, self._noise_risk(B)
+        terms = self._terms(B) * math.sqrt(self._weight.inverse_norm)  # |R⁻¹|² <= |W⁻¹|
         if self._on_graph(x, y).all():
             return AffineDisplacement(
-                defect.apply(leader), factor, 0.0, displace, None, 0.0, noise_cost, noise_risk
+                defect.apply(leader),
+                factor,
+                0.0,
+                displace,
+                None,
+                0.0,
+                noise_cost,
+                noise_risk,
+                terms,
             )
         off_graph = follower - self.kernel.apply(leader)
         if self.cost == "joint":
@@ -466,7 +488,7 @@ class _GraphShift(Structure):
         base = self._pair(move, self.kernel.apply(move) - off_graph)
         return AffineDisplacement(
             defect.apply(leader + move), factor, 0.0, displace, base,
-            self.transport_cost(*base), noise_cost, noise_risk,
+            self.transport_cost(*base), noise_cost, noise_risk, terms,
         )  # fmt: skip
 
     def _check_shape(self, x: Array, y: Array) -> None:
@@ -568,6 +590,12 @@ def _share_bases(
         return False
     other = (second.right, second.left) if crosswise else (second.left, second.right)
     return first.left == other[0] and first.right == other[1]
+
+
+def _norm_bound(linear: LinearMap) -> float:
+    """The map's own bound on its norm, or its Frobenius norm."""
+    bound = linear.norm_bound
+    return math.sqrt(linear.squared_frobenius()) if bound is None else bound
 
 
 def kernel_matrix(linear: LinearMap, name: str) -> Array:
@@ -672,6 +700,9 @@ class XShift(_GraphShift):
         A = kernel_matrix(self.kernel, self._argument)
         return DenseMap(np.eye(A.shape[1]) - kernel_matrix(B, "B") @ A)
 
+    def _terms(self, B: LinearMap) -> float:
+        return 1.0 + _norm_bound(B) * _norm_bound(self.kernel)
+
     def _noise_risk(self, B: LinearMap) -> float:
         """tr BΣBᵀ."""
         if self._covariance is None:
@@ -736,6 +767,9 @@ class YShift(_GraphShift):
             difference = second.multipliers - first.multipliers
             return SpectralOperator(first.left, difference, first.right)
         return DenseMap(kernel_matrix(self.kernel, self._argument) - kernel_matrix(B, "B"))
+
+    def _terms(self, B: LinearMap) -> float:
+        return _norm_bound(self.kernel) + _norm_bound(B)
 
     def _noise_risk(self, B: LinearMap) -> float:
         """tr Σ."""

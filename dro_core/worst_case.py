@@ -29,6 +29,7 @@ from dro_core._validation import (
 )
 from dro_core.dual import (
     DualSolution,
+    check_multiplier,
     minimize_quadratic_dual,
     quadratic_dual,
     quadratic_dual_derivative,
@@ -625,6 +626,10 @@ class LinearReconstruction:
         else:
             displacement, spectrum = self._upper_spectrum(resolved)
         free = self._free_radius(resolved, displacement, rho)
+        size = float(sum(self.map.shape))
+        if spectrum.top > 0:
+            size *= max(1.0, displacement.terms / math.sqrt(spectrum.top))
+        check_multiplier(spectrum, lam, size)
         return displacement, spectrum, lam, free, entropy_weight
 
     def _upper_spectrum(self, structure: Structure) -> tuple[AffineDisplacement, ResidualSpectrum]:
@@ -850,7 +855,8 @@ def dual_value(
     B, x, y, structure, weights, **matrix_free
         As in `worst_case_risk`.
     multiplier : float
-        :math:`\lambda`, strictly above the threshold :math:`\kappa^2 = \sigma_{\max}(C)^2`.
+        :math:`\lambda`, above the threshold :math:`\kappa^2 = \sigma_{\max}(C)^2` by more than its
+        rounding, 8 (n + m) eps of it (times the cancellation in C under structure x or y).
     radius : float
         W2 radius >= 0 in the units of the data.
     epsilon : float
@@ -859,7 +865,9 @@ def dual_value(
     Raises
     ------
     ValueError
-        If the multiplier is at or below its threshold, which the message names; if `epsilon` is
+        If the multiplier is at or below its threshold or within rounding of it (the message says
+        what is allowed), even where no residual lies on the top singular space, so that the value
+        has a limit there (`worst_case_risk` takes that limit); if `epsilon` is
         positive under structure x with data off the graph of the forward map; for other bad
         input as `worst_case_risk`.
     """

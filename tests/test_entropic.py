@@ -17,6 +17,7 @@ from dro_core import (
     ResidualSpectrum,
     XShift,
     YGivenX,
+    YShift,
     adjusted_radius,
     dual_value,
     entropic_worst_case,
@@ -192,11 +193,48 @@ def test_monte_carlo_agrees_where_its_variance_is_finite(structure, rng):
 def test_below_the_threshold_the_risk_is_infinite_and_refused(rng):
     """Where an estimate by sampling is finite whatever the truth."""
     B, x, y = rng.standard_normal((3, 3)), rng.standard_normal((6, 3)), rng.standard_normal((6, 3))
-    top = float(np.linalg.norm(B, 2) ** 2)
+    top = LinearReconstruction(B, x, y).spectrum("y|x").top
     with pytest.raises(ValueError, match=r"multiplier: .* sigma_max\^2 = "):
         dual_value(B, x, y, 0.9 * top, 0.5, epsilon=0.1)
     with pytest.raises(ValueError, match="at or below its threshold"):
         LinearReconstruction(B, x, y).dual_gradient(top, 0.5, epsilon=0.1)
+
+
+@given(plain, st.sampled_from([0.0, 0.1]), st.integers(-4, 4))
+def test_within_rounding_of_the_threshold_every_dual_is_refused(problem, epsilon, ulps):
+    """The threshold by a singular value decomposition, whichever side of the library's it is on."""
+    n = problem.B.shape[0]
+    C = {"y|x": -problem.B, "x|y": np.eye(n), "joint": np.hstack([np.eye(n), -problem.B])}
+    top = float(np.linalg.norm(C[problem.structure.name], 2)) ** 2
+    linear = LinearReconstruction(problem.B, problem.x, problem.y, weights=problem.weights)
+    if linear.spectrum(problem.structure).top < 1e-280:  # squares that have lost digits
+        return
+    multiplier = top * (1 + ulps * np.finfo(float).eps)
+    for dual in (linear.dual_value, linear.dual_gradient):
+        with pytest.raises(ValueError, match="at or below its threshold"):
+            dual(multiplier, problem.radius, problem.structure, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("size", [2, 20, 60])
+def test_thresholds_of_graph_structures_are_refused_however_they_cancel(size):
+    """B near the inverse of A: C = (I - BA)R⁻¹ keeps few digits, and so does its threshold."""
+    rng = np.random.default_rng(size)
+    A = rng.standard_normal((size, size)) + size * np.eye(size)
+    root = np.linalg.cholesky(np.eye(size) + A.T @ A).T
+    for distance in (1.0, 1e-6, 1e-9):
+        B = np.linalg.inv(A) + distance * rng.standard_normal((size, size)) / size
+        x = rng.standard_normal((5, size))
+        for structure, defect in ((XShift(A), np.eye(size) - B @ A), (YShift(B), None)):
+            if defect is None:  # x = Py with P the given map, reconstructed by the exact inverse
+                given_map, root_y = np.linalg.inv(A), np.linalg.cholesky(np.eye(size) + B.T @ B).T
+                top = np.linalg.norm((B - given_map) @ np.linalg.inv(root_y), 2) ** 2
+                problem = LinearReconstruction(given_map, x @ B.T, x)
+            else:
+                top = np.linalg.norm(defect @ np.linalg.inv(root), 2) ** 2
+                problem = LinearReconstruction(B, x, x @ A.T)
+            with pytest.raises(ValueError, match="at or below its threshold"):
+                problem.dual_value(top, 10.0, structure)
+            assert problem.dual_value(3.0 * top, 10.0, structure) > 0
 
 
 def test_an_operator_with_fast_transform_is_decomposed_by_it(rng):

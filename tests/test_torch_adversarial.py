@@ -13,7 +13,7 @@ from torch import nn
 
 import dro_core
 from dro_torch.losses.adversarial import WassersteinDROLoss
-from dro_torch.losses.entropic import EstimatorWarning
+from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
 from dro_torch.losses.linearised import (
     LinearisedDROLoss,
     LinearisedResidual,
@@ -676,3 +676,21 @@ def test_more_calls_that_are_refused():
         WassersteinDROLoss(loss=lambda model, x, y: x - model(y))(MODEL, X, Y, 4.0)
     with pytest.raises(ValueError, match=r"multiplier: 0.5 is at or below 1, .*infinite"):
         LinearisedDROLoss(epsilon=0.1)(MODEL, X, Y, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ulps", [-2, 0, 1, 2])
+def test_within_rounding_of_the_threshold_losses_refuse_or_warn(dtype, ulps):
+    """A value there is rounding noise for infinity."""
+    generator = torch.Generator().manual_seed(3)
+    B = torch.randn(4, 5, dtype=dtype, generator=generator)
+    x, y = (torch.randn(6, size, dtype=dtype, generator=generator) for size in (4, 5))
+    norm = float(torch.linalg.matrix_norm(B, 2))
+    multiplier = norm**2 * (1 + ulps * torch.finfo(dtype).eps)
+    with pytest.raises(ValueError, match=r"multiplier: .* is at or below"):
+        LinearisedDROLoss(epsilon=0.1)(lambda rows: rows @ B.T, x, y, multiplier)
+    for loss in (LinearisedDROLoss(modulus=norm), EntropicDROLoss(0.1, modulus=norm)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            loss(lambda rows: rows @ B.T, x, y, multiplier)
+        assert "is at or below κ² = " in str(said[0].message)

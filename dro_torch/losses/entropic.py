@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dro_core._validation import as_non_negative, as_positive_integer, unknown
+from dro_core._validation import as_non_negative, as_positive_integer, check_option
 from dro_torch._validation import as_multiplier, check_samples
 from dro_torch.keyed_noise import check_key, standard_normal, uniform
 from dro_torch.residual import (
@@ -165,8 +165,7 @@ class EntropicDROLoss(nn.Module):
                 "allowed: 'y|x', 'x|y', 'joint' (WassersteinDROLoss takes XShift)"
             )
         self.samples = as_positive_integer(samples, "samples")
-        if estimator not in ESTIMATORS:
-            raise ValueError(unknown("estimator", estimator, ESTIMATORS))
+        check_option(estimator, "estimator", ESTIMATORS)
         self.estimator = estimator
         for name, function in (("residual", residual), ("loss", loss)):
             if function is not None and not callable(function):
@@ -185,8 +184,7 @@ class EntropicDROLoss(nn.Module):
         if rank != "full" and rank != 0:
             as_positive_integer(rank, "rank")
         self.rank = rank
-        if linearise not in ("data", "noisy"):
-            raise ValueError(unknown("linearise", linearise, ("data", "noisy")))
+        check_option(linearise, "linearise", ("data", "noisy"))
         self.linearise = linearise
         self._check_combination()
         if modulus is not None:
@@ -436,7 +434,7 @@ class EntropicDROLoss(nn.Module):
                 return
             modulus, said = float(estimate), "estimated from the Jacobians, "  # type: ignore[arg-type]
         number, square = float(lam.detach()), modulus**2
-        if number <= square:
+        if number <= square * (1.0 + 4.0 * torch.finfo(lam.dtype).eps):
             self._warn(
                 "infinite",
                 f"the multiplier {number:.4g} is at or below κ² = {square:.4g} ({said}κ = "
