@@ -11,13 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_scalar
+from dro_core._validation import as_scalar, as_weights
 
 
 def check_tensor(value: Any, name: str, *, dimensions: int | None = None) -> Tensor:
     """A non-empty floating-point tensor whose entries are finite, of `dimensions` axes if given."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor")
+    if value.layout != torch.strided or value.is_meta:
+        raise TypeError(
+            f"{name}: layout {value.layout} on {value.device}; allowed: dense tensors with values"
+        )
     if not value.is_floating_point():
         raise TypeError(
             f"{name}: dtype {value.dtype}; allowed: floating-point tensors ({name}.float())"
@@ -78,6 +82,17 @@ def check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} samples, but x has {len(x)}; entry i of both is sample i")
     return x, y
+
+
+def sample_weights(value: Any, like: Tensor) -> Tensor:
+    """Non-negative weights (N,) that sum to one, in float64 on the device of the samples."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:
+            raise TypeError("weights: dtype torch.bfloat16; allowed: wider real numbers")
+        value = value.numpy()
+    weights = as_weights(value, len(like))
+    return torch.tensor(weights.tolist(), dtype=torch.float64).to(like.device)
 
 
 def check_images(value: Any, name: str) -> Tensor:

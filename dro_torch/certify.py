@@ -21,7 +21,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
@@ -35,10 +35,10 @@ from dro_core import (
     explicit_bound,
     minimize_quadratic_dual,
 )
-from dro_core._validation import as_non_negative, as_positive_integer, as_radius, as_weights
+from dro_core._validation import as_non_negative, as_positive_integer, as_radius
 from dro_core.linear_map import DENSE_ENTRIES
-from dro_torch._models import bare_module
-from dro_torch._validation import check_samples
+from dro_torch._models import bare_copy
+from dro_torch._validation import check_samples, sample_weights
 from dro_torch.lipschitz import UnsupportedLayerError, lipschitz_upper
 from dro_torch.losses.linearised import LinearisedResidual
 from dro_torch.nets import LinearMap, frozen
@@ -173,7 +173,7 @@ def certify(
     structure : "y|x", "x|y", "joint" or Structure
         What moves; `XShift` with cost "x" too (there the upper end needs `lipschitz`).
     weights : (N,), optional
-        Non-negative weights μ that sum to one.
+        Non-negative weights μ that sum to one; a sample of weight zero stays where it is.
     lipschitz : float, optional
         A constant of the network that you guarantee (for `XShift`, of I - B∘A; with `residual=`,
         of the residual in what moves) in place of the one that `lipschitz_upper` proves.
@@ -223,7 +223,7 @@ def certificate_curve(
     if residual is not None and not callable(residual):
         raise TypeError(f"residual: {type(residual).__name__} is not callable")
     radii = [as_radius(value, "radius") for value in radii]
-    mu = torch.tensor(as_weights(weights, len(x)).tolist(), dtype=torch.float64).to(x.device)
+    mu = sample_weights(weights, x)
     directions, steps, batch_size = (
         as_positive_integer(value, name)
         for value, name in (
@@ -233,8 +233,9 @@ def certificate_curve(
         )
     )
     start = time.perf_counter()
-    network = bare_module(model)
-    problem = _Problem(network, x, y, kind, residual or reconstruction_residual, mu, batch_size)
+    kept = mu > 0  # samples of weight zero neither pay nor count, wherever they move
+    measured = residual or reconstruction_residual
+    problem = _Problem(model, x[kept], y[kept], kind, measured, mu[kept], batch_size)
     bound = _upper_end(problem, residual, known)
     reduced = _reduce(problem, directions, seed)
     shared = time.perf_counter() - start
@@ -242,7 +243,14 @@ def certificate_curve(
     for radius in radii:
         previous = found[-1] if found else None
         found.append(_certificate(problem, reduced, radius, steps, seed, bound, shared, previous))
-    return found
+    return [_with_unmoved(certificate, kept.cpu()) for certificate in found]
+
+
+def _with_unmoved(certificate: Certificate, kept: Tensor) -> Certificate:
+    """The certificate of all samples, those of weight zero unmoved."""
+    law = certificate.displacement.new_zeros((len(kept), certificate.displacement.shape[1]))
+    law[kept] = certificate.displacement
+    return replace(certificate, samples=len(kept), displacement=law)
 
 
 @dataclass(frozen=True)
@@ -317,11 +325,16 @@ class _Problem:
         self, model: nn.Module, x: Tensor, y: Tensor, structure: Structure, residual: Residual,
         mu: Tensor, batch_size: int,
     ) -> None:  # fmt: skip
-        self.model, self.exact = frozen(model), frozen(copy.deepcopy(model).double())
+        self.model, self.exact = frozen(model), frozen(bare_copy(model).double())
         self.x, self.y, self.structure = x, y, structure
         self.residual, self.mu, self.batch_size = residual, mu, batch_size
         self.size = structure.size(x, y)
         self.passes = 0.0
+        with torch.no_grad():  # what the model does not do is said here
+            self.moved(next(self.batches())).losses(self.zeros()[:batch_size, None, :])
+        self.nominal = self.exact_risk(self.zeros())
+        if not math.isfinite(self.nominal):
+            raise ValueError("model: its residuals on the samples are not finite, or overflow")
 
     def batches(self) -> Iterator[slice]:
         """Slices of the samples."""
@@ -360,7 +373,14 @@ class _Problem:
         for part in self.batches():
             moved = MovedSamples(self.exact, self.x[part].double(), self.y[part].double(),
                                  self.structure, self.residual)  # fmt: skip
-            risk += float((self.mu[part] * moved.losses(displacement[part, None, :])[:, 0]).sum())
+            try:
+                losses = moved.losses(displacement[part, None, :])[:, 0]
+            except RuntimeError as error:
+                raise ValueError(
+                    "model: it runs on the data but not in float64, in which certificates are "
+                    f"evaluated: {error}"
+                ) from error
+            risk += float((self.mu[part] * losses).sum())
         return risk
 
     def scaled(self, displacement: Tensor, radius: float) -> Tensor:
@@ -506,7 +526,7 @@ def _certificate(
 ) -> Certificate:  # fmt: skip
     start = time.perf_counter()
     passes = problem.passes
-    nominal = problem.exact_risk(problem.zeros())
+    nominal = problem.nominal
     solution = minimize_quadratic_dual(reduced.spectrum(problem.mu), radius)
     lower, law = nominal, problem.zeros()
     attacks = dict.fromkeys(SIMPLE_ATTACKS, nominal)

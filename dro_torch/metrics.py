@@ -25,8 +25,10 @@ from dro_core._validation import (
     as_positive_integer,
     as_real_array,
     as_scalar,
-    unknown,
+    check_magnitude,
+    check_option,
 )
+from dro_torch._models import call_model
 from dro_torch._validation import (
     check_alike,
     check_batch,
@@ -37,8 +39,8 @@ from dro_torch._validation import (
 
 #: What `kid` on the features of `EfficientNetLite0` is called in every table: it is no FID.
 KID_NAME = "EffNet-Lite0 KID"
-#: Side of the window of `ssim`: a Gaussian of standard deviation 1.5.
-SSIM_WINDOW = 11
+#: Side and standard deviation of the Gaussian window of `ssim`, in pixels.
+SSIM_WINDOW, SSIM_DEVIATION = 11, 1.5
 
 
 class Interval(NamedTuple):
@@ -69,6 +71,11 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(torch.float32, tensor.dtype))
 
 
+def _widest(tensor: Tensor) -> Tensor:
+    """float64 where the device has it."""
+    return _wide(tensor) if tensor.device.type == "mps" else tensor.double()
+
+
 def _check_pair(x: Any, reconstruction: Any) -> tuple[Tensor, Tensor]:
     """Two batches of one shape, dtype and device."""
     x, reconstruction = check_batch(x, "x"), check_batch(reconstruction, "reconstruction")
@@ -82,14 +89,8 @@ def _check_pair(x: Any, reconstruction: Any) -> tuple[Tensor, Tensor]:
 
 
 def _output(model: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """model(y), checked to be a finite batch of as many samples."""
-    out = model(y)
-    if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(y):
-        given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
-            f"model: it returned {given} for y of shape {tuple(y.shape)}; a tensor of {len(y)} "
-            "samples is needed"
-        )
+    """model(y), checked to be a finite batch of as many samples; y stays as it is."""
+    out = call_model(model, y)
     check_finite(out, "model(y)")
     return out
 
@@ -118,8 +119,11 @@ def rmse(x: Tensor, reconstruction: Tensor) -> Tensor:
         If the shapes, dtypes or devices differ, a batch is empty, or an entry is not finite.
     """
     x, reconstruction = _check_pair(x, reconstruction)
-    error = _wide(x) - _wide(reconstruction)
-    return torch.linalg.vector_norm(error.flatten(1), dim=1) / math.sqrt(error[0].numel())
+    error = (_widest(x) - _widest(reconstruction)).flatten(1)
+    size = error.abs().amax(1, keepdim=True).clamp_min(torch.finfo(error.dtype).tiny)
+    root = size[:, 0] * (error / size).square().mean(1).sqrt()
+    check_finite(root, "RMSE of x and reconstruction")
+    return root.to(_wide(x[:0]).dtype)
 
 
 def psnr(x: Tensor, reconstruction: Tensor, data_range: float) -> Tensor:
@@ -150,6 +154,7 @@ def psnr(x: Tensor, reconstruction: Tensor, data_range: float) -> Tensor:
         (use `rmse`). Otherwise as `rmse`.
     """
     width = as_positive(data_range, "data_range")
+    check_magnitude(width, "data_range")
     error = rmse(x, reconstruction)
     exact = error == 0
     if bool(exact.any()):
@@ -161,7 +166,7 @@ def psnr(x: Tensor, reconstruction: Tensor, data_range: float) -> Tensor:
 
 
 def ssim(x: Tensor, reconstruction: Tensor, data_range: float) -> Tensor:
-    r"""Structural similarity of every image, by torchmetrics.
+    r"""Structural similarity of every image.
 
     With local means :math:`\mu`, variances :math:`\sigma^2` and covariances under a Gaussian window
     (standard deviation 1.5, 11 x 11 pixels, only where it fits), and :math:`c_1 = (0.01 R)^2`,
@@ -180,36 +185,59 @@ def ssim(x: Tensor, reconstruction: Tensor, data_range: float) -> Tensor:
     Returns
     -------
     (N,) tensor
-        At most 1, and 1 for equal images; float32, or float64 for float64 data. Variances are
-        differences of moments: in float32 bright flat images may lose all but four digits.
+        At most 1, and 1 for equal images; float32, or float64 for float64 data. It is computed in
+        float64, with variances of the images less their means.
 
     Raises
     ------
     ValueError
         If the images are smaller than the window, or as in `psnr`.
-    ModuleNotFoundError
-        If torchmetrics is not installed.
 
     Notes
     -----
-    Source: Wang, Bovik, Sheikh, Simoncelli, Image quality assessment: from error visibility to
-    structural similarity (2004).
+    Equals ``torchmetrics.functional.image.structural_similarity_index_measure`` in float64. Source:
+    Wang, Bovik, Sheikh, Simoncelli, Image quality assessment: from error visibility to structural
+    similarity (2004).
     """
     x, reconstruction = _check_pair(check_images(x, "x"), reconstruction)
     width = as_positive(data_range, "data_range")
+    check_magnitude(width, "data_range")
     if min(x.shape[2:]) < SSIM_WINDOW:
         raise ValueError(
             f"x: images of {x.shape[2]} x {x.shape[3]} pixels; SSIM needs at least "
             f"{SSIM_WINDOW} x {SSIM_WINDOW}, the size of its window"
         )
-    image = _optional("torchmetrics.functional.image", "ssim", "'structured-dro[torch]'")
+    first, second = (0.01 * width) ** 2, (0.03 * width) ** 2
     with torch.autocast(x.device.type, enabled=False):
-        a, b = (t.double() if t.is_cuda else _wide(t) for t in (reconstruction, x))  # never TF32
-        _, everywhere = image.structural_similarity_index_measure(
-            a, b, data_range=width, return_full_image=True
-        )
-    inside = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))  # some versions average the padding too
-    return everywhere[..., inside, inside].mean((1, 2, 3)).to(_wide(x[:0]).dtype)
+        (mean, a, means), (other, b, others) = (_centred(t) for t in (x, reconstruction))
+        covariance = _blurred(a * b) - means * others
+        variances = _blurred(a * a) - means.square() + _blurred(b * b) - others.square()
+        means, others = means + mean, others + other
+        values = (2 * means * others + first) / (means.square() + others.square() + first)
+        values = values * (2 * covariance + second) / (variances.clamp_min(0) + second)
+    equal = (x == reconstruction).flatten(1).all(1)
+    found = values.mean((1, 2, 3)).masked_fill(equal, 1.0).clamp_max(1.0)
+    check_finite(found, "SSIM of x and reconstruction")
+    return found.to(_wide(x[:0]).dtype)
+
+
+def _centred(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of every channel, the images less it, and the local means of that."""
+    wide = _widest(images)
+    mean = wide.mean((2, 3), keepdim=True)
+    return mean, wide - mean, _blurred(wide - mean)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Local means under the window of `ssim`, where it fits."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device)
+    window = torch.exp(-0.5 * ((offsets - SSIM_WINDOW // 2) / SSIM_DEVIATION).square())
+    window = window / window.sum()
+    for axis in (2, 3):
+        size = images.shape[axis] - SSIM_WINDOW + 1
+        parts = (weight * images.narrow(axis, k, size) for k, weight in enumerate(window))
+        images = sum(parts, images.new_zeros(()))
+    return images
 
 
 # --- how a model reacts to small changes ----------------------------------------------------------
@@ -266,8 +294,7 @@ def stability(
     """
     y = check_batch(y, "y")
     length, count = as_positive(eta, "eta"), as_positive_integer(directions, "directions")
-    if reduction not in ("mean", "max"):
-        raise ValueError(unknown("reduction", reduction, ("mean", "max")))
+    check_option(reduction, "reduction", ("mean", "max"))
     generator = _generator(generator, y.device)
     reference = _output(model, y)
     terms, lengths = [], []
@@ -449,7 +476,9 @@ def polynomial_mmd(first: Tensor, second: Tensor) -> Tensor:
         k = kernel(p, p)
         return (k.sum() - k.diagonal().sum()) / (len(p) * (len(p) - 1))
 
-    return within(a) + within(b) - 2 * kernel(a, b).mean()
+    distance = within(a) + within(b) - 2 * kernel(a, b).mean()
+    check_finite(distance, "first, second")  # cubes of large features overflow
+    return distance
 
 
 def _check_features(first: Any, second: Any) -> tuple[Tensor, Tensor]:
@@ -565,7 +594,7 @@ def bootstrap_interval(
     from scipy import stats
 
     if isinstance(values, Tensor):
-        values = values.detach().double().cpu().numpy()
+        values = check_tensor(values, "values").detach().double().cpu().numpy()
     array = as_real_array(values, "values")
     if array.ndim != 1 or array.size < 2:
         raise ValueError(
@@ -575,8 +604,7 @@ def bootstrap_interval(
     if not 0 < share < 1:
         raise ValueError(f"level: {share}; allowed: a number between 0 and 1")
     count, number = as_positive_integer(resamples, "resamples"), as_count(seed, "seed")
-    if method not in ("BCa", "percentile"):
-        raise ValueError(unknown("method", method, ("BCa", "percentile")))
+    check_option(method, "method", ("BCa", "percentile"))
     mean = float(array.mean())
     if np.ptp(array) == 0:
         return Interval(float(array[0]), float(array[0]), float(array[0]))

@@ -202,6 +202,41 @@ def test_weights_are_a_repetition():
     assert weighted.nominal == pytest.approx(repeated.nominal, rel=1e-12)
 
 
+@given(
+    seed=st.integers(0, 10**6), radius=st.floats(0.01, 3.0),
+    structure=st.sampled_from(STRUCTURES), fits=st.booleans(), linear_map=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=30)
+def test_samples_of_weight_zero_do_not_count(seed, radius, structure, fits, linear_map):
+    """Neither in the hard case of an exact fit nor where the map is steepest at such a sample."""
+    model = linear(problem(seed)[0][:, :2][:2]) if linear_map else network(seed, (2, 8, 2))
+    x, y = batch(seed + 1, 4)
+    y[2] *= 0.1
+    if fits:
+        x = model(y).detach()
+    weights = torch.tensor([0.25, 0.5, 0.0, 0.25])
+    kept = weights > 0
+    found = certify(model, x, y, radius, structure, weights=weights)
+    alone = certify(model, x[kept], y[kept], radius, structure, weights=weights[kept])
+    assert found.holds()
+    assert found.samples == 4
+    assert found.displacement.shape == (4, alone.displacement.shape[1])
+    assert not bool(found.displacement[2].any())
+    for name in ("lower", "upper", "nominal", "linearised", "transport_cost"):
+        assert getattr(found, name) == getattr(alone, name), name
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-40, 1e-300, 5e-324])
+def test_tiny_weights_give_an_interval(tiny):
+    model, (x, y) = network(3), batch(4, 3)
+    base = certify(model, x[:2], y[:2], 0.3)
+    found = certify(model, x, y, 0.3, weights=[0.5, 0.5, tiny])
+    assert found.holds()
+    assert found.nominal == pytest.approx(base.nominal, rel=1e-9)
+    assert np.isfinite([found.lower, found.linearised, found.transport_cost]).all()
+    assert found.lower >= 0.99 * base.lower
+
+
 def test_a_curve_increases_and_shares_its_bound():
     model, (x, y) = network(11, (4, 16, 4)), batch(12, 9, 4)
     curve = certificate_curve(model, x, y, [0.0, 0.1, 0.3, 1.0])
@@ -257,6 +292,30 @@ def test_no_upper_end_without_a_proof():
     assert own.upper == pytest.approx(dro_core.explicit_bound(own.nominal, 100.0, 0.1))
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.AvgPool1d(1, ceil_mode=True), nn.Softplus(), nn.Upsample(2, mode="linear"),
+              nn.Upsample(size=2, mode="linear"), nn.CELU(-1.0), nn.LayerNorm(2), nn.Softmax(1),
+              nn.Dropout(0.5), nn.BatchNorm1d(1)],
+    ids=str)  # fmt: skip
+def test_no_layer_stops_a_certificate(layer):
+    x, y = batch(21)
+    x, y = x[:, None], y[:, None]
+    found = certify(nn.Sequential(nn.Linear(2, 2), layer).double(), x, y, 0.1)
+    assert (found.upper is None) == bool(found.upper_missing)
+    assert found.upper is not None or type(layer).__name__ in found.upper_missing
+    assert found.holds()
+
+
+def test_compiled_and_wrapped_networks_are_certified_as_what_they_wrap():
+    layers, (x, y) = network(3), batch(4)
+    model = nn.Sequential(layers[:2], layers[2])
+    base = certify(model, x, y, 0.3)
+    inner = nn.Sequential(torch.compile(layers[:2], backend="eager"), layers[2])
+    for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model), inner):
+        found = certify(wrapped, x, y, 0.3)
+        assert (found.lower, found.upper) == (base.lower, base.upper)
+
+
 def test_text_and_json():
     model, (x, y) = network(17), batch(18)
     found = certify(model, x, y, 0.4, "joint")
@@ -269,6 +328,16 @@ def test_text_and_json():
     assert "joint, radius 0.4, 5 samples" in text
     assert "upper / lower" in text
     assert "projected gradient" in text
+
+
+class Single(nn.Linear):
+    """Works in one precision only."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+
+    def forward(self, y):
+        return super().forward(y.float())
 
 
 X, Y = batch(19)
@@ -289,6 +358,20 @@ X, Y = batch(19)
         ({"weights": [0.5, 0.5]}, ValueError, r"weights: shape \(2,\)"),
         ({"weights": [1.0, 1.0, 0.0, 0.0, 0.0]}, ValueError, "weights: they sum to 2.0"),
         ({"lipschitz": -1.0}, ValueError, "lipschitz: -1.0 is negative"),
+        ({"weights": torch.ones(5, dtype=torch.bfloat16)}, TypeError, "weights: dtype torch.bfl"),
+        (
+            {"model": nn.LSTM(2, 2).double()},
+            TypeError,
+            r"model\(y\) returned a tuple of 2 entries; needed: a tensor .*model\(...\)\[0\]",
+        ),
+        ({"model": nn.Linear(2, 3).double()}, ValueError, r"model: its output has shape \(5, 3\)"),
+        (
+            {"model": network(20, dtype=torch.float32)},
+            ValueError,
+            "model: its parameters have dtype torch.float32, but y has torch.float64; convert one",
+        ),
+        ({"model": Single(), "x": X.float(), "y": Y.float()}, ValueError, "not in float64, in wh"),
+        ({"model": nn.LeakyReLU(float("inf"))}, ValueError, "model: its residuals .* not finite"),
         ({"residual": 3}, TypeError, "residual: int is not callable"),
         ({"directions": 0}, ValueError, "directions: 0 is below 1"),
         ({"steps": 0}, ValueError, "steps: 0 is below 1"),
