@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= results/section5
+SEED ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: section5 test slow benchmarks docs format clean
+.PHONY: section5 test slow fuzz benchmarks docs format clean
 
 section5: $(VENV)/.installed
 	$(BIN)/python -m validation section5 --out $(OUT)
@@ -18,6 +19,9 @@ test: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz/hostile.py --calls 10000 --seed $(SEED)
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m validation benchmarks core

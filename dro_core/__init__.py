@@ -16,7 +16,13 @@ from dro_core.entropic import (
     entropic_worst_case,
     unadjusted_radius,
 )
-from dro_core.estimator import FitCertificate, LinearDRO, LinearFit, fit_linear
+from dro_core.estimator import (
+    FitCertificate,
+    LinearDRO,
+    LinearFit,
+    NotOptimalWarning,
+    fit_linear,
+)
 from dro_core.finite_support import (
     FiniteCertificate,
     FiniteWorstCase,
@@ -96,6 +102,7 @@ __all__ = [
     "LinearFit",
     "LinearReconstruction",
     "NotConvergedError",
+    "NotOptimalWarning",
     "PoissonNoise",
     "RelaxedCurve",
     "ResidualSpectrum",

@@ -181,8 +181,11 @@ def as_weights(value: Any, size: int, name: str = "weights") -> Array:
 
 def as_scalar(value: Any, name: str, allowed: str) -> float:
     """A finite real number."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # ragged sequences, tensors of other devices
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: {value!r} is not a real number; allowed: {allowed}")
     if array.ndim != 0:
         raise ValueError(
@@ -216,6 +219,7 @@ def as_positive_integer(value: Any, name: str) -> int:
         raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 1")
     if value < 1:
         raise ValueError(f"{name}: {value} is below 1; allowed: an integer >= 1")
+    _check_64_bits(value, name)
     return int(value)
 
 
@@ -233,7 +237,13 @@ def as_count(value: Any, name: str) -> int:
         raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
     if value < 0:
         raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
+    _check_64_bits(value, name)
     return int(value)
+
+
+def _check_64_bits(value: int | np.integer[Any], name: str) -> None:
+    if value >= 2**63:
+        raise ValueError(f"{name}: an integer of {int(value).bit_length()} bits; allowed: 63")
 
 
 def non_negative_array(value: Any, name: str) -> Array:
@@ -242,6 +252,12 @@ def non_negative_array(value: Any, name: str) -> Array:
     if (array < 0).any():
         raise ValueError(f"{name}: {array.min()} is negative; every entry must be >= 0")
     return array
+
+
+def check_option(value: Any, name: str, known: Iterable[str]) -> None:
+    """Refuse whatever is not one of the known names."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(unknown(name, value, known))
 
 
 def unknown(kind: str, value: Any, known: Iterable[str]) -> str:

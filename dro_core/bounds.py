@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dro_core._validation import non_negative_array, unknown
+from dro_core._validation import check_option, non_negative_array
 from dro_core.structure import Joint, Structure, structure_modulus
 
 
@@ -83,8 +83,7 @@ def conservatism_gap(
     ValueError, TypeError
         As `explicit_bound`, and for an unknown `form`.
     """
-    if form not in ("root", "squared"):
-        raise ValueError(unknown("form", form, ("root", "squared")))
+    check_option(form, "form", ("root", "squared"))
     joint = np.asarray(_root_bound(fidelity, lipschitz, radius, Joint()))
     if not np.isfinite(joint).all():
         raise OverflowError(

@@ -30,6 +30,7 @@ from dro_core._validation import (
     as_real_array,
     as_samples,
     as_weights,
+    check_option,
     magnitude,
     non_negative_array,
     unknown,
@@ -47,11 +48,17 @@ LEAST_ENTROPY = 1e-8
 GOOD_GAP = 1e-9
 #: With a worse one, and data of at most this rank, the law comes from a semidefinite programme.
 POOR_GAP, LAW_RANK = 1e-6, 30
+#: A map with a worse gap comes with a warning.
+LARGEST_QUIET_GAP = 1e-3
 #: Shares of the budget that are tried as isotropic noise.
 BLURS = (1e-9, 1e-8, 1e-7, 1e-6)
 #: Beyond this many entries of the map certificates are costly: fewer laws are tried, and the search
 #: ends at a worse gap.
 LARGE_MAP, GOOD_GAP_OF_LARGE_MAP = 10_000, 5e-5
+
+
+class NotOptimalWarning(UserWarning):
+    """The map of `fit_linear` is not proved optimal: its relative saddle gap exceeds 1e-3."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -420,6 +427,23 @@ def _minimize(problem: _Reduced, B: Array, epsilon: float) -> _Point:
     return point
 
 
+def _better_than_zero(problem: _Reduced, B: Array, epsilon: float) -> Array:
+    r"""B, or where its risk is no less than that of zero the best map of the steepest ray from it.
+
+    Under y|x the risk has a kink at zero, :math:`R(tD) = R(0) - 2t(\langle S, D\rangle
+    - \rho\sqrt{\operatorname{tr} D^\top\Sigma D}) + O(t^2)` with :math:`S = \mathbb E xy^\top`
+    and :math:`\Sigma = \mathbb E xx^\top`, steepest along :math:`D = \Sigma^{-1}S`. Newton's method
+    gets caught there, unless it starts lower.
+    """
+    zero = float((problem.x**2).sum())
+    if problem.point(B, epsilon).value < zero:
+        return B
+    ray = np.linalg.lstsq(problem.x, problem.y, rcond=None)[0]
+    length = float(np.linalg.norm(B)) / (float(np.linalg.norm(ray)) or 1.0)
+    maps: list[Array] = [B, *(length * 4.0**-k * ray for k in range(-2, 20))]
+    return min(maps, key=lambda trial: problem.point(trial, epsilon).value)
+
+
 def _path(problem: _Reduced, epsilon: float) -> Iterator[_Point]:
     """Minimisers along decreasing entropy weights, down to `epsilon` (or a tiny one for zero)."""
     budget = problem.radius**2
@@ -428,6 +452,8 @@ def _path(problem: _Reduced, epsilon: float) -> Iterator[_Point]:
     moments = problem.y.T @ problem.y
     regularised = moments + budget * np.eye(len(moments))
     B: Array = np.asarray(np.linalg.solve(regularised, problem.y.T @ problem.x).T)
+    if not problem.shift:
+        B = _better_than_zero(problem, B, weight)
     while True:
         point = _minimize(problem, B, weight)
         B = point.B
@@ -479,6 +505,11 @@ def fit_linear(
     ------
     ValueError, TypeError
         For bad arrays, radius, epsilon, weights or structure.
+
+    Warns
+    -----
+    NotOptimalWarning
+        If `gap` exceeds 1e-3.
     """
     x, y = as_samples(x, "x"), as_samples(y, "y")
     if len(x) != len(y):
@@ -488,10 +519,17 @@ def fit_linear(
     entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
     if not isinstance(structure, str):
         raise TypeError(f"structure: {structure!r}; allowed: {', '.join(map(repr, MOVES))}")
-    if structure not in MOVES:
-        raise ValueError(unknown("structure", structure, MOVES))
-    search = _Search(x, y, mu, rho, entropy_weight, structure)
-    return search.run()
+    check_option(structure, "structure", MOVES)
+    found = _Search(x, y, mu, rho, entropy_weight, structure).run()
+    if found.gap > LARGEST_QUIET_GAP:
+        warnings.warn(
+            f"the worst-case risk of the map, {found.risk:.6g}, may be {found.gap:.2g} of itself "
+            f"above the smallest one, which is at least {found.lower:.6g}; rescale the data, or "
+            "try another radius or epsilon",
+            NotOptimalWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 class _Search:
@@ -938,7 +976,9 @@ class LinearDRO:
 
 def _numbers(value: Any, name: str) -> Array:
     """As `as_real_array`; arrays of Python numbers are converted, as scikit-learn does."""
-    given = value if hasattr(value, "dtypes") or hasattr(value, "toarray") else np.asarray(value)
+    if hasattr(value, "dtypes") or hasattr(value, "toarray") or isinstance(value, list | tuple):
+        return as_real_array(value, name)
+    given = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     kind = getattr(getattr(given, "dtype", None), "kind", "")
     if kind == "c":
         raise ValueError(f"{name}: Complex data not supported")

@@ -55,7 +55,7 @@ class _Candidates:
         self._functions = {"loss": loss, "cost": cost, "admissible": admissible}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, value in self._functions.items():
-            if value is None or callable(value):
+            if callable(value) or (value is None and name == "admissible"):
                 continue
             array = _as_mask(value, name) if name == "admissible" else _as_block(value, name)
             self._functions[name] = array
@@ -144,14 +144,14 @@ class _Candidates:
 
 
 def _as_block(value: Any, name: str) -> Array:
-    array = np.asanyarray(value)
-    if array.dtype.kind not in "biuf" or isinstance(array, np.ma.MaskedArray):
-        as_real_array(array, name)  # raises, with the reason
+    array = np.asarray(value) if isinstance(value, np.matrix) else value
+    if type(array) is not np.ndarray or array.dtype != np.float64:
+        array = as_real_array(value, name, finite=False)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(
             f"{name}: a 2-D (samples, candidates) array is needed, given shape {array.shape}"
         )
-    return np.asarray(array, dtype=np.float64)
+    return np.asarray(array)
 
 
 def _as_mask(value: Any, name: str) -> Any:

@@ -30,8 +30,8 @@ from dro_core._validation import (
     as_positive_integer,
     as_real_array,
     check_magnitude,
+    check_option,
     magnitude,
-    unknown,
 )
 from dro_core.bases import (
     Basis,
@@ -194,14 +194,13 @@ class BackwardHeat(SpectralOperator):
     ) -> None:
         T, n = as_non_negative(time, "time"), as_positive_integer(size, "size")
         basis: Basis
+        check_option(boundary, "boundary", ("periodic", "dirichlet", "neumann"))
         if boundary == "periodic":
             basis, frequency = FourierBasis((n,)), 2 * np.pi * np.arange(n // 2 + 1)
         elif boundary == "dirichlet":
             basis, frequency = SineBasis((n,)), np.pi * np.arange(1, n + 1)
-        elif boundary == "neumann":
-            basis, frequency = CosineBasis((n,)), np.pi * np.arange(n)
         else:
-            raise ValueError(unknown("boundary", boundary, ("periodic", "dirichlet", "neumann")))
+            basis, frequency = CosineBasis((n,)), np.pi * np.arange(n)
         with np.errstate(over="ignore"):  # a frequency damped to nothing
             multipliers = np.exp(-(frequency**2) * T)
         super().__init__(basis, multipliers, basis)
@@ -295,8 +294,7 @@ class Convolution(LinearMap):
             raise ValueError(
                 f"kernel: shape {self.kernel.shape} exceeds the grid, {self.grid}; crop the kernel"
             )
-        if padding not in PADDINGS:
-            raise ValueError(unknown("padding", padding, PADDINGS))
+        check_option(padding, "padding", PADDINGS)
         self.padding = padding
         size = math.prod(self.grid)
         self.shape = (size, size)

@@ -16,6 +16,7 @@ import numpy as np
 
 from dro_core._validation import (
     Array,
+    as_count,
     as_positive_integer,
     as_radius,
     as_real_array,
@@ -23,8 +24,8 @@ from dro_core._validation import (
     as_scalar,
     as_weights,
     check_magnitude,
+    check_option,
     non_negative_array,
-    unknown,
 )
 from dro_core.estimator import fit_linear
 from dro_core.linear_map import as_linear_map
@@ -180,10 +181,11 @@ def radius_for_gap(
     ValueError, TypeError
         For a gap that no radius reaches (the message gives the limit), M = 0, or bad arguments.
     """
-    if form not in ("root", "squared"):
-        raise ValueError(unknown("form", form, ("root", "squared")))
+    check_option(form, "form", ("root", "squared"))
     g, M = non_negative_array(gap, "gap"), non_negative_array(fidelity, "fidelity")
     L = non_negative_array(lipschitz, "lipschitz")
+    for name, array in (("fidelity", M), ("lipschitz", L)):
+        check_magnitude(array, name)
     try:
         g, M, L = np.broadcast_arrays(g, M, L)
     except ValueError:
@@ -319,8 +321,7 @@ def cross_validated_radius(
         For bad arrays, radii or folds; if no radius covers every fold (the message says how many
         the largest one covers); for criterion "risk" with a fixed map.
     """
-    if criterion not in ("risk", "coverage"):
-        raise ValueError(unknown("criterion", criterion, ("risk", "coverage")))
+    check_option(criterion, "criterion", ("risk", "coverage"))
     x, y = as_samples(x, "x"), as_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
@@ -335,7 +336,7 @@ def cross_validated_radius(
         raise ValueError(f"folds: {count}; allowed: 2 to the number of samples, {len(x)}")
     resolved = as_structure(structure)
     make = _fit_of(resolved) if fit is None else _as_fit(fit, criterion)
-    fold = np.random.default_rng(seed).permutation(len(x)) % count
+    fold = np.random.default_rng(as_count(seed, "seed")).permutation(len(x)) % count
     held_out, certified = np.empty((2, len(candidates), count))
     for f in range(count):
         out = fold == f

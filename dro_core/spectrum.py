@@ -54,9 +54,10 @@ class ResidualSpectrum:
     multiplicity: Array
 
     def __post_init__(self) -> None:
-        length = np.shape(self.squared_singular_values)
+        length: tuple[int, ...] | None = None
         for name in ("squared_singular_values", "mass", "multiplicity"):
             array = non_negative_array(getattr(self, name), name)
+            length = array.shape if length is None else length
             if array.ndim != 1 or array.size == 0 or array.shape != length:
                 raise ValueError(
                     f"{name}: shape {array.shape}; the three arrays of a spectrum are 1-D, "

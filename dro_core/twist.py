@@ -930,7 +930,7 @@ def _saturated(F: _Twisted, first: Array, second: Array) -> bool:
 
 def _ends_sharply(change: Callable[[Array], Array], edge: float, rounding: float) -> bool:
     """Whether a map leaves a plateau of length >= 1 with a power of the distance, or by a jump."""
-    distance: Array = EPS * max(1.0, edge) * 2.0 ** np.arange(0, 73)
+    distance = np.asarray(EPS * max(1.0, edge) * 2.0 ** np.arange(0, 73), dtype=np.float64)
     seen = change(distance)
     little, much = (np.flatnonzero(seen > size * rounding) for size in (1e6, 1e10))
     if not (little.size and much.size):

@@ -42,6 +42,7 @@ from scipy.sparse.csgraph import (
 )
 
 from dro_core._validation import (
+    LARGEST,
     Array,
     as_map,
     as_matrix,
@@ -157,6 +158,8 @@ def _as_weight(value: Any) -> float:
     weight = as_scalar(value, "weight", "a number > 0")
     if weight <= 0:
         raise ValueError(f"weight: {weight}; allowed: a number > 0")
+    if not 1e-140 <= weight <= LARGEST:
+        raise ValueError(f"weight: {weight}; allowed: a number > 0, from 1e-140 to {LARGEST:g}")
     return weight
 
 
@@ -1073,15 +1076,25 @@ def unbalanced_gaussian(
             f"quadratic: {near * w}; the part |x - y|² needs equal dimensions, given {m} and {n}"
         )
     K = fit * A + near * np.eye(m, n)
-    inverse0, inverse1 = np.linalg.inv(S0), np.linalg.inv(S1)
-    P0 = inverse0 + 2 * (fit + near) * np.eye(m)
-    P1 = inverse1 + 2 * (fit * A.T @ A + near * np.eye(n))
-    means = np.linalg.solve(
-        np.block([[P0, -2 * K], [-2 * K.T, P1]]), np.concatenate([inverse0 @ p, inverse1 @ q])
-    )
+    try:
+        with np.errstate(all="ignore"):  # what overflows there is refused below
+            inverse0, inverse1 = np.linalg.inv(S0), np.linalg.inv(S1)
+            P0 = inverse0 + 2 * (fit + near) * np.eye(m)
+            P1 = inverse1 + 2 * (fit * A.T @ A + near * np.eye(n))
+            means = np.linalg.solve(
+                np.block([[P0, -2 * K], [-2 * K.T, P1]]),
+                np.concatenate([inverse0 @ p, inverse1 @ q]),
+            )
+            cover_y, matrix = _coupled(P0, P1, K)
+            cover_x, _ = _coupled(P1, P0, K.T)
+        if not all(np.isfinite(found).all() for found in (means, cover_y, cover_x, matrix)):
+            raise np.linalg.LinAlgError
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "covariance0, covariance1, likelihood, quadratic, weight: too many orders of magnitude "
+            "apart for floats"
+        ) from None
     mean_y, mean_x = means[:m], means[m:]
-    cover_y, matrix = _coupled(P0, P1, K)
-    cover_x, _ = _coupled(P1, P0, K.T)
     cost = fit * float(((A @ mean_x - mean_y) ** 2).sum())
     cost += near * float(((mean_x - mean_y) ** 2).sum()) if near > 0 else 0.0
     log_mass = math.log(total0) + math.log(total1) - cost

@@ -32,8 +32,8 @@ from dro_core._validation import (
     as_scalar,
     as_weights,
     check_magnitude,
+    check_option,
     magnitude,
-    unknown,
 )
 from dro_core.finite_support import BLOCK_ENTRIES
 
@@ -881,8 +881,7 @@ def conditional_wasserstein(
     """
     samples, weights = _as_measures(x0, y0, x1, y1, weights0, weights1)
     power = _as_power(p)
-    if method not in METHODS:
-        raise ValueError(unknown("method", method, METHODS))
+    check_option(method, "method", METHODS)
     _only_for("beta", beta, method, "relaxed")
     _only_for("epsilon", epsilon, method, "sinkhorn")
     price = None if beta is None else as_non_negative(beta, "beta")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dro_core._validation import as_count, as_positive_integer
+
 _WORD = 1 << 64
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -41,6 +43,7 @@ def _mix_in_place(z: Tensor) -> Tensor:
 
 def _keys(seed: int, step: int, index: Tensor, stream: int) -> Tensor:
     """One 64-bit key per sample."""
+    check_key(seed, step, index, index.numel() if isinstance(index, Tensor) else 0)
     common = _mix(_mix(_mix(seed + _GOLDEN) + step) + stream)
     return _mix_in_place(index * _signed(_GOLDEN) + _signed(common))
 
@@ -52,7 +55,7 @@ def check_key(seed: Any, step: Any, index: Any, samples: int) -> None:
             raise TypeError(f"{name}: {value!r} is not an integer")
         if value < 0:
             raise ValueError(f"{name}: {value} is negative; allowed: an integer >= 0")
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.is_sparse:
         given = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(f"index: {given}; allowed: a torch.int64 tensor of global sample indices")
     if index.shape != (samples,):
@@ -74,6 +77,8 @@ def standard_normal(
     first : int
         Number of the first draw, so that a chunk is a slice of the whole.
     """
+    check_key(seed, step, index, index.numel() if isinstance(index, Tensor) else 0)
+    draws, size = as_count(draws, "draws"), as_positive_integer(size, "size")
     pairs = (size + 1) // 2
     counter = torch.arange(first * pairs + 1, (first + draws) * pairs + 1, device=index.device)
     keys = _keys(seed, step, index, stream)

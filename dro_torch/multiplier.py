@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dro_core._validation import as_non_negative, as_positive_integer, as_radius, as_scalar, unknown
+from dro_core._validation import (
+    as_non_negative,
+    as_positive_integer,
+    as_radius,
+    as_scalar,
+    check_option,
+)
 from dro_core.bisection import Bisection, bisect_interval
 
 
@@ -124,8 +130,7 @@ class StochasticDescent:
         self, objective: Callable[[nn.Module, float, int], Tensor], optimiser: Optimiser = "adam",
         rate: float = 1e-3,
     ) -> None:  # fmt: skip
-        if optimiser not in ("adam", "mirror-descent"):
-            raise ValueError(unknown("optimiser", optimiser, ("adam", "mirror-descent")))
+        check_option(optimiser, "optimiser", ("adam", "mirror-descent"))
         self.objective, self.optimiser = objective, optimiser
         self.rate = as_scalar(rate, "rate", "a number > 0")
         if self.rate <= 0:

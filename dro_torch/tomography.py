@@ -28,7 +28,7 @@ from dro_core._validation import (
     as_positive_integer,
     as_real_array,
     as_scalar,
-    unknown,
+    check_option,
 )
 from dro_torch._validation import check_tensor
 from dro_torch.data.tomography import FanBeamScan
@@ -115,12 +115,13 @@ class FanBeamGeometry:
     def __post_init__(self) -> None:
         for name in ("source_origin", "source_detector", "detector_pixel", "pixel_size"):
             length = as_scalar(getattr(self, name), name, "a length > 0")
-            if length <= 0:
-                raise ValueError(f"{name}: {length}; allowed: a length > 0")
+            if not 1e-100 <= length <= 1e100:
+                raise ValueError(f"{name}: {length}; allowed: a length > 0, from 1e-100 to 1e100")
+            object.__setattr__(self, name, length)
         for name in ("detector_count", "image_size"):
             as_positive_integer(getattr(self, name), name)
         for name in ("detector_offset", "centre_offset"):
-            as_scalar(getattr(self, name), name, "a length")
+            object.__setattr__(self, name, as_scalar(getattr(self, name), name, "a length"))
         angles = as_real_array(self.angles, "angles")
         if angles.ndim != 1 or angles.size == 0:
             raise ValueError(f"angles: shape {angles.shape}; a non-empty 1-D sequence is needed")
@@ -132,8 +133,7 @@ class FanBeamGeometry:
                 f"source_origin: {self.source_origin:g}, but the corners of the image are "
                 f"{reach:g} from the axis; the source must be outside"
             )
-        if self.detector not in DETECTORS:
-            raise ValueError(unknown("detector", self.detector, DETECTORS))
+        check_option(self.detector, "detector", DETECTORS)
 
     @classmethod
     def two_detect(
@@ -640,8 +640,7 @@ def fan_beam_fbp(sinogram: Tensor, geometry: FanBeamGeometry, *, filter: str = "
     check_geometry(geometry)
     given = check_tensor(sinogram, "sinogram")
     _check_last_axes(given, "sinogram", geometry.sinogram_shape, "sinograms")
-    if filter not in FILTERS:
-        raise ValueError(unknown("filter", filter, FILTERS))
+    check_option(filter, "filter", FILTERS)
 
     def reconstruct(values: Tensor) -> Tensor:
         filtered = _filter_views(values, geometry, filter)

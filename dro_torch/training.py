@@ -17,7 +17,6 @@ network. Losses therefore always see bare modules.
 from __future__ import annotations
 
 import atexit
-import copy
 import inspect
 import io
 import math
@@ -47,8 +46,10 @@ from dro_core._validation import (
     as_non_negative,
     as_positive_integer,
     as_scalar,
+    check_option,
     unknown,
 )
+from dro_torch._models import bare_copy, bare_module, bare_names
 
 #: Names of the files in a run's folder.
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
@@ -340,12 +341,12 @@ def rate_factor(
     [0.333, 0.667, 1.0, 0.854, 0.5, 0.146]
     """
     steps, warmup = as_positive_integer(steps, "steps"), as_count(warmup, "warmup")
-    if schedule not in SCHEDULES:
-        raise ValueError(unknown("schedule", schedule, SCHEDULES))
+    check_option(schedule, "schedule", SCHEDULES)
     if warmup >= steps:
         raise ValueError(f"warmup: {warmup}; allowed: fewer than the {steps} steps of the run")
-    if as_non_negative(final, "final_rate") > 1:
-        raise ValueError(f"final_rate: {final}; allowed: a number in [0, 1]")
+    final, step = as_non_negative(final, "final"), as_count(step, "step")
+    if final > 1:
+        raise ValueError(f"final: {final}; allowed: a number in [0, 1]")
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule == "constant":
@@ -373,12 +374,20 @@ def ema_decay(step: int, decay: float) -> float:
     -------
     float
 
+    Raises
+    ------
+    ValueError, TypeError
+        For numbers out of their range.
+
     Examples
     --------
     >>> [round(ema_decay(s, 0.999), 3) for s in (1, 90, 10_000)]
     [0.182, 0.91, 0.999]
     """
-    return min(decay, (1 + step) / (10 + step))
+    largest, done = as_non_negative(decay, "decay"), as_count(step, "step")
+    if largest >= 1:
+        raise ValueError(f"decay: {decay}; allowed: a number in [0, 1)")
+    return min(largest, (1 + done) / (10 + done))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -449,6 +458,9 @@ def _decode(data: bytes, path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint ({error})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of dro_torch.training ({FORMAT!r})")
+    for entries in (*state["modules"].values(), *state["averaged"].values()):
+        for key in [key for key in entries if "_orig_mod." in key]:  # of a compiled module
+            entries[key.replace("_orig_mod.", "")] = entries.pop(key)
     return state
 
 
@@ -473,6 +485,31 @@ def _flatten(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}").items()}
+
+
+def _called(module: nn.Module, compiled: bool) -> Any:
+    """What losses get: compiled if asked for or given, never distributed."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module
+    return torch.compile(module) if compiled and bare_module(module) is module else module
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """The state dict by the names that it has without wrappers (torch.compile and its kin)."""
+    bare: nn.Module = bare_module(module)
+    state = bare.state_dict()
+    for key, name in bare_names(bare).items():
+        if name != key:
+            state[name] = state.pop(key)
+    return state
+
+
+def _load_state(module: nn.Module, state: dict[str, Any]) -> None:
+    bare: nn.Module = bare_module(module)
+    for key, name in bare_names(bare).items():
+        if name != key and name in state:
+            state[key] = state.pop(name)
+    bare.load_state_dict(state)
 
 
 def _shapes(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -611,12 +648,10 @@ class _Run:
             if self.channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = {
-            name: copy.deepcopy(self.modules[name]).requires_grad_(False).eval()
-            for name in self.decays
+            name: bare_copy(self.modules[name]).requires_grad_(False).eval() for name in self.decays
         }
         self.called = {
-            name: torch.compile(module) if name in self.compiled else module
-            for name, module in self.modules.items()
+            name: _called(module, name in self.compiled) for name, module in self.modules.items()
         }
         self.optimizers = {phase.name: phase._build_optimizer() for phase in self.phases}
         for optimizer in self.optimizers.values():
@@ -748,7 +783,8 @@ class _Run:
         """Accumulate the gradient of the loss; its value and the numbers to log."""
         parts = min(phase.micro_batches, len(batch[0]))
         total: dict[str, Any] = {}
-        for index, *tensors in zip(*(t.tensor_split(parts) for t in batch), strict=True):
+        for index, *given in zip(*(t.tensor_split(parts) for t in batch), strict=True):
+            tensors = [tensor.clone() for tensor in given]  # a network may work in place
             context = StepContext(
                 self.seed, self.step, index, self.device, self.processes.rank, self.processes.size
             )
@@ -760,11 +796,11 @@ class _Run:
                 raise
             loss, logged = result if isinstance(result, tuple) else (result, {})
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                given = type(loss).__name__
+                returned = type(loss).__name__
                 if isinstance(loss, Tensor):
-                    given = f"shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
+                    returned = f"shape {tuple(loss.shape)}, requires_grad={loss.requires_grad}"
                 raise ValueError(
-                    f"phase {phase.name!r}: loss: {given}; needed: a scalar tensor that depends "
+                    f"phase {phase.name!r}: loss: {returned}; needed: a scalar tensor that depends "
                     f"on the parameters of {list(self.trained[phase.name])}"
                 )
             if reserved := [n for n in logged if n in RESERVED or n.startswith("gradient norm")]:
@@ -854,8 +890,8 @@ class _Run:
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
             "config": self.config,
             "step": self.step,
-            "modules": {name: m.state_dict() for name, m in self.modules.items()},
-            "averaged": {name: m.state_dict() for name, m in self.averaged.items()},
+            "modules": {name: _state(m) for name, m in self.modules.items()},
+            "averaged": {name: _state(m) for name, m in self.averaged.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "history": self.history,
             "validation": self.validation,
@@ -890,7 +926,7 @@ class _Run:
             return
         state = _decode(data, path)
         here = _flatten(self.config, "config")
-        here |= _shapes({name: m.state_dict() for name, m in self.modules.items()})
+        here |= _shapes({name: _state(m) for name, m in self.modules.items()})
         there = _flatten(state["config"], "config") | _shapes(state["modules"])
         if different := _differences(there, here):
             raise CheckpointError(
@@ -902,9 +938,9 @@ class _Run:
                 f"{path}: at step {state['step']}, beyond the {steps} of this run"
             )
         for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+            _load_state(module, state["modules"][name])
         for name, module in self.averaged.items():
-            module.load_state_dict(state["averaged"][name])
+            _load_state(module, state["averaged"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.step, self.history, self.validation = (
@@ -1037,6 +1073,8 @@ def fit(
     ----------
     phases : Phase or list of Phase
         One for structured DRO, two for transport maps; their modules are moved to `device`.
+        Compiled ones stay compiled, distributed ones train as what they wrap; checkpoints are
+        those of the module inside.
     batches : object with ``batch(step, rank, world_size)``, function of the step, or mapping
         The former gives this process's share, the latter the global batch; both as
         ``(index, tensor, ...)`` and the same for the same step. One source: all phases of an
@@ -1122,8 +1160,7 @@ def fit(
     phases = _check_phases(phases)
     sources = _check_sources(batches, phases)
     steps, seed = as_positive_integer(steps, "steps"), as_count(seed, "seed")
-    if precision not in PRECISIONS:
-        raise ValueError(unknown("precision", precision, PRECISIONS))
+    check_option(precision, "precision", PRECISIONS)
     if resume not in RESUME:
         raise ValueError(unknown("resume", resume, RESUME))
     rates = {"schedule": schedule, "warmup": warmup, "final": final_rate}

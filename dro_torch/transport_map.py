@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dro_core._validation import as_non_negative, as_positive_integer, as_scalar
-from dro_torch._validation import check_alike, check_finite, check_images
+from dro_torch._models import call_model
+from dro_torch._validation import check_alike, check_batch, check_finite, check_images
 from dro_torch.data.sampling import Batches, IndexedDataset
-from dro_torch.keyed_noise import standard_normal, uniform
+from dro_torch.keyed_noise import check_key, standard_normal, uniform
 from dro_torch.losses.unbalanced import BicubicUpsampling, LikelihoodCost, UnbalancedOTLoss
 from dro_torch.metrics import psnr
 from dro_torch.nets.transport import Potential, TransportMap
@@ -325,7 +326,8 @@ class NoisyMeasurement:
         stream: int = 0,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """(y, group) at given levels: all samples at one, or one position each."""
-        y = as_forward(self.forward)(x)
+        check_key(seed, step, index, len(check_batch(x, "x")))
+        y = call_model(as_forward(self.forward), x, "forward", "x", dimensions=1)
         groups = torch.as_tensor(group, device=x.device).expand(len(x))
         key = (step, stream) if self.fresh else (0, 0)
         noise = standard_normal(
@@ -530,7 +532,9 @@ def fit_transport_map(
         """(measurements, groups) of (images, groups) or of what is in the pool."""
         y, groups = batch[0], batch[1] if len(batch) > 1 else None
         if measure is not None:
-            y, own = measure(y, context.index, seed=context.seed, step=context.step, stream=stream)
+            y, own = measure(
+                y.clone(), context.index, seed=context.seed, step=context.step, stream=stream
+            )
             groups = own if groups is None else groups
         return y, torch.zeros_like(context.index) if groups is None else groups
 

@@ -335,6 +335,76 @@ def test_channels_last_and_compile(monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+WRAPPERS = {
+    "plain": lambda model: model,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "compiled inside": lambda model: nn.Sequential(
+        torch.compile(model[0], backend="eager"), *model[1:]
+    ),
+    "parallel": nn.DataParallel,
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "wrapper"),
+    [("plain", "compiled"), ("compiled", "plain"), ("compiled inside", "parallel"),
+     ("parallel", "compiled inside")],
+)  # fmt: skip
+def test_checkpoints_are_those_of_the_module_inside(tmp_path, first, wrapper):
+    def phase(wrapped):
+        torch.manual_seed(0)
+        inner = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        model = nn.Sequential(inner, nn.Linear(3, 2))
+        return reconstruction_phase(
+            WRAPPERS[wrapped](model), lambda model, x, y: (x - model(y)).square().mean(), rate=0.1
+        )
+
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    options = {"schedule": "constant", "ema": 0.9}
+    source = lambda step: (torch.arange(6), x + step, x)  # noqa: E731
+    quiet(phase(first), source, 2, folder=tmp_path, **options)
+    stored = load_checkpoint(tmp_path)
+    plain = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2))
+    assert set(stored["modules"]["model"]) == set(plain.state_dict())
+    plain.load_state_dict(stored["averaged"]["model"])
+    resumed = quiet(phase(wrapper), source, 4, folder=tmp_path, resume="must", **options)
+    straight = quiet(phase("plain"), source, 4, **options)
+    for kind in ("modules", "trained"):
+        ends = [list(getattr(r, kind)["model"].parameters()) for r in (resumed, straight)]
+        assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_checkpoints_with_the_names_of_a_compiled_module_are_read(tmp_path):
+    x = torch.ones(4, 1)
+    phase = lambda: reconstruction_phase(  # noqa: E731
+        nn.Linear(1, 1), lambda model, x, y: (x - model(y)).square().mean()
+    )
+    source = lambda step: (torch.arange(4), x, x)  # noqa: E731
+    quiet(phase(), source, 1, folder=tmp_path, schedule="constant")
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    weights = state["modules"]["model"]
+    state["modules"]["model"] = {f"_orig_mod.{name}": value for name, value in weights.items()}
+    torch.save(state, path)
+    result = quiet(phase(), source, 1, folder=tmp_path, schedule="constant", resume="must")
+    assert torch.equal(result.modules["model"].weight, weights["weight"])
+
+
+def test_networks_that_work_in_place_leave_the_data_alone():
+    x, y = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1))
+    kept = y.clone()
+    ends = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LeakyReLU(0.3, inplace=inplace), nn.Linear(3, 3))
+        phase = reconstruction_phase(
+            model, lambda model, x, y: (x - model(y)).square().mean(), micro_batches=2
+        )
+        ends.append(quiet(phase, lambda step: (torch.arange(8), x, y), 3))
+        assert torch.equal(y, kept)
+    assert ends[0].history == ends[1].history
+
+
 def test_the_callers_random_state_is_neither_used_nor_changed():
     ends = []
     for seed in (1, 2):

@@ -67,7 +67,7 @@ def existing(path: Path, source: str, *others: Path) -> Path:
 
 
 def check_option(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(unknown(name, value, known))
 
 

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dro_core._validation import as_count, as_positive, as_positive_integer, as_scalar
+from dro_core._validation import (
+    as_count,
+    as_positive,
+    as_positive_integer,
+    as_real_array,
+    as_scalar,
+)
 from dro_torch.data.files import (
     check_option,
 )
@@ -132,7 +138,10 @@ def split(
     TypeError
         If groups are of different types, or of a type that has no order or no hash.
     """
-    shares = [as_positive(fraction, "fractions") for fraction in fractions]
+    given = as_real_array(fractions, "fractions")
+    if given.ndim != 1:
+        raise ValueError(f"fractions: {fractions!r}; allowed: a sequence of numbers")
+    shares = [as_positive(fraction, "fractions") for fraction in given.tolist()]
     if not shares or sum(shares) > 1 + 1e-9:
         raise ValueError(f"fractions: they sum to {sum(shares)}; allowed: above 0, up to 1")
     members = np.arange(len(dataset)) if groups is None else _group_numbers(groups, len(dataset))

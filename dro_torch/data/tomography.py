@@ -19,6 +19,7 @@ from dro_core._validation import (
     as_positive_integer,
     as_real_array,
     as_scalar,
+    check_magnitude,
     unknown,
 )
 from dro_torch.data.files import (
@@ -251,10 +252,15 @@ def shift_detector(rows: Any, shift: float) -> Any:
         For rows that are not finite real numbers, at least two of them, or a bad shift.
     """
     values = as_real_array(rows, "rows")
+    check_magnitude(values, "rows")
     if values.ndim == 0 or values.shape[-1] < 2:
         raise ValueError(f"rows: shape {values.shape}; at least two entries on the last axis")
     size = values.shape[-1]
-    place = np.arange(size) + as_scalar(shift, "shift", "a number of pixels")
+    allowed = f"a number of pixels of at most {size}"
+    pixels = as_scalar(shift, "shift", allowed)
+    if abs(pixels) > size:
+        raise ValueError(f"shift: {pixels}; allowed: {allowed}")
+    place = np.arange(size) + pixels
     left = np.clip(np.floor(place).astype(np.int64), 0, size - 2)
     share = place - left
     return (1 - share) * values[..., left] + share * values[..., left + 1]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_positive_integer, as_scalar, unknown
+from dro_core._validation import as_positive_integer, as_scalar, check_option
 from dro_torch.losses.linearised import (
     PotentialLoss,
     eagerly,
@@ -96,8 +96,7 @@ class WassersteinDROLoss(PotentialLoss):
     ) -> None:  # fmt: skip
         super().__init__(structure, iterations, residual, loss, modulus)
         self.steps = as_positive_integer(steps, "steps")
-        if start not in STARTS:
-            raise ValueError(unknown("start", start, STARTS))
+        check_option(start, "start", STARTS)
         self.start = start
         if step_size is not None:
             step_size = as_scalar(step_size, "step_size", "a number > 0")

@@ -25,6 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dro_core._validation import as_non_negative, as_positive_integer, as_scalar, unknown
+from dro_torch._models import call_model
 from dro_torch._validation import check_alike, check_batch, check_finite
 
 #: Entries of the images for which the ISUM paper states its constants: 3 x 256 x 256.
@@ -334,17 +335,27 @@ class LikelihoodCost(nn.Module):
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Cost of moving measurement i to signal i: (N, ...) and (N, ...) to (N,)."""
+        for name, value in (("y", y), ("x", x)):
+            if (
+                not isinstance(value, Tensor)
+                or not value.is_floating_point()
+                or value.ndim == 0
+                or value.is_sparse
+            ):
+                raise TypeError(f"{name}: {value!r:.50}; allowed: floating-point tensors of rows")
         if len(y) != len(x):
             raise ValueError(f"y: {len(y)} samples, but x has {len(x)}; entry i of both is one")
         with _full_precision(x):
             y, x = _wide(y), _wide(x)
             total = x.new_zeros(len(x))
             if self.likelihood > 0:
-                image = _applied(self.operator)(x)
+                image = call_model(_applied(self.operator), x, "forward", "x", dimensions=1)
                 _check_shape(image, "forward: A(x)", y, "y")
                 total = total + self.likelihood * _squares(image - y)
             if self.quadratic > 0:
-                start = y if self.upsample is None else self.upsample(y)
+                start = y
+                if self.upsample is not None:
+                    start = call_model(self.upsample, y, "upsample", dimensions=1)
                 _check_shape(start, "upsample: Q(y)", x, "x")
                 total = total + self.quadratic * _squares(start - x)
             return self.scale * total
@@ -363,9 +374,7 @@ def _squares(difference: Tensor) -> Tensor:
     return difference.flatten(1).square().sum(1)
 
 
-def _check_shape(value: Any, name: str, other: Tensor, other_name: str) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}, not a torch.Tensor")
+def _check_shape(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
     if value.shape != other.shape:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}; "
@@ -642,7 +651,9 @@ class UnbalancedOTLoss(nn.Module):
     # --- parts ---
 
     def _cost(self, y: Tensor, moved: Tensor) -> Tensor:
-        cost = self.cost(_wide(y), moved)
+        own = not isinstance(self.cost, LikelihoodCost)  # it may work in place
+        y = _wide(y)
+        cost = self.cost(y.clone(), moved.clone()) if own else self.cost(y, moved)
         if not isinstance(cost, Tensor) or cost.shape != (len(y),):
             given = tuple(cost.shape) if isinstance(cost, Tensor) else type(cost).__name__
             raise ValueError(f"cost: gave {given}; needed: one number per sample, ({len(y)},)")
@@ -718,24 +729,18 @@ def _as_limits(value: Any) -> tuple[float, float]:
 
 
 def _moved(T: Network, y: Tensor) -> Tensor:
-    moved = T(y)
-    if not isinstance(moved, Tensor):
-        raise TypeError(f"T: gave a {type(moved).__name__}, not a torch.Tensor")
-    if moved.ndim < 1 or len(moved) != len(y):
-        raise ValueError(f"T: gave shape {tuple(moved.shape)} for {len(y)} measurements")
-    return _wide(moved)
+    return _wide(call_model(T, y, "T", dimensions=1))
 
 
 def _potential(v: Network, x: Tensor) -> Tensor:
     """v(x) as (N,), float32 or wider."""
-    values = v(x)
-    if isinstance(values, Tensor) and values.shape == (len(x), 1):
+    values = call_model(v, x, "v", "x", dimensions=1)
+    if values.shape == (len(x), 1):
         values = values[:, 0]
-    if not isinstance(values, Tensor) or values.shape != (len(x),):
-        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if values.shape != (len(x),):
         raise ValueError(
-            f"v: gave {given} for {len(x)} signals; needed: one number each, ({len(x)},) or "
-            f"({len(x)}, 1)"
+            f"v: v(x) returned shape {tuple(values.shape)} for {len(x)} signals; needed: one "
+            f"number each, ({len(x)},) or ({len(x)}, 1)"
         )
     return _wide(values)
 

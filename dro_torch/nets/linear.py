@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core._validation import Array, as_real_array
+from dro_torch._validation import check_finite
 from dro_torch.nets._checks import check_features, check_shape
 from dro_torch.nets.norms import matrix_norm
 
@@ -62,6 +63,7 @@ class LinearMap(nn.Module):
                 f"matrix: a non-empty 2-D array (n, m) is needed, given shape {array.shape}"
             )
         self.weight = nn.Parameter(torch.tensor(np.ascontiguousarray(array), dtype=dtype))
+        check_finite(self.weight, "matrix")
         self.output_shape = check_shape(output_shape, "output_shape", len(array))
 
     def forward(self, y: Tensor) -> Tensor:

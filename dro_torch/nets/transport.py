@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_positive_integer, unknown
+from dro_core._validation import as_positive_integer, check_option
 from dro_torch.losses.unbalanced import BicubicUpsampling
 from dro_torch.nets._checks import initialise
 
@@ -118,8 +118,7 @@ class TransportMap(nn.Module):
         super().__init__()
         self.channels = as_positive_integer(channels, "channels")
         if isinstance(widths, str):
-            if widths not in MAP_WIDTHS:
-                raise ValueError(unknown("widths", widths, MAP_WIDTHS))
+            check_option(widths, "widths", MAP_WIDTHS)
             widths = MAP_WIDTHS[widths]
         if not isinstance(widths, Sequence) or not widths:
             raise TypeError(
@@ -285,8 +284,7 @@ class Potential(nn.Module):
             raise ValueError(f"size: {size!r}; both sides must be at least 4")
         self.size = (height, breadth)
         if isinstance(width, str):
-            if width not in POTENTIAL_WIDTHS:
-                raise ValueError(unknown("width", width, POTENTIAL_WIDTHS))
+            check_option(width, "width", POTENTIAL_WIDTHS)
             width = POTENTIAL_WIDTHS[width]
         self.width = as_positive_integer(width, "width")
         if not isinstance(minibatch_deviation, bool):

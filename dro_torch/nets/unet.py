@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_positive_integer, as_scalar, unknown
+from dro_core._validation import as_count, as_positive_integer, as_scalar, unknown
 from dro_torch.nets._checks import (
     ACTIVATIONS,
     MONOTONE,
@@ -114,7 +114,7 @@ class UNet(nn.Module):
         super().__init__()
         self.in_channels = as_positive_integer(in_channels, "in_channels")
         self.out_channels = as_positive_integer(out_channels, "out_channels")
-        self.depth = 0 if depth == 0 else as_positive_integer(depth, "depth")
+        self.depth = as_count(depth, "depth")
         if self.depth > 8:
             raise ValueError(f"depth: {depth}; allowed: 0 to 8")
         channels = as_positive_integer(width, "width")

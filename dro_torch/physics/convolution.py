@@ -21,7 +21,7 @@ from dro_core._validation import (
     as_real_array,
     as_scalar,
     check_magnitude,
-    unknown,
+    check_option,
 )
 from dro_core.operators import PADDINGS
 from dro_torch.physics.forward import LinearForward
@@ -55,10 +55,11 @@ def gaussian_kernel(width: float, *, size: int | None = None, dimensions: int = 
         For a negative width, an even size, or other dimensions.
     """
     sigma = as_non_negative(width, "width")
+    sigma = sigma if sigma > 1e-3 else 0.0  # the neighbours weigh nothing
     offsets = _offsets(size, sigma)
     line = np.exp(-0.5 * (offsets / sigma) ** 2) if sigma else (offsets == 0).astype(float)
     line = line / line.sum()
-    if dimensions not in (1, 2):
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions not in (1, 2):
         raise ValueError(f"dimensions: {dimensions!r}; allowed: 1, 2")
     return torch.from_numpy(line if dimensions == 1 else np.outer(line, line))
 
@@ -135,9 +136,13 @@ def motion_blur_kernel(
         For a negative length, an even size or one that does not hold the path, bad numbers, an
         angle in radians.
     """
-    pixels = as_non_negative(length, "length")
+    pixels = as_non_negative(length, "length", "a number from 0 to 10000")
+    if pixels > 1e4:
+        raise ValueError(f"length: {pixels:g}; allowed: a number from 0 to 10000")
     direction = _as_direction(angle)
-    rate = as_scalar(decay, "decay", "a number")
+    rate = as_scalar(decay, "decay", "a number from -700 to 700")
+    if abs(rate) > 700:
+        raise ValueError(f"decay: {rate:g}; allowed: a number from -700 to 700")
     reach = math.ceil(pixels / 2)
     side = len(_offsets(2 * reach + 1 if size is None else size, 0.0))
     if side < 2 * reach + 1:
@@ -242,16 +247,16 @@ class Convolution(LinearForward):
         check_magnitude(array, "kernel")
         if array.ndim not in (1, 2) or 0 in array.shape:
             raise ValueError(f"kernel: shape {array.shape}; allowed: a non-empty 1-D or 2-D kernel")
-        if padding not in PADDINGS:
-            raise ValueError(unknown("padding", padding, PADDINGS))
+        check_option(padding, "padding", PADDINGS)
         self.padding = padding
         self.dimensions = array.ndim
-        self.register_buffer("kernel", torch.tensor(array), persistent=False)
+        self.register_buffer("kernel", torch.tensor(np.ascontiguousarray(array)), persistent=False)
         factors = _rank_one_factors(array, rounding)
         self.separable = len(factors) == array.ndim
         self._factor_count = len(factors)
         for number, factor in enumerate(factors):
-            self.register_buffer(f"factor{number}", torch.tensor(factor), persistent=False)
+            stored = torch.tensor(np.ascontiguousarray(factor))
+            self.register_buffer(f"factor{number}", stored, persistent=False)
 
     def extra_repr(self) -> str:
         """Kernel shape and padding."""

@@ -217,8 +217,8 @@ class GammaMotionBlur(Forward):
     ) -> None:
         super().__init__()
         self.gamma = as_scalar(gamma, "gamma", "a number > 0")
-        if self.gamma <= 0:
-            raise ValueError(f"gamma: {self.gamma}; allowed: a number > 0")
+        if not 1e-3 <= self.gamma <= 1e3:
+            raise ValueError(f"gamma: {self.gamma}; allowed: a number > 0, from 1e-3 to 1e3")
         self.blur = Convolution(motion_blur_kernel(length, angle, decay=decay), "reflect")
 
     def _check_signal(self, x: Tensor) -> Tensor:
@@ -262,8 +262,8 @@ class SignalGatedBlur(Forward):
     def __init__(self, temperature: float = 0.25) -> None:
         super().__init__()
         self.temperature = as_scalar(temperature, "temperature", "a number > 0")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature: {self.temperature}; allowed: a number > 0")
+        if not 1e-6 <= self.temperature <= 1e140:
+            raise ValueError(f"temperature: {self.temperature}; allowed: a number > 0, from 1e-6")
         kernels = (
             gaussian_kernel(2.0),
             motion_blur_kernel(9.0, 45.0),

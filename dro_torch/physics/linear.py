@@ -122,7 +122,9 @@ class _DenseMatrix(nn.Module):
 
     def __init__(self, matrix: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("matrix", torch.tensor(matrix, dtype=dtype), persistent=False)
+        self.register_buffer(
+            "matrix", torch.tensor(np.ascontiguousarray(matrix), dtype=dtype), persistent=False
+        )
 
     def product(self, rows: Tensor) -> Tensor:
         check_matrix_dtype(rows, self.matrix)

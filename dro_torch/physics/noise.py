@@ -83,6 +83,12 @@ def as_generator(generator: Any, device: torch.device) -> torch.Generator:
     return generator
 
 
+def _set(law: Noise, **numbers: float) -> None:
+    """Keep the numbers of a frozen law as floats, whatever they were given as."""
+    for name, number in numbers.items():
+        object.__setattr__(law, name, number)
+
+
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(
         like.shape, generator=generator, dtype=like.dtype, device=generator.device
@@ -113,7 +119,7 @@ class GaussianNoise(Noise):
     level: float
 
     def __post_init__(self) -> None:
-        as_non_negative(self.level, "level")
+        _set(self, level=as_non_negative(self.level, "level"))
 
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         return y + self.level * _normal(y, generator)
@@ -137,7 +143,7 @@ class UniformNoise(Noise):
     half_width: float
 
     def __post_init__(self) -> None:
-        as_non_negative(self.half_width, "half_width")
+        _set(self, half_width=as_non_negative(self.half_width, "half_width"))
 
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         return y + self.half_width * (2 * _uniform(y, generator) - 1)
@@ -166,8 +172,8 @@ class SpeckleNoise(Noise):
     low: float = -1.0
 
     def __post_init__(self) -> None:
-        as_non_negative(self.level, "level")
-        as_scalar(self.low, "low", "a number")
+        _set(self, level=as_non_negative(self.level, "level"))
+        _set(self, low=as_scalar(self.low, "low", "a number"))
 
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         return y + self.level * (y - self.low) * _normal(y, generator)
@@ -208,7 +214,8 @@ class PoissonNoise(Noise):
         photons = as_scalar(self.photons, "photons", "a number > 0")
         if not 0 < photons <= 1e15:
             raise ValueError(f"photons: {photons:g}; allowed: a number > 0, at most 1e15")
-        _check_range(self.low, self.high)
+        low, high = _as_range(self.low, self.high)
+        _set(self, photons=photons, low=low, high=high)
 
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         span = self.high - self.low
@@ -255,7 +262,9 @@ class SaltAndPepperNoise(Noise):
             value = as_non_negative(getattr(self, name), name, "a number in [0, 1]")
             if value > 1:
                 raise ValueError(f"{name}: {value}; allowed: a number in [0, 1]")
-        _check_range(self.low, self.high)
+            _set(self, **{name: value})
+        low, high = _as_range(self.low, self.high)
+        _set(self, low=low, high=high)
 
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
         position = _uniform(y, generator)
@@ -398,7 +407,8 @@ def _draw_indices(probabilities: Sequence[float], count: int, generator: torch.G
     return torch.multinomial(table, count, replacement=True, generator=generator)
 
 
-def _check_range(low: Any, high: Any) -> None:
+def _as_range(low: Any, high: Any) -> tuple[float, float]:
     dark, bright = as_scalar(low, "low", "a number"), as_scalar(high, "high", "a number")
     if not dark < bright:
         raise ValueError(f"low, high: {dark} and {bright}; low must be below high")
+    return dark, bright

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# The core tests on other arithmetic, older packages and newer interpreters; no torch needed.
+#   tests/matrix.sh kernels PYTHON [KERNEL ...]  every OpenBLAS kernel with 1 and 2 threads
+#   tests/matrix.sh oldest PYTHON                the oldest versions that pyproject.toml allows
+#   tests/matrix.sh interpreters                 Python 3.12 and 3.13, where there are
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mapfile -t core < tests/core.txt
+core=(-q -m "not slow" -p no:cacheprovider "${core[@]}" tests dro_core)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fresh() { # interpreter, constraints: an environment with the core's dependencies
+  local place
+  place=$(mktemp -d)
+  "$1" -m venv "$place"
+  "$place/bin/python" -m pip install --quiet --constraint "$2" . hypothesis pytest >&2
+  echo "$place"
+}
+
+kernels() {
+  local python=$1 kernel threads used
+  shift
+  for kernel in "${@:-Haswell SkylakeX Zen Prescott}"; do
+    for kernel in $kernel; do
+      used=$(OPENBLAS_CORETYPE=$kernel "$python" -c 'import numpy, threadpoolctl
+print(next((p["architecture"] for p in threadpoolctl.threadpool_info()
+            if p.get("internal_api") == "openblas"), "none"))') || used="a crash"
+      if [ "$used" != "$kernel" ]; then
+        echo "kernel $kernel: skipped, this machine runs $used instead"
+        continue
+      fi
+      for threads in ${MATRIX_THREADS:-1 2}; do
+        echo "kernel $kernel, $threads BLAS thread(s)"
+        OPENBLAS_CORETYPE=$kernel OPENBLAS_NUM_THREADS=$threads OMP_NUM_THREADS=$threads \
+          "$python" -m pytest "${core[@]}"
+      done
+    done
+  done
+}
+
+oldest() {
+  local place
+  place=$(fresh "$1" constraints-oldest.txt)
+  echo "oldest versions"
+  OPENBLAS_NUM_THREADS=1 "$place/bin/python" -m pytest "${core[@]}"
+  rm -rf "$place"
+}
+
+interpreters() {
+  local name place
+  for name in python3.12 python3.13; do
+    if ! "$name" --version >/dev/null 2>&1; then
+      echo "$name: skipped, not found"
+      continue
+    fi
+    place=$(fresh "$name" constraints.txt)
+    echo "$("$name" --version)"
+    OPENBLAS_NUM_THREADS=1 "$place/bin/python" -m pytest "${core[@]}"
+    rm -rf "$place"
+  done
+}
+
+"$@"
