@@ -344,9 +344,9 @@ def rate_factor(
     check_option(schedule, "schedule", SCHEDULES)
     if warmup >= steps:
         raise ValueError(f"warmup: {warmup}; allowed: fewer than the {steps} steps of the run")
-    final, step = as_non_negative(final, "final"), as_count(step, "step")
+    final, step = as_non_negative(final, "final_rate"), as_count(step, "step")
     if final > 1:
-        raise ValueError(f"final: {final}; allowed: a number in [0, 1]")
+        raise ValueError(f"final_rate: {final}; allowed: a number in [0, 1]")
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule == "constant":
