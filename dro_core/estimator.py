@@ -440,7 +440,10 @@ def _better_than_zero(problem: _Reduced, B: Array, epsilon: float) -> Array:
         return B
     ray = np.linalg.lstsq(problem.x, problem.y, rcond=None)[0]
     length = float(np.linalg.norm(B)) / (float(np.linalg.norm(ray)) or 1.0)
-    maps: list[Array] = [B, *(length * 4.0**-k * ray for k in range(-2, 20))]
+    maps: list[Array] = [
+        B,
+        *(np.asarray(length * 4.0**-k * ray, dtype=np.float64) for k in range(-2, 20)),
+    ]
     return min(maps, key=lambda trial: problem.point(trial, epsilon).value)
 
 
