@@ -36,6 +36,7 @@ from dro_core._validation import (
     magnitude,
 )
 from dro_core.finite_support import BLOCK_ENTRIES
+from dro_core.simplex import optimal_plan
 
 METHODS = ("exact", "relaxed", "sinkhorn")
 #: Masses of a condition that agree to this relative difference are equal: rounding of sums.
@@ -457,8 +458,6 @@ def _solve_groups(problem: _Problem, epsilon: float | None) -> _Solution:
 
     Weights are normalised and costs divided by the largest within each condition.
     """
-    import ot
-
     f, g = np.zeros(len(problem.y0)), np.zeros(len(problem.y1))
     parts: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     costs, entropic = np.zeros(len(problem.masses)), 0.0
@@ -469,12 +468,7 @@ def _solve_groups(problem: _Problem, epsilon: float | None) -> _Solution:
         a, b = problem.weights0[rows], problem.weights1[columns]
         a, b = a / a.sum(), b / b.sum()
         if epsilon is None:
-            plan, log = ot.emd(
-                a, b, cost, numItermax=10**9, log=True, center_dual=False, check_marginals=False
-            )
-            if log["result_code"] != 1:
-                raise ArithmeticError(f"POT found no optimal plan: {log['warning']}")
-            own_f, own_g = log["u"], log["v"]
+            plan, own_f, own_g = optimal_plan(a, b, cost)
         else:
             plan, own_f, own_g, divergence = _sinkhorn(a, b, cost, epsilon / scale)
             entropic += problem.masses[k] * epsilon * divergence

@@ -88,6 +88,8 @@ RADIUS = [
     ({"radius": [1.0, 2.0]}, ValueError, "radius: one number is needed"),
     ({"radius": "1"}, TypeError, "radius: '1' is not a real number"),
     ({"radius": 1j}, TypeError, "radius: 1j is not a real number"),
+    ({"radius": np.ma.masked}, TypeError, "radius: masked is not a real number"),
+    ({"radius": [[1.0], [1.0, 2.0]]}, TypeError, "radius: .* is not a real number"),
 ]
 TABLES = [
     ({"loss": replaced(LOSS, NAN)}, ValueError, "loss: .*nan|loss: .*NaN"),
@@ -180,6 +182,7 @@ MASSES = [
     ({"divergence": "balanced", "b": 2 * MASS}, ValueError, "b: total mass 6.0, but a has 3.0"),
     ({"weight": 0.0}, ValueError, "weight: 0.0; allowed: a number > 0"),
     ({"weight": NAN}, ValueError, "weight: nan is not finite"),
+    ({"weight": 5e-324}, ValueError, "weight: 5e-324; allowed: a number > 0, from 1e-140"),
 ]
 
 
@@ -306,6 +309,7 @@ ROWS = {
             ({"fidelity": 0.0}, ValueError, "fidelity: 0.0, where"),
             ({"fidelity": NAN}, ValueError, "fidelity: NaN"),
             ({"lipschitz": -1.0}, ValueError, "lipschitz: -1.0"),
+            ({"lipschitz": 1e300}, ValueError, "lipschitz: the largest magnitude is 1e"),
             ({"form": "squares"}, ValueError, "form: unknown value 'squares'"),
             (
                 {"gap": [0.1, 0.2], "fidelity": [1, 2, 3]},
@@ -323,7 +327,11 @@ ROWS = {
     ),
     dro_core.rms_from_radius: (
         {"radius": 0.1, "size": 4},
-        [*RADIUS, ({"size": 2.5}, TypeError, "size: 2.5 is not an integer")],
+        [
+            *RADIUS,
+            ({"size": 2.5}, TypeError, "size: 2.5 is not an integer"),
+            ({"size": 10**400}, ValueError, "size: an integer of 1329 bits"),
+        ],
     ),
     dro_core.cross_validated_radius: (
         {"x": X, "y": Y, "radii": [0.0, 99.0], "fit": B, "criterion": "coverage", "folds": 3},
@@ -334,6 +342,9 @@ ROWS = {
             ({"radii": [-1.0]}, ValueError, "radii: -1.0 is negative"),
             ({"radii": [[0.0, 99.0]]}, ValueError, "radii: a non-empty 1-D"),
             ({"radii": [0.0]}, ValueError, "radii: none covers"),
+            ({"seed": -1}, ValueError, "seed: -1 is negative"),
+            ({"seed": "1"}, TypeError, "seed: '1' is not an integer"),
+            ({"criterion": X}, ValueError, "criterion: unknown value array"),
             ({"folds": 1}, ValueError, "folds: 1; allowed: 2 to the number of samples, 3"),
             ({"folds": 4}, ValueError, "folds: 4; allowed"),
             ({"criterion": "cover"}, ValueError, "criterion: unknown value 'cover'"),
@@ -385,6 +396,11 @@ ROWS = {
         [
             ({"squared_singular_values": [-1.0]}, ValueError, "squared_singular_values: -1.0"),
             ({"mass": [NAN]}, ValueError, "mass: .*NaN"),
+            (
+                {"squared_singular_values": [[1.0], [1.0, 2.0]]},
+                ValueError,
+                "squared_singular_values: not a rectangular",
+            ),
             ({"mass": [1.0, 2.0]}, ValueError, "mass: shape"),
             ({"multiplicity": [[1.0]]}, ValueError, "multiplicity: shape"),
         ],
@@ -404,6 +420,7 @@ ROWS = {
         [
             *RADIUS,
             ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is negative"),
+            ({"epsilon": 1e300}, ValueError, "epsilon: the largest magnitude"),
             ({"spectrum": [1.0]}, TypeError, "spectrum: a ResidualSpectrum is needed"),
             (
                 {
@@ -446,6 +463,8 @@ ROWS = {
             *TABLES,
             *RADIUS,
             *SMALL_WEIGHTS,
+            ({"loss": None}, TypeError, "loss: dtype object"),
+            ({"cost": [[1.0], [1.0, 2.0]]}, ValueError, "cost: not a rectangular"),
             ({"loss": 1e250 * LOSS}, ValueError, r"loss: entry \(0, 0\) is 1e\+250"),
             ({"cost": 1e250 * COST}, ValueError, "cost: entry .*at most 1e\\+200"),
             ({"loss": np.zeros((0, 2)), "cost": np.zeros((0, 2))}, ValueError, "loss: no rows"),
@@ -798,12 +817,14 @@ ROWS = {
             ({"shape": (4, 0)}, ValueError, "shape: 0 is below 1"),
             ({"shape": 4.0}, TypeError, "shape: 4.0"),
             ({"padding": "same"}, ValueError, "padding: unknown value 'same'"),
+            ({"padding": X}, ValueError, "padding: unknown value array"),
         ],
     ),
     operators.BackwardHeat: (
         {"time": 1.0, "size": 4},
         [
             ({"boundary": "free"}, ValueError, "boundary: unknown value 'free'"),
+            ({"boundary": X}, ValueError, "boundary: unknown value array"),
             ({"time": NAN}, ValueError, "time: nan"),
             ({"size": True}, TypeError, "size: True"),
         ],
@@ -987,7 +1008,7 @@ WITHOUT_INPUT = {
     "Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
     "GaussianDistance", "RelaxedCurve", "TwistCertificate", "TwistReport",
     "UnbalancedCertificate", "UnbalancedGaussian",
-    "UnbalancedTransport", "NotConvergedError", "UnbalancedReference", "DualSolution",
+    "UnbalancedTransport", "NotConvergedError", "NotOptimalWarning", "UnbalancedReference", "DualSolution",
     "EntropicCertificate",
     "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
     "FitCertificate", "LinearDRO", "LinearFit",

@@ -13,6 +13,7 @@ from dro_core import (
     LinearDRO,
     cross_validated_radius,
     entropic_worst_case,
+    estimator,
     fit_linear,
     worst_case_risk,
 )
@@ -87,6 +88,45 @@ def test_noisy_data_are_certified_to_1e_8(seed, structure, radius, epsilon):
     certificate = fit.verify()
     assert certificate.holds(1e-8), (fit, certificate)
     assert fit.lower <= fit.risk
+
+
+def test_a_map_near_zero_is_found_from_wherever_the_search_starts():
+    """Zero is a kink of the risk and no minimum here; 0.50518 by a grid and a simplex search."""
+    x, y = np.array([[-0.6191], [0.7929]]), np.array([[0.7398, 0.0519], [0.2959, 1.4275]])
+    fit = fit_linear(x=x, y=y, radius=0.7663, epsilon=0.06505)
+    found = minimize(
+        lambda b: risk_of(b[None], x, y, 0.7663, "y|x", 0.06505), [0.01, 0.01],
+        method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000},
+    )  # fmt: skip
+    assert found.fun == pytest.approx(0.50518, abs=5e-6)
+    assert fit.risk == pytest.approx(found.fun, rel=1e-8)
+    assert fit.verify().holds(1e-8)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1), st.floats(-8.0, -0.3), st.sampled_from([0.0, 1e-4, 0.1, 1.0, 30.0])
+)
+def test_maps_near_zero_are_certified(seed, logarithm, entropy):
+    """Zero is optimal from the radius on that makes y uncorrelated with x; here, just below it."""
+    rng = np.random.default_rng(seed)
+    count, n, m = rng.integers(1, 7), rng.integers(1, 4), rng.integers(1, 5)
+    x, y = rng.standard_normal((count, n)), rng.standard_normal((count, m))
+    radius = np.linalg.norm(x @ np.linalg.pinv(x) @ y) / np.sqrt(count) * (1 - 10.0**logarithm)
+    fit = fit_linear(x=x, y=y, radius=radius, epsilon=entropy * radius**2)
+    assert fit.verify().holds(1e-5), fit
+    assert fit.risk <= np.mean((x**2).sum(axis=1)) * (1 + 1e-12)
+
+
+def test_a_map_that_is_not_proved_optimal_comes_with_a_warning(monkeypatch):
+    """Forced: the search gets a law without move and map, whose lower value is that at radius 0."""
+    x, y, _ = random_data(0)
+    monkeypatch.setattr(
+        estimator._Search, "run", lambda self: self.fit(np.zeros((x.shape[1], y.shape[1])), [])
+    )
+    with pytest.warns(NotOptimalWarning, match=r"may be 0\.\d+ of itself above the smallest"):
+        fit = fit_linear(x=x, y=y, radius=0.1)
+    assert fit.gap > 1e-3
 
 
 @settings(max_examples=30)

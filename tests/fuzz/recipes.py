@@ -268,7 +268,7 @@ def small_fit(**a: Any) -> Any:
     return [fit.risk, fit.lower, fit.predict(a["y"]).shape]
 
 
-@recipe("fit_linear", small_fit, agreement=1e-3)
+@recipe("fit_linear", small_fit, agreement=1e-3, warns=(dro_core.NotOptimalWarning,))
 def _(rng: Rng) -> Arguments:
     made = ball(rng)
     del made["B"]
@@ -281,7 +281,13 @@ def learned(**a: Any) -> Any:
     return model.fit(**a).fit_.risk
 
 
-@recipe("LinearDRO", learned, known_as=("radii", "x", "Input", "input"), agreement=1e-3)
+@recipe(
+    "LinearDRO",
+    learned,
+    known_as=("radii", "x"),
+    agreement=1e-3,
+    warns=(dro_core.NotOptimalWarning,),
+)
 def _(rng: Rng) -> Arguments:
     made = ball(rng)
     X, y = np.vstack([made["y"]] * 2), np.vstack([made["x"]] * 2)
@@ -310,6 +316,7 @@ def _fitted() -> dro_core.LinearDRO:
     lambda **a: (lambda f: [f.held_out, f.certified])(dro_core.cross_validated_radius(**a)),
     agreement=1e-4,
     known_as=("B",),
+    warns=(dro_core.NotOptimalWarning,),
 )
 def _(rng: Rng) -> Arguments:
     made = core(rng)
@@ -870,7 +877,7 @@ def _(rng: Rng) -> Arguments:
     return {"labels": torch.tensor([0, 1, 0, 1, 0, 1]), "seed": 0}
 
 
-@recipe("training.rate_factor", training.rate_factor)
+@recipe("training.rate_factor", training.rate_factor, known_as=("final_rate",))
 def _(rng: Rng) -> Arguments:
     return {"step": 3, "steps": 10, "schedule": "cosine", "warmup": 2, "final": 0.1}
 
@@ -897,7 +904,7 @@ EXEMPT = {
          "training.StepContext", "data.LabelledImages", "data.CTSlices", "data.FanBeamScan"],
         RESULT),
     **dict.fromkeys(
-        ["InfeasibleRadiusError", "NotConvergedError", "EstimatorWarning", "UnsupportedLayerError",
+        ["InfeasibleRadiusError", "NotConvergedError", "NotOptimalWarning", "EstimatorWarning", "UnsupportedLayerError",
          "data.DataFileError", "physics.AdjointError", "training.TrainingDivergedError",
          "training.CheckpointError", "tomography.CoverageWarning"], ERROR),
     **dict.fromkeys(
