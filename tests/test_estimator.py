@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from dro_core import (
     LinearDRO,
+    NotOptimalWarning,
     cross_validated_radius,
     entropic_worst_case,
     estimator,
