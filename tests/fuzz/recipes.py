@@ -904,7 +904,8 @@ EXEMPT = {
          "training.StepContext", "data.LabelledImages", "data.CTSlices", "data.FanBeamScan"],
         RESULT),
     **dict.fromkeys(
-        ["InfeasibleRadiusError", "NotConvergedError", "NotOptimalWarning", "EstimatorWarning", "UnsupportedLayerError",
+        ["InfeasibleRadiusError", "NotConvergedError", "NotOptimalWarning", "EstimatorWarning",
+         "UnsupportedLayerError",
          "data.DataFileError", "physics.AdjointError", "training.TrainingDivergedError",
          "training.CheckpointError", "tomography.CoverageWarning"], ERROR),
     **dict.fromkeys(
