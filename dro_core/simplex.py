@@ -22,7 +22,8 @@ def optimal_plan(a: Array, b: Array, cost: Array) -> tuple[Array, Array, Array]:
     r"""(plan, f, g): :math:`\min\langle c,\pi\rangle` with marginals a, b, and potentials.
 
     Iterative refinement: potentials are made feasible, the reduced costs
-    :math:`r_{ij} = c_{ij} - f_i - g_j \ge 0` take the place of the costs, and the simplex runs again
+    :math:`r_{ij} = c_{ij} - f_i - g_j \ge 0` take the place of the costs, and the simplex runs
+    again
     on their scale. :math:`\langle r,\pi\rangle` is what a plan costs too much, at most. A cycle
     that improves a plan gives up min(N, M) of its costs for one new cost at most: what is above
     that is cut.
