@@ -148,8 +148,8 @@ def test_two_points_by_hand():
     real = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
 
     def both(at_map, at_data):
-        v = lambda z: (at_data if z is x else at_map).expand(len(z))  # noqa: E731
-        return loss.potential_loss(v, lambda _: x.clone(), y, x)
+        v = lambda z: (at_data if float(z) > 0 else at_map).expand(len(z))  # noqa: E731
+        return loss.potential_loss(v, lambda _: -x, y, x)
 
     value = both(level, level)
     assert float(value) == pytest.approx(-(2 - 2 / math.e), rel=1e-14)
@@ -771,7 +771,7 @@ BAD_COST = [
     ({"upsample": 2.5}, TypeError, "upsample: 2.5 is not an integer"),
     ({"y": Y[:2]}, ValueError, "y: 2 samples, but x has 4"),
     ({"y": torch.zeros(4, 3)}, ValueError, r"forward: A\(x\) has shape \(4, 2\), but y has"),
-    ({"forward": lambda x: None}, TypeError, r"forward: A\(x\) is a NoneType"),
+    ({"forward": lambda x: None}, TypeError, r"forward: forward\(x\) returned a NoneType"),
     ({"likelihood": 0, "y": torch.zeros(4, 3)}, ValueError, r"upsample: Q\(y\) has shape \(4, 3\)"),
 ]
 
@@ -839,11 +839,11 @@ BAD_BATCHES = [
     ({"x": X[:0]}, ValueError, "x: empty"),
     ({"x": X.double()}, ValueError, "x: dtype torch.float64, but y has torch.float32"),
     ({"x": 1.5 * X}, ValueError, r"x: entries in \[1.5, 1.5\]; allowed: \[-1.0, 1.0\]"),
-    ({"v": lambda x: x}, ValueError, r"v: gave \(4, 2\) for 4 signals"),
-    ({"v": lambda x: x.sum()}, ValueError, r"v: gave \(\) for 4 signals"),
-    ({"v": lambda x: 1.0}, ValueError, "v: gave float for 4 signals"),
-    ({"T": lambda y: None}, TypeError, "T: gave a NoneType"),
-    ({"T": lambda y: y[:2]}, ValueError, r"T: gave shape \(2, 2\) for 4 measurements"),
+    ({"v": lambda x: x}, ValueError, r"v: v\(x\) returned shape \(4, 2\) for 4"),
+    ({"v": lambda x: x.sum()}, ValueError, r"v: v\(x\) returned shape \(\) for x"),
+    ({"v": lambda x: 1.0}, TypeError, r"v: v\(x\) returned a float"),
+    ({"T": lambda y: None}, TypeError, r"T: T\(y\) returned a NoneType"),
+    ({"T": lambda y: y[:2]}, ValueError, r"T: T\(y\) returned shape \(2, 2\) for y"),
     ({"T": lambda y: y[:, :1]}, ValueError, r"forward: A\(x\) has shape \(4, 1\), but y has"),
     ({"cost": lambda y, x: y.sum()}, ValueError, r"cost: gave \(\); needed: one number per sam"),
     ({"gradient_penalty": 1.0, "v": lambda x: torch.zeros(4)}, ValueError, "v: has no gradient"),
