@@ -63,6 +63,8 @@ class ResidualSpectrum:
                     f"{name}: shape {array.shape}; the three arrays of a spectrum are 1-D, "
                     f"non-empty and equally long (squared_singular_values has shape {length})"
                 )
+            if name == "multiplicity":
+                check_magnitude(array, name)
             object.__setattr__(self, name, array)
 
     @classmethod

@@ -313,6 +313,7 @@ class NoisyMeasurement:
         self, x: Tensor, index: Tensor, *, seed: int, step: int, stream: int = 0
     ) -> tuple[Tensor, Tensor]:
         """(y, group) of images x (N, ...) with global sample indices `index`."""
+        check_key(seed, step, index, len(check_batch(x, "x")))
         return self.at(x, index, self.group(index, seed=seed), seed=seed, step=step, stream=stream)
 
     def group(self, index: Tensor, *, seed: int) -> Tensor:

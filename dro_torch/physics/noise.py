@@ -26,6 +26,7 @@ from dro_core._validation import (
     as_real_array,
     as_scalar,
     as_weights,
+    check_magnitude,
 )
 from dro_torch._validation import check_batch, check_tensor
 
@@ -86,6 +87,7 @@ def as_generator(generator: Any, device: torch.device) -> torch.Generator:
 def _set(law: Noise, **numbers: float) -> None:
     """Keep the numbers of a frozen law as floats, whatever they were given as."""
     for name, number in numbers.items():
+        check_magnitude(number, name)
         object.__setattr__(law, name, number)
 
 

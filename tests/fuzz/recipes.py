@@ -692,7 +692,7 @@ for name, (make_network, options, shape) in NETWORKS.items():
         f"nets.{name}",
         run_network,
         known_as=("sizes", "z", "x", "MLP", "LinearMap", "UNet"),
-        keep=("y",),
+        keep=("y", "channels", "in_channels"),
     )
     def _(rng: Rng, options: Arguments = options, shape: tuple[int, ...] = shape) -> Arguments:
         return {**options, "y": tensor(rng, *shape)}
