@@ -28,11 +28,17 @@ from dro_core._validation import (
     unknown,
 )
 from dro_core.dual import minimize_quadratic_dual
-from dro_core.linear_map import DENSE_ENTRIES
+from dro_core.linear_map import DENSE_ENTRIES, DenseMap
 from dro_core.spectrum import ResidualDecomposition
 from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
-from dro_core.worst_case import LARGEST_RISK, LinearReconstruction, check_entropic, relative_gap
+from dro_core.worst_case import (
+    LARGEST_RISK,
+    LinearReconstruction,
+    check_entropic,
+    relative_gap,
+    risk_rounding,
+)
 
 CostConvention = Literal["squared", "half-squared"]
 #: c = ‖·‖² or ½‖·‖², in units of the first.
@@ -184,6 +190,8 @@ class EntropicCertificate:
         :math:`\lambda` and the value it must exceed.
     resolution : float
         Rounding of the recomputed divergence.
+    risk_resolution : float
+        Rounding of the three risks, as in `Certificate`.
     """
 
     risk: float
@@ -195,10 +203,19 @@ class EntropicCertificate:
     multiplier: float
     threshold: float
     resolution: float = 0.0
+    risk_resolution: float = 0.0
 
     def holds(self, rtol: float = 1e-8) -> bool:
-        """Whether the law is in the ball and both values agree with the risk, up to `rtol`."""
-        return self.gap <= rtol and self.kl <= self.budget * (1 + rtol) + self.resolution
+        """Whether the law is in the ball and both values agree with the risk.
+
+        Up to `rtol`, relatively, and the rounding of divergence and risks.
+        """
+        size = max(abs(self.risk), abs(self.primal_risk), abs(self.dual_risk))
+        return (
+            math.isfinite(self.risk_resolution)
+            and self.gap * size <= rtol * size + self.risk_resolution
+            and self.kl <= self.budget * (1 + rtol) + self.resolution
+        )
 
 
 class EntropicWorstCase:
@@ -296,6 +313,9 @@ class EntropicWorstCase:
             [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
         )
         residual = problem.x - problem.y @ B.T
+        size = float(mu @ squared_norms(problem.x))
+        size += float(mu @ squared_norms(problem.x + law.displacement_x))
+        size += 2.0 * DenseMap(B).squared_terms(np.abs(problem.y) + np.abs(law.displacement_y), mu)
         moved = residual + law.displacement_x - law.displacement_y @ B.T
         primal = float(mu @ squared_norms(moved)) + float(
             np.einsum("ij,jk,ik->", both, covariance, both)
@@ -326,6 +346,7 @@ class EntropicWorstCase:
         return EntropicCertificate(
             self.risk, primal, dual, gap, self._factor * kl, self._factor * self.adjusted_radius**2,
             self.multiplier, threshold / self._factor, 1e-24 * epsilon * float(free.sum()),
+            risk_rounding(max(self.risk, primal), size),
         )  # fmt: skip
 
     def verify(self) -> EntropicCertificate:

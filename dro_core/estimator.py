@@ -37,8 +37,9 @@ from dro_core._validation import (
 )
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.entropic import EntropicWorstCase, covariance_divergence, entropic_worst_case
+from dro_core.linear_map import DenseMap
 from dro_core.spectrum import ResidualSpectrum
-from dro_core.worst_case import WorstCase, relative_gap, worst_case_risk
+from dro_core.worst_case import WorstCase, relative_gap, risk_rounding, worst_case_risk
 
 #: Structures that a map can be fitted for: (x moves, y moves).
 MOVES = {"y|x": (False, True), "joint": (True, True), "x|y": (True, False)}
@@ -150,6 +151,8 @@ class FitCertificate:
         Transport cost (or ε KL) of the law, and what it may be.
     resolution : float
         Rounding of the former.
+    risk_resolution : float
+        Rounding of `upper` and `lower`, as in `Certificate`.
     """
 
     upper: float
@@ -158,10 +161,18 @@ class FitCertificate:
     spent: float
     budget: float
     resolution: float = 1e-300
+    risk_resolution: float = 0.0
 
     def holds(self, rtol: float = 1e-4) -> bool:
-        """Whether the law is in the ball and the map proved optimal up to `rtol`."""
-        return self.gap <= rtol and self.spent <= self.budget * (1 + 1e-8) + self.resolution
+        """Whether the law is in the ball and the map proved optimal.
+
+        Up to `rtol`, relatively, and the rounding of cost and risks.
+        """
+        return (
+            math.isfinite(self.risk_resolution)
+            and self.gap * self.upper <= rtol * self.upper + self.risk_resolution
+            and self.spent <= self.budget * (1 + 1e-8) + self.resolution
+        )
 
 
 class LinearFit:
@@ -190,11 +201,11 @@ class LinearFit:
         self.risk = worst.risk
         x, y, weights = data
         self.lower = min(law.least_squares_risk(x, y, weights), self.risk)
-        size = weights @ ((x**2).sum(axis=1) + ((y @ matrix.T) ** 2).sum(axis=1))
-        self._resolution = (64 * float(np.finfo(np.float64).eps)) ** 2 * float(size)
+        self._size = float(weights @ (x**2).sum(axis=1))
+        self._size += DenseMap(matrix).squared_terms(y, weights)
 
     def _gap(self, upper: float, lower: float) -> float:
-        return 0.0 if upper <= self._resolution else relative_gap(upper, lower)
+        return 0.0 if upper <= risk_rounding(0.0, 16 * self._size) else relative_gap(upper, lower)
 
     @property
     def gap(self) -> float:
@@ -231,8 +242,9 @@ class LinearFit:
             spent = self._law.divergence(weights, self.epsilon, MOVES[self.structure])
         resolution = 1e-300 + 1e-24 * self.epsilon * (x.shape[1] + y.shape[1])
         return FitCertificate(
-            upper, lower, self._gap(upper, lower), spent, self.radius**2, resolution
-        )
+            upper, lower, self._gap(upper, lower), spent, self.radius**2, resolution,
+            risk_rounding(upper, 16 * self._size),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         n, m = self.matrix.shape

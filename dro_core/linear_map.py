@@ -18,6 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from dro_core._validation import Array, as_matrix, as_non_negative, check_magnitude, magnitude
 from dro_core.bases import Basis, ColumnBasis
+from dro_core.transport import squared_norms
 
 #: Maps that no fast basis diagonalises are decomposed densely up to this many entries (2048²).
 DENSE_ENTRIES = 2**22
@@ -71,6 +72,17 @@ class LinearMap(ABC):
         """Largest magnitude of an entry, or None where entries are not at hand."""
         return None
 
+    def squared_terms(self, rows: Array, weights: Array) -> float:
+        r"""Mean square of the terms that By sums, :math:`\sum_i\mu_i\| |B| |y_i| \|^2`.
+
+        That is what its rounding is relative to. Where entries are not at hand, the mean square of
+        y times the squared norm bound, or without one of By.
+        """
+        bound = self.norm_bound
+        if bound is None:
+            return float(weights @ squared_norms(self.apply(rows)))
+        return float(weights @ squared_norms(rows)) * bound * bound
+
     def squared_frobenius(self) -> float:
         """Sum of the squared singular values."""
         matrix = self.matrix()
@@ -113,6 +125,10 @@ class DenseMap(LinearMap):
     def largest_entry(self) -> float:
         return magnitude(self._matrix)
 
+    def squared_terms(self, rows: Array, weights: Array) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(weights @ squared_norms(np.abs(rows) @ np.abs(self._matrix).T))
+
 
 class SparseMap(LinearMap):
     """A map given by a scipy sparse matrix; decomposed densely while that is small."""
@@ -140,6 +156,10 @@ class SparseMap(LinearMap):
     @property
     def largest_entry(self) -> float:
         return magnitude(self._matrix.data)
+
+    def squared_terms(self, rows: Array, weights: Array) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(weights @ squared_norms(np.abs(rows) @ abs(self._transpose)))
 
     def squared_frobenius(self) -> float:
         return float((self._matrix.data**2).sum())

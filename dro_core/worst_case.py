@@ -78,8 +78,9 @@ class Certificate:
         :math:`\kappa^2`, from a singular value decomposition of its own (for a LinearOperator:
         the norm bound that was given, or a probable one).
     resolution : float
-        Rounding of the recomputed risks: (16 eps)² times the mean squares of x and By, before and
-        after the move.
+        Rounding of the reported and recomputed risks, :math:`2\sqrt{\mathcal R}\,\delta + \delta^2`
+        with :math:`\delta = 16\,\mathrm{eps}\sqrt S` the rounding of residuals and S the sum of the
+        mean squares of x and of the terms that By sums, before and after the move.
     failure_probability : float
         Zero if `dual_risk` is proved; else the probability that it is not an upper value, because
         the threshold of a LinearOperator without norm bound was only estimated.
@@ -101,11 +102,13 @@ class Certificate:
         """Whether the law is in the ball and the reported risk is proved up to `rtol`, relatively.
 
         That is: primal_risk >= (1 - rtol) risk and dual_risk <= (1 + rtol) risk, both up to the
-        `resolution`, and transport_cost <= (1 + rtol) budget.
+        `resolution`, and transport_cost <= (1 + rtol) budget. (Residuals that are the difference of
+        much larger x and By have no more digits than the resolution says.)
         """
         slack = rtol * abs(self.risk) + self.resolution
         return (
-            abs(self.risk - self.primal_risk) <= slack
+            math.isfinite(slack)
+            and abs(self.risk - self.primal_risk) <= slack
             and abs(self.dual_risk - self.risk) <= slack
             and self.transport_cost <= self.budget * (1 + rtol) + SUBNORMAL
         )
@@ -245,14 +248,12 @@ class WorstCase:
         problem, displacement = self._problem, self._decomposition.displacement
         weights = self.weights
         dx, dy = self._displacements
-        image = problem.map.apply(problem.y)
-        moved = problem.x - image  # afresh, then the displacements through B
+        moved = problem.x - problem.map.apply(problem.y)  # afresh, then the moves through B
         moved += dx - problem.map.apply(dy)
         primal = float(weights @ squared_norms(moved))
-        size = float(weights @ squared_norms(problem.x)) + float(weights @ squared_norms(image))
+        size = float(weights @ squared_norms(problem.x))
         size += float(weights @ squared_norms(problem.x + dx))
-        image += problem.map.apply(dy)
-        size += float(weights @ squared_norms(image))
+        size += 2.0 * problem.map.squared_terms(np.abs(problem.y) + np.abs(dy), weights)
         threshold = self._threshold()
         stationarity, spent = self._stationarity(moved, dx, dy, threshold)
         upper = self._upper_value(primal, threshold, stationarity, spent)
@@ -267,7 +268,7 @@ class WorstCase:
             stationarity=stationarity,
             multiplier=self.multiplier,
             threshold=threshold,
-            resolution=(16 * float(np.finfo(np.float64).eps)) ** 2 * size,
+            resolution=risk_rounding(max(self._free_risk, primal), size),
             failure_probability=self.failure_probability,
         )
 
@@ -364,6 +365,16 @@ class WorstCase:
             f"radius={self.radius:.6g}, multiplier={self.multiplier:.6g}, "
             f"bound={self.bound:.6g}, nominal_risk={self.nominal_risk:.6g})"
         )
+
+
+def risk_rounding(risk: float, size: float) -> float:
+    r"""How far a risk is known: :math:`2\sqrt{\mathcal R}\,\delta + \delta^2`.
+
+    :math:`\delta = 16\,u\sqrt S` is the rounding of residuals that are differences of terms with
+    mean squares S, u the distance from 1 to the next float.
+    """
+    delta = 16 * float(np.finfo(np.float64).eps) * math.sqrt(size)
+    return (2 * math.sqrt(max(risk, 0.0)) + delta) * delta
 
 
 def relative_gap(upper: float, lower: float) -> float:

@@ -1,10 +1,11 @@
 """Every part of a certificate can fail on its own: forged answers are refused."""
 
+import decimal
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import brentq
@@ -14,7 +15,9 @@ from dro_core import (
     LinearReconstruction,
     XShift,
     dual_value,
+    entropic_worst_case,
     finite_worst_case,
+    fit_linear,
     worst_case_curve,
     worst_case_risk,
 )
@@ -167,7 +170,7 @@ def test_residuals_and_threshold_are_recomputed(rng):
     worst._displacements  # noqa: B018  built from the true residuals
     worst._problem.residual *= 0.5
     assert worst.verify().holds()
-    assert worst.verify().resolution < 1e-28 * ((x**2).sum() + ((y @ B.T) ** 2).sum())
+    assert worst.verify().resolution < 1e-12 * worst.risk
     worst = worst_case_risk(B, x, y, 1.0)
     worst._displacements  # noqa: B018
     worst._decomposition.spectrum.squared_singular_values[:] *= 0.5
@@ -184,6 +187,50 @@ def test_answers_and_errors_survive_pickling(rng):
     pickle.loads(pickle.dumps(problem))
     error = pickle.loads(pickle.dumps(InfeasibleRadiusError("radius: empty", 2.0)))
     assert (str(error), error.smallest_radius) == ("radius: empty", 2.0)
+
+
+def exact_risk(b, x, y, radius):
+    """(√M + ρ|b|)² of a map to R, in 50 digits."""
+    with decimal.localcontext() as context:
+        context.prec = 50
+
+        def number(value):
+            return decimal.Decimal(float(value))
+
+        image = [sum(number(p) * number(q) for p, q in zip(b, row, strict=True)) for row in y]
+        squares = [(number(p) - q) ** 2 for p, q in zip(x, image, strict=True)]
+        fidelity = sum(squares) / len(squares)
+        norm = sum(number(p) ** 2 for p in b).sqrt()
+        return (fidelity.sqrt() + number(radius) * norm) ** 2
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(-12, 0), st.floats(-12, 0))
+def test_residuals_of_rounding_size_are_known_to_the_resolution(seed, m, small, logarithm):
+    """Large x and By, or large terms of By, whose difference keeps few digits or none."""
+    rng = np.random.default_rng(seed)
+    b, y = rng.standard_normal(m) * 10.0 ** rng.uniform(0, 5), rng.standard_normal((3, m))
+    if m > 1:  # cancellation within By
+        y -= np.outer(y @ b, b) / (b @ b) * (1 - 10.0 ** rng.uniform(-12, 0))
+    x, radius = y @ b + 10.0**small * rng.standard_normal(3), 10.0**logarithm
+    exact = exact_risk(b, x, y, radius)
+    x = x[:, None]
+    worst = worst_case_risk(b[None], x, y, radius)
+    certificate = worst.verify()
+    error = float(abs(decimal.Decimal(worst.risk) - exact))
+    assert certificate.holds()
+    assert error <= 1e-9 * worst.risk + certificate.resolution
+    epsilon = 1e-9 * radius**2
+    entropic = entropic_worst_case(b[None], x, y, radius, epsilon).verify()
+    assert entropic.risk_resolution == pytest.approx(certificate.resolution, rel=0.5)
+    if entropic.holds():  # at least the exact worst case without entropy
+        slack = 1e-8 * entropic.risk + entropic.risk_resolution
+        assert decimal.Decimal(entropic.risk + slack) >= exact
+    fit = fit_linear(x=x, y=y, radius=radius).verify()
+    if fit.holds(1e-4):  # nor is any map worse than it by more
+        assert decimal.Decimal(fit.lower) <= exact * decimal.Decimal(1 + 1e-9) + decimal.Decimal(
+            fit.risk_resolution + certificate.resolution
+        )
 
 
 # --- what the certificate rests on -------------------------------------------------------------
