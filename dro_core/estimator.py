@@ -602,8 +602,8 @@ class _Search:
             return self.fit(plain, self._laws_without_residual(plain))
         best: LinearFit | None = None
         if self.structure == "y|x":
-            law = self._decorrelating_law()
-            if law is not None:
+            law, exact = self._decorrelating_law()
+            if exact:
                 return self.fit(np.zeros_like(plain), [law])
         if self.epsilon == 0.0:
             maps = [plain]
@@ -629,9 +629,13 @@ class _Search:
             both[:, :k], both[:, k:], float(self.moves_x), complement, self.radius / unit
         )
         tried: list[LinearFit] = []
+        nearly: list[Law] = []
+        if self.structure == "y|x" and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
+            law, _ = self._decorrelating_law()
+            nearly = [law] if self.epsilon > 0 else [self._blurred(law, share) for share in BLURS]
         for point in _path(reduced, self.epsilon / unit**2):
             B = space_x.basis @ point.B @ space_y.basis.T
-            laws = []
+            laws = nearly
             if self.epsilon == 0.0:
                 smoothed = entropic_worst_case(
                     B, self.x, self.y, self.radius, point.epsilon * unit**2, self.structure,
@@ -639,7 +643,7 @@ class _Search:
                 )  # fmt: skip
                 law = _sharpened(smoothed)
                 shares = (0.0, *BLURS) if B.size <= LARGE_MAP else (1e-7,)
-                laws += [self._blurred(law, share) for share in shares]
+                laws = laws + [self._blurred(law, share) for share in shares]
                 sharp = _minimize(reduced, point.B, 0.0) if B.size <= LARGE_MAP else point
                 if sharp.smooth and sharp is not point:
                     tried.append(self.fit(space_x.basis @ sharp.B @ space_y.basis.T, []))
@@ -749,19 +753,20 @@ class _Search:
         theta = math.exp(brentq(excess, low, high, xtol=1e-14, rtol=1e-14))
         return np.asarray((start * (e / (e + theta)))[None] @ basis.T)
 
-    def _decorrelating_law(self) -> Law | None:
+    def _decorrelating_law(self) -> tuple[Law, bool]:
         """y' = y - (regression of y on x), blurred: no linear map is better than zero then.
 
-        None if the budget does not suffice for it (structure y|x).
+        Or, and False, as much of it as the budget allows (structure y|x).
         """
         slope = self.space_x.regress(self.rows_y)
         law = Law(np.zeros_like(self.x), -(self.x @ slope.T), self._no_roots())
         left, (n, m) = self.radius**2 - law.spent(self.weights), slope.shape[::-1]
-        if left < 0:
-            return None
+        exact = left >= 0
+        if not exact:
+            law, left = law.scaled(self.radius**2, self.weights), 0.0
         variance = 0.5 * self.epsilon if self.epsilon > 0 else left / m
         roots = np.hstack([np.zeros((m, n)), math.sqrt(variance) * np.eye(m)])
-        return Law(law.displacement_x, law.displacement_y, roots)
+        return Law(law.displacement_x, law.displacement_y, roots), exact
 
     def _laws_without_residual(self, B: Array) -> list[Law]:
         r"""Worst-case law at a map without residual for which that map is optimal.

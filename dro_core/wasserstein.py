@@ -493,11 +493,16 @@ def _sinkhorn(a: Array, b: Array, cost: Array, epsilon: float) -> tuple[Array, A
 
     here, there = np.flatnonzero(a), np.flatnonzero(b)
     inner = np.ix_(here, there)
-    with np.errstate(over="ignore"):  # POT also returns the exponentials of the potentials
+    with np.errstate(over="ignore", invalid="ignore"):  # POT also exponentiates the potentials
         some, log = ot.sinkhorn(
             a[here], b[there], cost[inner], epsilon, method="sinkhorn_log", log=True, warn=False,
             numItermax=SINKHORN_ITERATIONS, stopThr=SINKHORN_STOP,
         )  # fmt: skip
+    if not np.isfinite(some).all():
+        raise ValueError(
+            f"epsilon: {epsilon:.3g} of the largest cost is too small for Sinkhorn's iteration in "
+            "floats; use a larger one, or method='exact'"
+        )
     missed = float(max(np.abs(some.sum(axis=1) - a[here]).sum(),
                        np.abs(some.sum(axis=0) - b[there]).sum()))  # fmt: skip
     if missed > SINKHORN_MISSED:
