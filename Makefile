@@ -9,16 +9,30 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: section5 test slow fuzz benchmarks docs format clean
+.PHONY: section5 test slow test-core test-oldest test-matrix fuzz benchmarks docs format clean
 
 section5: $(VENV)/.installed
 	$(BIN)/python -m validation section5 --out $(OUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+# The core's tests on other arithmetic and other versions: test-core on one other BLAS kernel with
+# two threads, test-matrix on all of them, on the oldest versions and on newer interpreters.
+test-core: $(VENV)/.installed-test
+	MATRIX_THREADS=2 tests/matrix.sh kernels $(BIN)/python Haswell
+
+test-oldest:
+	tests/matrix.sh oldest $(PYTHON)
+
+test-matrix: $(VENV)/.installed-test
+	tests/matrix.sh kernels $(BIN)/python
+	tests/matrix.sh oldest $(PYTHON)
+	tests/matrix.sh interpreters
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python tests/fuzz/hostile.py --calls 10000 --seed $(SEED)

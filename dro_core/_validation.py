@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-#: How far weights may be from summing to one: rounding, not negligence.
+#: How far weights in double precision may be from summing to one: rounding, not negligence.
 WEIGHT_SUM_TOLERANCE = 1e-9
-
 
 #: No entry of data, maps and radii may be larger: their squares would not be floats to use.
 LARGEST = 1e140
@@ -159,8 +158,25 @@ def check_samples_and_map(matrix: Any, x: Array, y: Array, name: str) -> None:
         )
 
 
+def weight_sum_tolerance(value: Any, size: int) -> float:
+    """How far weights may be from summing to one: by the rounding of their own precision.
+
+    N numbers that were divided by their sum miss one by at most (N + 1)/2 roundings, and by far
+    less as a rule; the tolerance of double precision is the least.
+    """
+    kind = np.asarray(value).dtype
+    if kind.kind != "f" or kind.itemsize >= 8:
+        return WEIGHT_SUM_TOLERANCE
+    # an average over signs of rounding, with room: a sum that is off by 1 % is no rounding
+    return min(max(WEIGHT_SUM_TOLERANCE, 4.0 * math.sqrt(size) * float(np.finfo(kind).eps)), 0.01)
+
+
 def as_weights(value: Any, size: int, name: str = "weights") -> Array:
-    """Non-negative weights (size,) that sum to one; None means uniform."""
+    """Non-negative weights (size,) that sum to one; None means uniform.
+
+    A sum that is off by the rounding of the weights' own precision (float32, float16) is taken for
+    one, and the weights are divided by it.
+    """
     if value is None:
         return np.full(size, 1.0 / size)
     array = as_real_array(value, name)
@@ -172,11 +188,11 @@ def as_weights(value: Any, size: int, name: str = "weights") -> Array:
         i = int(np.argmin(array))
         raise ValueError(f"{name}: entry {i} is {array[i]}; weights must be non-negative")
     total = float(array.sum())
-    if abs(total - 1.0) > WEIGHT_SUM_TOLERANCE:
+    if abs(total - 1.0) > weight_sum_tolerance(value, size):
         raise ValueError(
             f"{name}: they sum to {total!r}, not to 1; divide by the sum if that is what you mean"
         )
-    return array
+    return array if abs(total - 1.0) <= 1e-15 * size else array / total
 
 
 def as_scalar(value: Any, name: str, allowed: str) -> float:

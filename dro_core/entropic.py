@@ -29,6 +29,7 @@ from dro_core._validation import (
 )
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.linear_map import DENSE_ENTRIES, DenseMap
+from dro_core.read_only import ReadOnly, read_only
 from dro_core.spectrum import ResidualDecomposition
 from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
@@ -218,7 +219,7 @@ class EntropicCertificate:
         )
 
 
-class EntropicWorstCase:
+class EntropicWorstCase(ReadOnly):
     r"""Entropic worst case of a linear map: value, multiplier and the worst-case Gaussians.
 
     Attributes
@@ -260,6 +261,7 @@ class EntropicWorstCase:
             problem, structure, decomposition, solution.multiplier, solution.margin,
             epsilon / self._factor,
         )  # fmt: skip
+        self._protect()
 
     @property
     def displacement_x(self) -> Array:
@@ -294,14 +296,16 @@ class EntropicWorstCase:
             return law.covariance_y
         if isinstance(self.structure, XGivenY):
             return law.covariance_x
-        return np.block(
-            [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
+        return read_only(
+            np.block(
+                [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
+            )
         )
 
     @cached_property
     def gradient(self) -> Array:
         r"""Gradient of the risk in B, (n, m), by the envelope theorem: that at the Gaussians."""
-        return self._law.gradient()
+        return read_only(self._law.gradient())
 
     @cached_property
     def _certificate(self) -> EntropicCertificate:

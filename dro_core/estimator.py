@@ -38,6 +38,7 @@ from dro_core._validation import (
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.entropic import EntropicWorstCase, covariance_divergence, entropic_worst_case
 from dro_core.linear_map import DenseMap
+from dro_core.read_only import ReadOnly, read_only
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.worst_case import WorstCase, relative_gap, risk_rounding, worst_case_risk
 
@@ -175,7 +176,7 @@ class FitCertificate:
         )
 
 
-class LinearFit:
+class LinearFit(ReadOnly):
     """A fitted linear map with its worst-case risk and its distance from optimality.
 
     Attributes
@@ -203,6 +204,7 @@ class LinearFit:
         self.lower = min(law.least_squares_risk(x, y, weights), self.risk)
         self._size = float(weights @ (x**2).sum(axis=1))
         self._size += DenseMap(matrix).squared_terms(y, weights)
+        self._protect()
 
     def _gap(self, upper: float, lower: float) -> float:
         return 0.0 if upper <= risk_rounding(0.0, 16 * self._size) else relative_gap(upper, lower)
@@ -220,7 +222,7 @@ class LinearFit:
     @cached_property
     def singular_values(self) -> Array:
         """Singular values of the map, in decreasing order."""
-        return np.asarray(np.linalg.svd(self.matrix, compute_uv=False))
+        return read_only(np.linalg.svd(self.matrix, compute_uv=False))
 
     def predict(self, y: Any) -> Array:
         """Reconstructions of rows of y: (N, m) -> (N, n)."""

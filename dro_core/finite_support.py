@@ -33,6 +33,7 @@ from dro_core._validation import (
     as_weights,
     check_samples_and_map,
 )
+from dro_core.read_only import ReadOnly
 
 #: Entries per block of candidates: 16 MiB of float64, a few of which are alive at a time.
 BLOCK_ENTRIES = 2**21
@@ -311,7 +312,7 @@ class FiniteCertificate:
         )
 
 
-class FiniteWorstCase:
+class FiniteWorstCase(ReadOnly):
     r"""Exact worst case on a finite support.
 
     Attributes
@@ -348,6 +349,7 @@ class FiniteWorstCase:
         self.transport_cost = float(mass @ cost)
         size = float(mass @ np.abs(loss)) + multiplier * radius**2
         self.gap = (self.risk - self.primal_risk) / size if size > 0 else 0.0
+        self._protect()
 
     def verify(self) -> FiniteCertificate:
         """Recompute both values and the plan's feasibility by one more pass over everything."""

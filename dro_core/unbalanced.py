@@ -56,6 +56,7 @@ from dro_core._validation import (
     unknown,
 )
 from dro_core.finite_support import BLOCK_ENTRIES, _as_block
+from dro_core.read_only import protect_arrays
 from dro_core.threads import single_threaded
 
 DIVERGENCES = ("kl", "balanced")
@@ -446,6 +447,9 @@ class UnbalancedTransport:
     a: Array = field(repr=False)
     b: Array = field(repr=False)
     cost: Array = field(repr=False)
+
+    def __post_init__(self) -> None:
+        protect_arrays(self)
 
     def verify(self) -> UnbalancedCertificate:
         """Recompute both values and the feasibility of plan and potentials, from the cost."""

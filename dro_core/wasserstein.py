@@ -36,6 +36,7 @@ from dro_core._validation import (
     magnitude,
 )
 from dro_core.finite_support import BLOCK_ENTRIES
+from dro_core.read_only import ReadOnly, read_only
 from dro_core.simplex import optimal_plan
 
 METHODS = ("exact", "relaxed", "sinkhorn")
@@ -596,7 +597,7 @@ def _gap(primal: float, dual: float) -> float:
     return (primal - dual) / primal if primal > 0 else primal - dual
 
 
-class ConditionalDistance:
+class ConditionalDistance(ReadOnly):
     r"""A conditional Wasserstein distance with its plan and potentials.
 
     Attributes
@@ -643,11 +644,12 @@ class ConditionalDistance:
         self.conditions, self.masses = problem.conditions, problem.masses
         if problem.difference is not None:
             self.reason, self.value = _reason(problem.difference, problem.tolerance), math.inf
-            return
-        self._costs = self._solved.costs
-        self.value = float(self.masses @ self._costs) ** (1 / self.p)
-        if self.beta is not None:
-            self._split_by_start()
+        else:
+            self._costs = self._solved.costs
+            self.value = float(self.masses @ self._costs) ** (1 / self.p)
+            if self.beta is not None:
+                self._split_by_start()
+        self._protect()
 
     def _split_by_start(self) -> None:
         """Conditions and costs of a relaxed plan: by the x where the mass starts."""
@@ -687,7 +689,8 @@ class ConditionalDistance:
     @cached_property
     def potentials(self) -> tuple[Array, Array]:
         """Dual potentials."""
-        return self._solved.potentials()
+        f, g = self._solved.potentials()
+        return read_only(f), read_only(g)
 
     @cached_property
     def _moves(self) -> tuple[Array, Array]:
@@ -998,7 +1001,7 @@ def _sufficient_beta(exact: ConditionalDistance) -> float:
 # --- Gaussian conditionals ----------------------------------------------------------------------
 
 
-class GaussianDistance:
+class GaussianDistance(ReadOnly):
     r"""Conditional W2 distance of Gaussian conditionals.
 
     Attributes
@@ -1020,6 +1023,7 @@ class GaussianDistance:
         moved = left - right @ self._rotation
         self.per_condition = (shift**2).sum(axis=1) + (moved**2).sum(axis=(1, 2))
         self.value = float(masses @ self.per_condition) ** 0.5
+        self._protect()
 
     @property
     def cross_covariances(self) -> Array:

@@ -36,6 +36,7 @@ from dro_core.dual import (
 )
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap, as_linear_map
 from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings, QuadratureView
+from dro_core.read_only import ReadOnly, read_only
 from dro_core.spectrum import ResidualDecomposition, ResidualSpectrum, decompose, residuals
 from dro_core.structure import AffineDisplacement, Structure, XShift, as_structure
 from dro_core.transport import squared_norms
@@ -114,7 +115,7 @@ class Certificate:
         )
 
 
-class WorstCase:
+class WorstCase(ReadOnly):
     r"""Worst-case risk of a linear map, its multiplier, and the law that attains it.
 
     Displacements are stored, positions derived from them, so small radii keep their digits; all
@@ -166,6 +167,7 @@ class WorstCase:
         self.bound = answer.bound
         self.nominal_risk = problem.fidelity
         self.weights = problem.weights
+        self._protect()
 
     def _length(self, dx: Array, dy: Array) -> float:
         """Root mean square length of displacements, in the structure's transport cost."""
@@ -241,7 +243,7 @@ class WorstCase:
             noise = self.structure.noise_covariance()
             if noise is not None:
                 gradient += 2.0 * problem.map.apply(noise).T
-        return gradient
+        return read_only(gradient)
 
     @cached_property
     def _certificate(self) -> Certificate:
@@ -421,7 +423,7 @@ class _Answer:
     top: float
 
 
-class LinearReconstruction:
+class LinearReconstruction(ReadOnly):
     r"""A linear map with the data it is judged on; one decomposition serves every question.
 
     y|x and joint share one eigendecomposition and x|y needs none, so asking for several structures
@@ -440,7 +442,10 @@ class LinearReconstruction:
         Non-negative, summing to one; default uniform.
     norm_bound : float, optional
         For a LinearOperator: a proved bound on its largest singular value. Without one, upper
-        values hold with probability 1 - `failure_probability` only.
+        values hold with probability 1 - `failure_probability` only. It is believed: a bound below
+        a singular value that the products of the run show (to a relative 5e-11) is refused, but
+        one that is too small by a relative :math:`\delta` and not found out makes `upper` too low,
+        by a relative :math:`3\delta` at most in all that was tried.
     rtol : float
         A LinearOperator is applied until lower and upper value agree to this, relatively (or until
         neither changes any more, or for `max_steps`).
@@ -500,6 +505,7 @@ class LinearReconstruction:
                 f"{LARGEST_RISK:g}; rescale the data"
             )
         self._own: ResidualDecomposition | QuadratureDecomposition | None = None
+        self._protect()
 
     @property
     def matrix(self) -> Array:

@@ -14,10 +14,13 @@ from dro_core import (
     InfeasibleRadiusError,
     LinearReconstruction,
     XShift,
+    conditional_wasserstein,
     dual_value,
     entropic_worst_case,
     finite_worst_case,
     fit_linear,
+    gaussian_conditional_wasserstein,
+    unbalanced_ot,
     worst_case_curve,
     worst_case_risk,
 )
@@ -128,39 +131,40 @@ def test_plans_that_were_tampered_with():
     loss, cost = np.array([[0.0, 1.0]] * 2), np.array([[0.0, 1.0]] * 2)
     worst = finite_worst_case(loss, cost, 0.5)
     assert worst.verify().holds()
-    worst.plan = worst.plan * 0.5  # loses mass
+    vars(worst)["plan"] = worst.plan * 0.5  # loses mass
     assert worst.verify().marginal_error > 1e-3
     assert not worst.verify().holds()
-    worst.plan = sparse.csr_array(np.array([[0.5, 0.0], [0.5, 0.0]]))  # nothing moves
+    vars(worst)["plan"] = sparse.csr_array(np.array([[0.5, 0.0], [0.5, 0.0]]))  # nothing moves
     assert worst.verify().primal_risk == 0
     assert not worst.verify().holds()
-    worst.plan = sparse.csr_array(np.array([[0.0, 0.5], [0.0, 0.5]]))  # everything moves
+    vars(worst)["plan"] = sparse.csr_array(np.array([[0.0, 0.5], [0.0, 0.5]]))  # everything moves
     assert worst.verify().transport_cost == 1.0
     assert not worst.verify().holds()
     worst = finite_worst_case(loss, cost, 0.5)
-    worst.multiplier = 0.5  # not an upper value of the plan's risk any more
+    vars(worst)["multiplier"] = 0.5  # not an upper value of the plan's risk any more
     assert not worst.verify().holds()
 
 
 def test_a_plan_that_overspends_by_little():
     """Only the cost tells: its risk is the reported one to 12 digits."""
     worst = finite_worst_case([[1.0, 1.0 + 1e-12]], [[0.0, 1.0]], 0.5)
-    worst.plan = sparse.csr_array(np.array([[0.0, 1.0]]))
+    vars(worst)["plan"] = sparse.csr_array(np.array([[0.0, 1.0]]))
     assert not worst.verify().holds()
 
 
 def test_a_plan_that_is_slightly_off():
     worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
-    worst.plan = worst.plan + sparse.csr_array(np.array([[1e-6, -1e-6]]))
+    vars(worst)["plan"] = worst.plan + sparse.csr_array(np.array([[1e-6, -1e-6]]))
     assert not worst.verify().holds()
 
 
 def test_a_reported_risk_that_is_not_the_optimum():
     worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
-    worst.risk *= 3
+    vars(worst)["risk"] *= 3
     assert not worst.verify().holds()
     worst = finite_worst_case([[0.0, 1.0]], [[0.0, 1.0]], 0.5)
-    worst.plan = sparse.csr_array(np.array([[2.0, -1.0]]))  # a signed plan with the right sums
+    signed = sparse.csr_array(np.array([[2.0, -1.0]]))  # with the right sums
+    vars(worst)["plan"] = signed
     assert worst.verify().marginal_error == np.inf
 
 
@@ -168,13 +172,60 @@ def test_residuals_and_threshold_are_recomputed(rng):
     B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 5, 3))
     worst = worst_case_risk(B, x, y, 1.0)
     worst._displacements  # noqa: B018  built from the true residuals
-    worst._problem.residual *= 0.5
+    vars(worst._problem)["residual"] = 0.5 * worst._problem.residual
     assert worst.verify().holds()
     assert worst.verify().resolution < 1e-12 * worst.risk
     worst = worst_case_risk(B, x, y, 1.0)
     worst._displacements  # noqa: B018
     worst._decomposition.spectrum.squared_singular_values[:] *= 0.5
     assert worst.verify().threshold == pytest.approx(np.linalg.norm(B, 2) ** 2)
+
+
+def results(rng):
+    """One result of every kind that carries a certificate."""
+    B, x, y = rng.standard_normal((2, 3)), *(rng.standard_normal((6, k)) for k in (2, 3))
+    table, atoms = rng.uniform(0, 1, (6, 4)), np.zeros((6, 1))
+    table[:, 0] = 0.0
+    covariances = np.stack([np.eye(2)] * 2)
+    return [
+        LinearReconstruction(B, x, y),
+        worst_case_risk(B, x, y, 0.5),
+        entropic_worst_case(B, x, y, 0.5, 0.1),
+        finite_worst_case(table, table, 0.5),
+        fit_linear(x=x, y=y, radius=0.3),
+        conditional_wasserstein(atoms, x, atoms, x + 1.0),
+        gaussian_conditional_wasserstein(x[:2], covariances, x[2:4], covariances),
+        unbalanced_ot(table, np.ones(6), np.ones(4)),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(8))
+def test_results_are_read_only(kind, rng):
+    """A radius set afterwards, and the certificate still held."""
+    result = results(rng)[kind]
+    names = [name for name in vars(result) if not name.startswith("_")]
+    for name in [*names, "anything"]:
+        with pytest.raises(AttributeError):
+            setattr(result, name, 1.0)
+    with pytest.raises(AttributeError):
+        delattr(result, names[0])
+    for name in [*names, "gradient", "singular_values", "potentials", "per_condition"]:
+        value = getattr(result, name, None)
+        for array in value if isinstance(value, tuple) else [value]:
+            if isinstance(array, np.ndarray):
+                with pytest.raises(ValueError, match="read-only"):
+                    array[...] = 0.0
+
+
+def test_the_arrays_that_a_result_was_made_from_stay_writable(rng):
+    x, y, weights = rng.standard_normal((6, 2)), rng.standard_normal((6, 3)), np.full(6, 1 / 6)
+    B = rng.standard_normal((2, 3))
+    worst_case_risk(B, x, y, 0.5, weights=weights).verify()
+    fit_linear(x=x, y=y, radius=0.3, weights=weights)
+    assert x.flags.writeable
+    assert y.flags.writeable
+    assert weights.flags.writeable
+    assert B.flags.writeable
 
 
 def test_answers_and_errors_survive_pickling(rng):

@@ -524,3 +524,19 @@ def test_singular_values_over_twelve_decades(rng):
     values = np.geomspace(1, 1e-12, 60)
     squared = dro_core.linear_map.left_singular_basis((left * values) @ right.T)[1]
     np.testing.assert_allclose(np.sort(np.sqrt(squared))[::-1][:45], values[:45], rtol=1e-4)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-9, -3), st.floats(-2, 2))
+def test_a_norm_bound_that_is_a_little_too_small_costs_no_more_than_that(seed, digits, size):
+    """It is refused if the run sees it, and else the upper value is too low by its error."""
+    rng = np.random.default_rng(seed)
+    n, wrong = int(rng.integers(3, 60)), 10.0**digits
+    B, x, y = rng.standard_normal((n, n)), *rng.standard_normal((2, 10, n))
+    bound = float(np.linalg.norm(B, 2)) * (1 - wrong)
+    try:
+        worst = worst_case_risk(aslinearoperator(B), x, y, 10.0**size, norm_bound=bound)
+    except ValueError:
+        return
+    exact = worst_case_risk(B, x, y, 10.0**size).risk
+    assert worst.risk <= exact * (1 + 1e-10)
+    assert worst.upper >= exact * (1 - 3 * wrong - 1e-10)

@@ -49,6 +49,16 @@ def test_the_worst_case_law_is_at_distance_radius(rng):
     assert reference.wasserstein_pot(before, after) == pytest.approx(0.8, rel=1e-7)
 
 
+def test_a_law_of_structure_y_given_x_may_be_nearer_when_x_moves_too():
+    x, y = np.array([[0.5], [-0.5]]), np.array([[0.926], [-0.926]])
+    worst = worst_case_risk([[0.5]], x, y, 1.852, "y|x")
+    assert worst.y == pytest.approx(-y)  # the two y exchanged: or the two x, which is nearer
+    conditional = reference.conditional_wasserstein_pot(x, y, worst.x, worst.y)
+    assert conditional == pytest.approx(1.852)
+    plain = reference.wasserstein_pot(np.hstack([x, y]), np.hstack([worst.x, worst.y]))
+    assert plain == pytest.approx(1.0)
+
+
 def test_linear_programmes_agree_on_a_hand_solved_case():
     loss, cost = [[0.0, 4.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
     for solve in (reference.finite_worst_case_highs, reference.finite_worst_case_cvxpy):

@@ -64,7 +64,7 @@ class Finite:
 
     def pair(self, v):
         """v as a function, and the exact map of its c-transform."""
-        points, values = self.tensors[1], torch.from_numpy(np.asarray(v))
+        points, values = self.tensors[1], torch.tensor(np.asarray(v))
         best = torch.from_numpy((self.table - v).argmin(1))
         return lookup(points, values), lookup(self.tensors[0], points[best])
 

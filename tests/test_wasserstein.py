@@ -292,7 +292,7 @@ def test_certificate_of_a_wrong_answer_does_not_hold(fault, m, rng):
     assert found.verify().holds()
     plan = found.plan.copy()
     if fault == "value":
-        found.value *= 1 + 1e-8
+        vars(found)["value"] *= 1 + 1e-8
     elif fault == "plan":  # feasible, but not optimal
         found.__dict__["plan"] = type(plan)(np.kron(np.eye(4), np.full((5, 5), 0.01)))
     elif fault == "negative":
@@ -306,7 +306,7 @@ def test_certificate_of_a_wrong_answer_does_not_hold(fault, m, rng):
     elif fault == "huge":  # rounding of huge potentials is no excuse
         f, g = found.potentials
         found.__dict__["potentials"] = (f + 1e13 * rng.standard_normal(20), g)
-        found.value *= 1 + 1e-6
+        vars(found)["value"] *= 1 + 1e-6
     elif fault == "label":  # a condition split in two: fewer moves, a larger distance
         problem = found._problem
         problem.__dict__.pop("quantiles", None)
@@ -356,7 +356,7 @@ def test_certificate_of_a_wrong_infinity_does_not_hold():
     found._problem.difference = dataclasses.replace(found._problem.difference, x=np.zeros(1))
     assert not found.verify().holds()
     right = conditional_wasserstein(x, y, x, y)
-    right.value = math.inf
+    vars(right)["value"] = math.inf
     assert not right.verify().holds()
 
 
@@ -753,7 +753,7 @@ def test_gaussian_conditionals_by_hand():
 
 def test_gaussian_certificate_of_a_wrong_answer_does_not_hold():
     found = gaussian_conditional_wasserstein(*gaussians(3))
-    found.value *= 1 + 1e-8
+    vars(found)["value"] *= 1 + 1e-8
     assert not found.verify().holds()
     found = gaussian_conditional_wasserstein(*gaussians(5))
     found._rotation = found._rotation @ np.diag([-1.0, *np.ones(found._rotation.shape[1] - 1)])

@@ -292,7 +292,7 @@ def test_verify_sees_a_wrong_value_a_wrong_law_and_a_wrong_threshold(rng):
 
     assert fresh().verify().holds()
     wrong = fresh()
-    wrong.risk *= 1.001
+    vars(wrong)["risk"] *= 1.001
     assert not wrong.verify().holds()
     wrong = fresh()
     dx, dy = wrong._displacements
@@ -302,7 +302,7 @@ def test_verify_sees_a_wrong_value_a_wrong_law_and_a_wrong_threshold(rng):
     wrong.__dict__["_displacements"] = (dx, 0.99 * dy)
     assert not wrong.verify().holds()
     wrong = fresh()
-    wrong.multiplier = 0.9 * wrong.verify().threshold
+    vars(wrong)["multiplier"] = 0.9 * wrong.verify().threshold
     del wrong.__dict__["_certificate"]
     assert not wrong.verify().holds()
 
@@ -515,3 +515,22 @@ def test_entropic_dual_counts_every_direction(rng):
         barrier = -0.5 * lam * epsilon * np.linalg.slogdet(inside)[1]
         found = dual_value(B, x, y, lam, 0.3, structure, epsilon=epsilon)
         check_same(found, lam * 0.09 + quadratic + barrier)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("count", [3, 7, 1000])
+def test_weights_off_by_the_rounding_of_their_own_precision_are_divided_by_their_sum(dtype, count):
+    rng = np.random.default_rng(count)
+    B, x, y = rng.standard_normal((2, 3)), *(rng.standard_normal((count, k)) for k in (2, 3))
+    exact = rng.uniform(0.5, 1.5, count)
+    exact /= exact.sum()
+    rounded = exact.astype(dtype)
+    expected = worst_case_risk(B, x, y, 0.5, weights=exact).risk
+    found = worst_case_risk(B, x, y, 0.5, weights=rounded)
+    assert found.risk == pytest.approx(expected, rel=8 * float(np.finfo(dtype).eps))
+    assert found.weights.sum() == pytest.approx(1.0, abs=1e-14)
+    assert found.verify().holds()
+    with pytest.raises(ValueError, match="weights: they sum to"):
+        worst_case_risk(B, x, y, 0.5, weights=(1.05 * exact).astype(dtype))
+    with pytest.raises(ValueError, match="weights: they sum to"):  # not in double precision
+        worst_case_risk(B, x, y, 0.5, weights=exact * (1 + 1e-6))
