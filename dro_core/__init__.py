@@ -6,8 +6,8 @@ Importing this package loads numpy and scipy only.
 """
 
 from dro_core import operators
-from dro_core._validation import InfeasibleRadiusError
 from dro_core.bounds import conservatism_gap, explicit_bound
+from dro_core.checks import InfeasibleRadiusError
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.entropic import (
     EntropicCertificate,

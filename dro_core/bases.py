@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from dro_core._validation import Array
+from dro_core.checks import Array
 
 
 class Basis(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dro_core._validation import as_scalar
+from dro_core.checks import as_scalar
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dro_core._validation import check_option, non_negative_array
+from dro_core.checks import check_option, non_negative_array
 from dro_core.structure import Joint, Structure, structure_modulus
 
 

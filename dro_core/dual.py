@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dro_core._validation import Array, as_non_negative, as_radius, check_magnitude
+from dro_core.checks import Array, as_non_negative, as_radius, check_magnitude
 from dro_core.spectrum import ResidualSpectrum
 
 _EPS = float(np.finfo(np.float64).eps)

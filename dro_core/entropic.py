@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     InfeasibleRadiusError,
     as_positive_integer,

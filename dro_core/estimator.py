@@ -23,7 +23,7 @@ import numpy as np
 from scipy.linalg import eigh, solve_triangular
 from scipy.optimize import brentq
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     as_non_negative,
     as_radius,

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator
 
-from dro_core._validation import Array, as_matrix, as_non_negative, check_magnitude, magnitude
 from dro_core.bases import Basis, ColumnBasis
+from dro_core.checks import Array, as_matrix, as_non_negative, check_magnitude, magnitude
 from dro_core.transport import squared_norms
 
 #: Maps that no fast basis diagonalises are decomposed densely up to this many entries (2048²).

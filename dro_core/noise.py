@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse, special
 
-from dro_core._validation import (
+from dro_core.checks import (
     LARGEST,
     WEIGHT_SUM_TOLERANCE,
     Array,

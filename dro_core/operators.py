@@ -24,15 +24,6 @@ from typing import Any, Literal
 import numpy as np
 from scipy import fft
 
-from dro_core._validation import (
-    Array,
-    as_non_negative,
-    as_positive_integer,
-    as_real_array,
-    check_magnitude,
-    check_option,
-    magnitude,
-)
 from dro_core.bases import (
     Basis,
     ColumnBasis,
@@ -41,6 +32,15 @@ from dro_core.bases import (
     QuarterSineBasis,
     SineBasis,
     StandardBasis,
+)
+from dro_core.checks import (
+    Array,
+    as_non_negative,
+    as_positive_integer,
+    as_real_array,
+    check_magnitude,
+    check_option,
+    magnitude,
 )
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import Array
+from dro_core.checks import Array
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.linear_map import LinearMap
 from dro_core.spectrum import ResidualSpectrum

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     as_count,
     as_positive_integer,

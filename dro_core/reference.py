@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     InfeasibleRadiusError,
     as_map,

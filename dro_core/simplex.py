@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dro_core._validation import Array
+from dro_core.checks import Array
 
 #: Relative excess over the lower value at which a plan is optimal, and above which it is refused.
 SOUGHT, REFUSED = 3e-11, 1e-7

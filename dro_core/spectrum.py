@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import (
+from dro_core.bases import Basis, ColumnBasis
+from dro_core.checks import (
     Array,
     as_non_negative,
     as_positive_integer,
@@ -24,7 +25,6 @@ from dro_core._validation import (
     check_samples_and_map,
     non_negative_array,
 )
-from dro_core.bases import Basis, ColumnBasis
 from dro_core.linear_map import LinearMap, as_linear_map
 from dro_core.structure import AffineDisplacement, Structure, as_structure
 from dro_core.transport import squared_norms

@@ -37,7 +37,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from dro_core._validation import (
+from dro_core.bases import Basis
+from dro_core.checks import (
     Array,
     as_real_array,
     as_samples,
@@ -45,7 +46,6 @@ from dro_core._validation import (
     check_option,
     unknown,
 )
-from dro_core.bases import Basis
 from dro_core.linear_map import ColumnScaledMap, DenseMap, LinearMap, as_linear_map
 from dro_core.operators import SpectralOperator
 from dro_core.transport import TransportWeight, norming_vector

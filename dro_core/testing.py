@@ -46,7 +46,7 @@ except ModuleNotFoundError as error:
         name="hypothesis",
     ) from None
 
-from dro_core._validation import Array, as_radius, as_samples, as_weights
+from dro_core.checks import Array, as_radius, as_samples, as_weights
 from dro_core.structure import (
     Joint,
     Structure,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import Array, as_real_array, check_magnitude
+from dro_core.checks import Array, as_real_array, check_magnitude
 
 
 def squared_norms(rows: Array) -> Array:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import lsmr
 
-from dro_core._validation import Array, as_non_negative, as_samples, check_magnitude
 from dro_core.bases import Basis
+from dro_core.checks import Array, as_non_negative, as_samples, check_magnitude
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap, as_linear_map
 from dro_core.operators import Convolution, _cosine_sums
 

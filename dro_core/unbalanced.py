@@ -41,7 +41,7 @@ from scipy.sparse.csgraph import (
     minimum_spanning_tree,
 )
 
-from dro_core._validation import (
+from dro_core.checks import (
     LARGEST,
     Array,
     as_map,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import svdvals
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     InfeasibleRadiusError,
     as_non_negative,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_count, as_positive_integer
+from dro_core.checks import as_count, as_positive_integer
 
 _WORD = 1 << 64
 _GOLDEN = 0x9E3779B97F4A7C15

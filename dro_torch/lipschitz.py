@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from dro_core._validation import as_positive_integer
-from dro_torch._models import bare_copy, call_model
-from dro_torch._validation import check_batch
+from dro_core.checks import as_positive_integer
+from dro_torch.checks import check_batch
+from dro_torch.models import bare_copy, call_model
 from dro_torch.nets import frozen
 from dro_torch.nets.norms import convolution_norm, matrix_norm, rounding_factor
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_count,
     as_positive,
     as_positive_integer,
@@ -28,14 +28,14 @@ from dro_core._validation import (
     check_magnitude,
     check_option,
 )
-from dro_torch._models import call_model
-from dro_torch._validation import (
+from dro_torch.checks import (
     check_alike,
     check_batch,
     check_finite,
     check_images,
     check_tensor,
 )
+from dro_torch.models import call_model
 
 #: What `kid` on the features of `EfficientNetLite0` is called in every table: it is no FID.
 KID_NAME = "EffNet-Lite0 KID"

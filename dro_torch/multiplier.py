@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dro_core._validation import (
+from dro_core.bisection import Bisection, bisect_interval
+from dro_core.checks import (
     as_non_negative,
     as_positive_integer,
     as_radius,
     as_scalar,
     check_option,
 )
-from dro_core.bisection import Bisection, bisect_interval
 
 
 class Multiplier(nn.Module):

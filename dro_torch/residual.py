@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dro_torch._models import call_model, explain_failure
+from dro_torch.models import call_model, explain_failure
 from dro_torch.structure import Structure
 
 #: (model, x, y) -> the residual of every sample, any shape after axis 0.

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from dro_core._validation import check_option, unknown
-from dro_torch._models import call_model
+from dro_core.checks import check_option, unknown
+from dro_torch.models import call_model
 
 
 def _moved(value: Tensor, displacement: Tensor) -> Tensor:

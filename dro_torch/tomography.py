@@ -23,14 +23,14 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from dro_core._validation import (
+from dro_core.checks import (
     Array,
     as_positive_integer,
     as_real_array,
     as_scalar,
     check_option,
 )
-from dro_torch._validation import check_tensor
+from dro_torch.checks import check_tensor
 from dro_torch.data.tomography import FanBeamScan
 from dro_torch.physics.forward import LinearForward, in_full_precision
 from dro_torch.physics.linear import SparseMatrix, check_dtype, linear_product

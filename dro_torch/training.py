@@ -41,7 +41,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_count,
     as_non_negative,
     as_positive_integer,
@@ -49,7 +49,7 @@ from dro_core._validation import (
     check_option,
     unknown,
 )
-from dro_torch._models import bare_copy, bare_module, bare_names
+from dro_torch.models import bare_copy, bare_module, bare_names
 
 #: Names of the files in a run's folder.
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"

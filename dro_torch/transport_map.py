@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_non_negative, as_positive_integer, as_scalar
-from dro_torch._models import call_model
-from dro_torch._validation import check_alike, check_batch, check_finite, check_images
+from dro_core.checks import as_non_negative, as_positive_integer, as_scalar
+from dro_torch.checks import check_alike, check_batch, check_finite, check_images
 from dro_torch.data.sampling import Batches, IndexedDataset
 from dro_torch.keyed_noise import check_key, standard_normal, uniform
 from dro_torch.losses.unbalanced import BicubicUpsampling, LikelihoodCost, UnbalancedOTLoss
 from dro_torch.metrics import psnr
+from dro_torch.models import call_model
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.physics.forward import as_forward
 from dro_torch.training import Batch, Phase, StepContext, TrainingResult, fit

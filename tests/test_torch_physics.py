@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dro_core import operators
 from dro_torch import physics
-from dro_torch._validation import check_images
+from dro_torch.checks import check_images
 from dro_torch.physics import (
     AdjointError,
     ClippedHDR,

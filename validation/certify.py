@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import radius_of_noise, worst_case_risk
-from dro_core._validation import as_non_negative, as_positive_integer
+from dro_core.checks import as_non_negative, as_positive_integer
 from validation.registry import setting
 from validation.results import (
     Check,

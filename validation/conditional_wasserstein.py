@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.reference import (
     conditional_wasserstein_lp,
     conditional_wasserstein_pot,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import LinearFit, entropic_worst_case, fit_linear, worst_case_risk
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.operators import Integration
 from validation.benchmarks.timing import median_seconds
 from validation.registry import setting

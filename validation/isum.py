@@ -23,7 +23,7 @@ from scipy import fft
 from torch import Tensor
 from torch.nn import functional
 
-from dro_core._validation import Array, as_non_negative, as_positive_integer, unknown
+from dro_core.checks import Array, as_non_negative, as_positive_integer, unknown
 from dro_torch import data, metrics, physics
 from dro_torch.losses.unbalanced import (
     LikelihoodCost,

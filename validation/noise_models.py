@@ -25,7 +25,7 @@ import numpy as np
 from scipy import integrate, special
 
 from dro_core import finite_worst_case, worst_case_risk
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.reference import finite_worst_case_highs, finite_worst_case_pure
 from validation.registry import setting

@@ -19,7 +19,7 @@ from dro_core import (
     radius_of_operator_change,
     radius_of_poisson_noise,
 )
-from dro_core._validation import Array, as_non_negative, as_positive_integer
+from dro_core.checks import Array, as_non_negative, as_positive_integer
 from validation.registry import setting
 from validation.results import (
     Check,

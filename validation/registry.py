@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dro_core._validation import unknown
+from dro_core.checks import unknown
 from validation.results import Check
 
 #: Experiment -> module with a frozen dataclass `Config` and `run(config, out) -> list[Check]`.

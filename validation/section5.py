@@ -27,7 +27,7 @@ from dro_core import (
     finite_worst_case,
     quadratic_candidates,
 )
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.operators import BackwardHeat, Diagonal, SpectralOperator
 from dro_core.reference import (
     conditional_wasserstein_pot,

@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from dro_core import entropic_worst_case
-from dro_core._validation import Array
 from dro_core.bisection import bisect_interval
+from dro_core.checks import Array
 
 
 def random_start(rng: np.random.Generator, n: int, m: int) -> Array:

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse.linalg import eigsh
 
 from dro_core import operators
-from dro_core._validation import Array, as_non_negative, as_positive_integer
+from dro_core.checks import Array, as_non_negative, as_positive_integer
 from dro_core.twist import TwistReport, twist_condition
 from validation.registry import setting
 from validation.results import (

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import unknown
+from dro_core.checks import unknown
 
 #: Where files come from, for the messages about them.
 SOURCES = {

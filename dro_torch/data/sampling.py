@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_count,
     as_positive,
     as_positive_integer,

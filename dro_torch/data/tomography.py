@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_positive,
     as_positive_integer,
     as_real_array,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_positive_integer, as_scalar, check_option
+from dro_core.checks import as_positive_integer, as_scalar, check_option
 from dro_torch.losses.linearised import (
     PotentialLoss,
     eagerly,

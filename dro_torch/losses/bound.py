@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_positive_integer, as_radius, as_scalar
-from dro_torch._models import bare_module
-from dro_torch._validation import check_samples
+from dro_core.checks import as_positive_integer, as_radius, as_scalar
+from dro_torch.checks import check_samples
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.losses.linearised import directional, inner_product, uncached_autocast
+from dro_torch.models import bare_module
 from dro_torch.residual import (
     MovedSamples,
     Residual,

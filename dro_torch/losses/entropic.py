@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dro_core._validation import as_non_negative, as_positive_integer, check_option
-from dro_torch._validation import as_multiplier, check_samples
+from dro_core.checks import as_non_negative, as_positive_integer, check_option
+from dro_torch.checks import as_multiplier, check_samples
 from dro_torch.keyed_noise import check_key, standard_normal, uniform
 from dro_torch.residual import (
     MovedSamples,

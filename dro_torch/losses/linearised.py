@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_non_negative, as_positive_integer
-from dro_torch._models import bare_module
-from dro_torch._validation import as_multiplier, check_samples
+from dro_core.checks import as_non_negative, as_positive_integer
+from dro_torch.checks import as_multiplier, check_samples
 from dro_torch.losses.entropic import EstimatorWarning
+from dro_torch.models import bare_module
 from dro_torch.residual import (
     MovedSamples,
     Residual,

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from dro_core._validation import as_non_negative, as_positive_integer, as_scalar, unknown
-from dro_torch._models import call_model
-from dro_torch._validation import check_alike, check_batch, check_finite
+from dro_core.checks import as_non_negative, as_positive_integer, as_scalar, unknown
+from dro_torch.checks import check_alike, check_batch, check_finite
+from dro_torch.models import call_model
 
 #: Entries of the images for which the ISUM paper states its constants: 3 x 256 x 256.
 PAPER_ENTRIES = 3 * 256 * 256

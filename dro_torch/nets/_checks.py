@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_positive_integer, check_option
+from dro_core.checks import as_positive_integer, check_option
 
 #: Slopes of every activation lie in the interval that `dro_torch.lipschitz` proves for it.
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_non_negative, as_positive_integer
+from dro_core.checks import as_non_negative, as_positive_integer
 from dro_torch.nets._checks import check_features, check_shape, initialise, make_activation
 
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_positive, as_positive_integer
-from dro_torch._models import bare_copy
+from dro_core.checks import as_positive, as_positive_integer
+from dro_torch.models import bare_copy
 from dro_torch.nets._checks import MONOTONE, as_dimension, make_activation
 from dro_torch.nets.norms import convolution_norm, differentiable_norm
 

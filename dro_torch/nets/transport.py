@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_positive_integer, check_option
+from dro_core.checks import as_positive_integer, check_option
 from dro_torch.losses.unbalanced import BicubicUpsampling
 from dro_torch.nets._checks import initialise
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_count, as_positive_integer, as_scalar, unknown
+from dro_core.checks import as_count, as_positive_integer, as_scalar, unknown
 from dro_torch.nets._checks import (
     ACTIVATIONS,
     MONOTONE,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_non_negative,
     as_positive_integer,
     as_real_array,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dro_core._validation import as_non_negative, as_positive_integer
-from dro_torch._validation import check_finite, check_tensor
+from dro_core.checks import as_non_negative, as_positive_integer
+from dro_torch.checks import check_finite, check_tensor
 
 
 def in_full_precision(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core._validation import as_non_negative, as_positive_integer, as_scalar
-from dro_torch._validation import check_batch, image_hint
+from dro_core.checks import as_non_negative, as_positive_integer, as_scalar
+from dro_torch.checks import check_batch, image_hint
 from dro_torch.physics.convolution import (
     Convolution,
     anisotropic_gaussian_kernel,

@@ -16,9 +16,9 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from dro_core.linear_map import DenseMap, LinearMap, as_linear_map
-from dro_torch._validation import sample_hint
+from dro_torch.checks import sample_hint
 from dro_torch.physics.forward import LinearForward
 
 

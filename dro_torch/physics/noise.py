@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dro_core._validation import (
+from dro_core.checks import (
     as_non_negative,
     as_positive_integer,
     as_real_array,
@@ -28,7 +28,7 @@ from dro_core._validation import (
     as_weights,
     check_magnitude,
 )
-from dro_torch._validation import check_batch, check_tensor
+from dro_torch.checks import check_batch, check_tensor
 
 #: How far below `low`, in shares of the range, data may lie by rounding.
 DARK_TOLERANCE = 1e-3

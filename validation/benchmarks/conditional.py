@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.wasserstein import conditional_wasserstein
 from validation.benchmarks.timing import median_ratio, seconds
 from validation.registry import setting

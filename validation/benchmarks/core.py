@@ -24,7 +24,7 @@ from dro_core import (
     finite_worst_case,
     worst_case_risk,
 )
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.reference import (
     finite_worst_case_cvxpy,
     finite_worst_case_highs,

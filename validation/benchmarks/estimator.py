@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import fit_linear
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.operators import Integration
 from validation.registry import setting
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json

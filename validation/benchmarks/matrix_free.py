@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from dro_core import LinearReconstruction, ResidualSpectrum, entropic_worst_case, worst_case_risk
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.operators import Convolution, SpectralInverse
 from validation.benchmarks.finite_memory import peak_bytes
 from validation.benchmarks.timing import median_ratio

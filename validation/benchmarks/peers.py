@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import LinearReconstruction, __version__, dual_value, fit_linear, worst_case_risk
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from validation.benchmarks.timing import median_seconds
 from validation.registry import setting
 from validation.results import (

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from validation.benchmarks.peers import cell
 from validation.benchmarks.timing import median_ratio, median_seconds
 from validation.benchmarks.torch_suite import require_torch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from dro_torch.data import Batches, IndexedDataset
 from validation.benchmarks.timing import median_ratio
 from validation.registry import setting

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.physics import Convolution, gaussian_kernel

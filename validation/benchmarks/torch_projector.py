@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from validation.benchmarks.timing import median_ratio
 from validation.registry import setting
 from validation.results import Check, at_most

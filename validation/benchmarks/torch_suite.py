@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from validation.registry import setting
 from validation.results import Check, check_table, provenance, write_json
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core._validation import Array, as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.reference import unbalanced_ot_cvxpy
 from dro_core.unbalanced import semidual_value, unbalanced_ot
 from validation.benchmarks.finite_memory import peak_bytes

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core import radius_of_noise, radius_of_poisson_noise
-from dro_core._validation import as_non_negative, as_positive_integer, unknown
+from dro_core.checks import as_non_negative, as_positive_integer, unknown
 from dro_torch import (
     EntropicDROLoss,
     LinearisedDROLoss,

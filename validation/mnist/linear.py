@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dro_core import entropic_worst_case, fit_linear
-from dro_core._validation import as_positive_integer
+from dro_core.checks import as_positive_integer
 from dro_torch import EntropicDROLoss, Multiplier, data, nets, training
 from validation.mnist import common
 from validation.registry import setting

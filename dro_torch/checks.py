@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dro_core._validation import as_scalar, as_weights
+from dro_core.checks import as_scalar, as_weights
 
 
 def check_tensor(value: Any, name: str, *, dimensions: int | None = None) -> Tensor:
