@@ -40,8 +40,11 @@ from dro_core.entropic import EntropicWorstCase, covariance_divergence, entropic
 from dro_core.linear_map import DenseMap
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.spectrum import ResidualSpectrum
+from dro_core.threads import single_threaded
 from dro_core.worst_case import WorstCase, relative_gap, risk_rounding, worst_case_risk
 
+#: Up to this many entries of the second moments one thread is faster: Newton steps are short.
+SMALL_MOMENTS = 2**18
 #: Structures that a map can be fitted for: (x moves, y moves).
 MOVES = {"y|x": (False, True), "joint": (True, True), "x|y": (True, False)}
 #: Without entropy the path ends at this share of the squared radius.
@@ -537,7 +540,8 @@ def fit_linear(
     if not isinstance(structure, str):
         raise TypeError(f"structure: {structure!r}; allowed: {', '.join(map(repr, MOVES))}")
     check_option(structure, "structure", MOVES)
-    found = _Search(x, y, mu, rho, entropy_weight, structure).run()
+    with single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
+        found = _Search(x, y, mu, rho, entropy_weight, structure).run()
     if found.gap > LARGEST_QUIET_GAP:
         warnings.warn(
             f"the worst-case risk of the map, {found.risk:.6g}, may be {found.gap:.2g} of itself "

@@ -6,6 +6,7 @@ other, the more the busier the machine is.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,9 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
-def single_threaded() -> Any:
-    """A context in which BLAS uses one thread; the numbers before are restored after it."""
-    return _controller().limit(limits=1, user_api="blas")
+def single_threaded(entries: int, limit: int) -> AbstractContextManager[Any]:
+    """A context in which BLAS uses one thread, if arrays have at most `limit` entries.
+
+    The numbers of threads before are restored after it.
+    """
+    return _controller().limit(limits=1, user_api="blas") if entries <= limit else nullcontext()

@@ -29,7 +29,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -765,7 +764,7 @@ def unbalanced_ot(
     steps = as_positive_integer(max_steps, "max_steps")
     _check_totals(a, b, sides)
     problem = _Problem(a, b, sides, w)
-    with single_threaded() if table.size <= SMALL else nullcontext():
+    with single_threaded(table.size, SMALL):
         plan, u, v, taken = _solve(problem, table, steps)
     primal, size, error = problem.primal(plan, table)
     dual = problem.dual(u, v)

@@ -25,7 +25,12 @@ from dro_core import (
     unadjusted_radius,
     worst_case_risk,
 )
-from dro_core.dual import _entropy, quadratic_dual, quadratic_dual_derivative
+from dro_core.dual import (
+    _entropy,
+    quadratic_dual,
+    quadratic_dual_derivative,
+    threshold_rounding,
+)
 from dro_core.operators import BackwardHeat
 from dro_core.reference import entropic_dual_monte_carlo
 from dro_core.testing import check_ordering, problems, weighted_structures
@@ -297,7 +302,8 @@ def test_the_solver_finds_the_minimum_of_the_entropic_dual(parts, radius, epsilo
     if 1e-6 < found.margin < 1e6:
         slope = quadratic_dual_derivative(spectrum, found.multiplier, radius, epsilon)
         assert abs(slope) <= 1e-6 * radius**2
-    for span in ((-30, 0), (0, 30)):
+    lowest = math.log(2 * threshold_rounding(multiplicity.sum()))
+    for span in ((lowest, 0), (0, 30)):
         reference = minimize_scalar(
             lambda t: quadratic_dual(spectrum, top * (1 + math.exp(t)), radius, epsilon),
             bounds=span, method="bounded",
