@@ -20,7 +20,8 @@ from dro_torch.metrics import psnr
 from dro_torch.models import call_model
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.physics.forward import as_forward
-from dro_torch.training import Batch, Phase, StepContext, TrainingResult, fit
+from dro_torch.training.fit import TrainingResult, fit
+from dro_torch.training.phase import Batch, Phase, StepContext
 
 _FORMAT = "structured-dro transport map 1"
 #: Streams of the keyed noise: of either step's measurements, of those that are watched, of levels.

@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import nn
 
-from dro_torch import training
 from dro_torch.training import (
     CHECKPOINT,
     PREVIOUS,
@@ -29,7 +28,9 @@ from dro_torch.training import (
     load_checkpoint,
     rate_factor,
     reconstruction_phase,
+    record,
 )
+from dro_torch.training.options import as_folder
 
 sys.path.insert(0, str(Path(__file__).parent))
 import training_worker as worker
@@ -314,7 +315,7 @@ def test_channels_last_and_compile(monkeypatch):
         asked.append(module)
         return original(module, backend="eager")
 
-    monkeypatch.setattr(training.torch, "compile", eager)
+    monkeypatch.setattr(torch, "compile", eager)
     model = nn.Conv2d(2, 2, 3, padding=1)
     x = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -670,7 +671,7 @@ def test_a_value_that_is_not_finite_stops(tmp_path, value):
 
 def test_values_read_late_name_the_first_bad_step_and_spare_the_checkpoint(tmp_path, monkeypatch):
     """As on an accelerator, where values are fetched every log_every steps only."""
-    monkeypatch.setattr(training, "READ_AT_ONCE", ())
+    monkeypatch.setattr(record, "READ_AT_ONCE", ())
     steps = []
     phase = poisoned(7)
     inner = phase.loss
@@ -687,14 +688,14 @@ def test_values_read_late_name_the_first_bad_step_and_spare_the_checkpoint(tmp_p
     assert load_checkpoint(tmp_path)["step"] == 6
 
     late = quiet(worker.denoiser(), worker.Batches(), 20, log_every=7)
-    monkeypatch.setattr(training, "READ_AT_ONCE", ("cpu",))
+    monkeypatch.setattr(record, "READ_AT_ONCE", ("cpu",))
     at_once = quiet(worker.denoiser(), worker.Batches(), 20, log_every=7)
     assert late.history == at_once.history
     assert_same(late, at_once)
 
 
 def test_a_loss_that_refuses_nan_does_not_hide_the_step_at_fault(monkeypatch):
-    monkeypatch.setattr(training, "READ_AT_ONCE", ())
+    monkeypatch.setattr(record, "READ_AT_ONCE", ())
     phase = poisoned(3)
     inner = phase.loss
 
@@ -776,7 +777,7 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(training.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         worker.train_without_dropout(tmp_path, steps=12)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -1059,6 +1060,6 @@ def test_loading_refuses(tmp_path, content, kind, message):
 
 def test_processes_may_look_at_their_folder_at_the_same_time(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: training._check_folder(tmp_path / "run"), range(400)))
+        found = list(pool.map(lambda _: as_folder(tmp_path / "run"), range(400)))
     assert set(found) == {tmp_path / "run"}
     assert list((tmp_path / "run").iterdir()) == []
