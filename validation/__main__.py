@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from validation.registry import EXPERIMENTS, Experiment, configure, load
+from validation.errors import UsageError
+from validation.registry import EXPERIMENTS, Experiment, load
 from validation.results import check_table, table
+from validation.settings import configure, described, names
 
 #: Options that are the same as ``--set NAME=VALUE``, and what they are.
 SHORTCUTS = {
@@ -52,27 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         experiment = load(" ".join(options.name))
         if "help" in options.set:
-            fields = dataclasses.fields(experiment.config)
-            lines = [(f.name, str(f.default), f.metadata.get("help", "")) for f in fields]
-            print(table([("setting", "default", "meaning"), *lines]))
+            print(table([("setting", "default", "meaning"), *described(experiment.config)]))
             return 0
         for name, value in given.items():
             check_has_setting(experiment, name)
             options.set.append(f"{_setting(name)}={value}")
         config = configure(experiment.config, options.set)
-    except ValueError as error:
+    except ValueError as error:  # usage errors, and what the library says of settings
         print(f"python -m validation: {error}", file=sys.stderr)
         return 2
     out = options.out or Path("results") / "-".join(options.name)
     try:
         checks = experiment.run(config, out)
-    except (ChildProcessError, FileNotFoundError) as error:  # a program or a file that it needs
-        print(f"python -m validation: {error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        if not type(error).__module__.startswith("dro_torch."):
-            raise
-        # damaged data, or a folder of another run
+    except (UsageError, ChildProcessError, FileNotFoundError) as error:
         print(f"python -m validation: {error}", file=sys.stderr)
         return 2
     failed = [check for check in checks if not check.holds]
@@ -87,13 +79,9 @@ def _setting(option: str) -> str:
 
 def check_has_setting(experiment: Experiment, option: str) -> None:
     """Refuse a shortcut for an experiment that has no such setting."""
-
-    def has(config: type[Any]) -> bool:
-        return _setting(option) in {field.name for field in dataclasses.fields(config)}
-
-    if not has(experiment.config):
-        taking = [name for name in EXPERIMENTS if has(load(name).config)]
-        raise ValueError(
+    if _setting(option) not in names(experiment.config):
+        taking = [name for name in EXPERIMENTS if _setting(option) in names(load(name).config)]
+        raise UsageError(
             f"--{option}: the experiment {experiment.name!r} has no setting "
             f"{_setting(option)!r}; allowed for: {', '.join(taking) or 'none'}"
         )

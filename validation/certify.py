@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import radius_of_noise, worst_case_risk
-from dro_core.checks import as_non_negative, as_positive_integer
-from validation.registry import setting
+from validation.errors import mendable
 from validation.results import (
     Check,
     at_least,
@@ -31,31 +30,27 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 #: Radii in units of the data; MNIST images have 784 pixels in [0, 1] and norms about 9.
 RADII = (0.3, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes of the experiment."""
 
     data: str = setting("", "data root with mnist/; otherwise the environment variable DRO_DATA")
-    images: int = setting(1000, "test images that are certified")
-    steps: int = setting(400, "training steps of each network")
-    batch: int = setting(64, "images per training step")
-    width: int = setting(8, "channels of the networks at full resolution")
+    images: int = setting(1000, "test images that are certified", low=1)
+    steps: int = setting(400, "training steps of each network", low=1)
+    batch: int = setting(64, "images per training step", low=1)
+    width: int = setting(8, "channels of the networks at full resolution", low=1)
     depth: int = setting(2, "halvings of the resolution")
-    noise: float = setting(0.3, "standard deviation of the noise that is removed")
+    noise: float = setting(0.3, "standard deviation of the noise that is removed", low=0)
     lipschitz: float = setting(1.0, "guaranteed Lipschitz constant of the spectral network")
-    ascent: int = setting(10, "ascent steps of the attack")
+    ascent: int = setting(10, "ascent steps of the attack", low=1)
     seed: int = setting(0, "seed")
     device: str = setting("cpu", "torch device")
-
-    def __post_init__(self) -> None:
-        for name in ("images", "steps", "batch", "width", "ascent"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        as_non_negative(self.noise, "--set noise")
 
 
 def linear_rows(config: Config) -> tuple[list[dict[str, Any]], list[Check]]:
@@ -99,7 +94,8 @@ def train(config: Config, spectral: bool) -> Any:
     from dro_torch import data, nets, training
     from dro_torch.keyed_noise import standard_normal
 
-    digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
+    with mendable(data.DataFileError):
+        digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
     generator = torch.Generator().manual_seed(config.seed)
     network = nets.UNet(1, 1, config.depth, config.width, spectral=spectral, generator=generator,
                         lipschitz=config.lipschitz if spectral else None)  # fmt: skip
@@ -128,7 +124,8 @@ def network_rows(config: Config, name: str) -> tuple[list[dict[str, Any]], list[
     start = time.perf_counter()
     network = train(config, name == "spectral")
     seconds = time.perf_counter() - start
-    digits = data.IndexedDataset(data.mnist("test", config.data or None).images)
+    with mendable(data.DataFileError):
+        digits = data.IndexedDataset(data.mnist("test", config.data or None).images)
     index, x = digits[torch.arange(min(config.images, len(digits)))]
     x = x.to(config.device)
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.reference import (
     conditional_wasserstein_lp,
     conditional_wasserstein_pot,
@@ -29,7 +29,6 @@ from dro_core.wasserstein import (
     gaussian_conditional_wasserstein,
     relaxed_curve,
 )
-from validation.registry import setting
 from validation.results import (
     Check,
     at_least,
@@ -41,29 +40,23 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings (all of them this project's choice)."""
 
-    problems: int = setting(60, "random pairs of measures per statement")
-    conditions: int = setting(6, "their largest number of conditions")
-    atoms: int = setting(8, "their largest number of atoms per condition and measure")
-    points: int = setting(25, "values of beta of each curve")
-    samples: int = setting(800, "largest N of the curves with continuous x; also N/4 and N/16")
-    seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("problems", "conditions", "atoms", "points", "samples"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
-        limits = {"problems": (5, 1000), "conditions": (2, 20), "atoms": (2, 30),
-                  "points": (5, 200), "samples": (160, 2000)}  # fmt: skip
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: {low} to {high}")
+    problems: int = setting(60, "random pairs of measures per statement", low=5, high=1000)
+    conditions: int = setting(6, "their largest number of conditions", low=2, high=20)
+    atoms: int = setting(
+        8, "their largest number of atoms per condition and measure", low=2, high=30
+    )
+    points: int = setting(25, "values of beta of each curve", low=5, high=200)
+    samples: int = setting(
+        800, "largest N of the curves with continuous x; also N/4 and N/16", low=160, high=2000
+    )
+    seed: int = setting(0, "seed", low=0)
 
 
 @dataclass(frozen=True)

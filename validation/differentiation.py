@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from dro_core import LinearFit, entropic_worst_case, fit_linear, worst_case_risk
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.operators import Integration
 from validation.benchmarks.timing import median_seconds
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import (
     Check,
     at_least,
@@ -51,6 +51,7 @@ from validation.seed_algorithm import (
     random_start,
     seed_algorithm,
 )
+from validation.settings import Settings, setting
 
 EXACT = "exact DRO, radius {:g}"
 QUASI, STEEPEST = "full gradient, L-BFGS", "full gradient, steepest descent"
@@ -68,74 +69,77 @@ UNCHANGED = 0.01
 NEGLIGIBLE = 0.0025
 
 
+def is_odd(number: int) -> bool:
+    """Whether it is."""
+    return number % 2 == 1
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the differentiation experiment (all of them this project's choice)."""
 
-    size: int = setting(64, "grid points n")
-    modes: int = setting(10, "sine modes K of the main problem")
-    more_modes: int = setting(20, "sine modes of the second problem")
-    samples: int = setting(500, "training signals N")
-    small_radius: float = setting(0.1, "smaller adjusted radius")
-    radius: float = setting(0.5, "larger adjusted radius; the one of the algorithms")
-    epsilon: float = setting(1e-3, "entropy weight")
-    large_epsilon: float = setting(0.1, "second entropy weight for the algorithms")
-    tail: float = setting(0.003, "standard deviation of the modes beyond K in the data with a tail")
-    trials: int = setting(5, "independent trials of test signals and noise (at least 5)")
-    test_samples: int = setting(200, "test signals per trial, and validation signals")
-    smallest_noise: float = setting(0.003, "noise levels: none, then from this ...")
-    largest_noise: float = setting(0.3, "... in geometric progression to this (per grid point)")
-    noise_levels: int = setting(5, "how many of them, odd")
-    directions: int = setting(20, "stability: random directions (at least 10)")
-    perturbation: float = setting(0.01, "stability: length eta of the perturbation")
-    batch: int = setting(32, "paper's algorithm: samples per step")
-    draws: int = setting(16, "paper's algorithm: Monte-Carlo draws per sample and step")
-    evaluation_draws: int = setting(32, "paper's algorithm: draws where objectives are compared")
-    low_multiplier: float = setting(50.0, "paper's algorithm: the bisection runs from this ...")
-    high_multiplier: float = setting(1000.0, "paper's algorithm: ... to this")
-    tolerance: float = setting(0.05, "paper's algorithm: last width of the interval / first")
-    steps: int = setting(500, "paper's algorithm: steps at every candidate multiplier")
-    last_steps: int = setting(6000, "paper's algorithm: steps at the chosen one")
-    mirror_step: float = setting(1.0, "mirror descent: first step times the curvature of the MSE")
-    adam_rate: float = setting(0.003, "Adam: learning rate")
-    gradient_steps: int = setting(1500, "full gradient: iterations")
-    seed: int = setting(0, "seed of signals, noise, start and draws")
+    size: int = setting(64, "grid points n", low=1)
+    modes: int = setting(10, "sine modes K of the main problem", low=1)
+    more_modes: int = setting(20, "sine modes of the second problem", low=1)
+    samples: int = setting(
+        500, "training signals N", low="size", why=", so that data with a tail have full rank"
+    )
+    small_radius: float = setting(0.1, "smaller adjusted radius", above=0, high=1e6)
+    radius: float = setting(
+        0.5, "larger adjusted radius; the one of the algorithms", above="small_radius", high=1e6
+    )
+    epsilon: float = setting(1e-3, "entropy weight", above=0, high=1e6)
+    large_epsilon: float = setting(
+        0.1, "second entropy weight for the algorithms", above="epsilon", high=1e6
+    )
+    tail: float = setting(
+        0.003, "standard deviation of the modes beyond K in the data with a tail", above=0, high=1e6
+    )
+    trials: int = setting(5, "independent trials of test signals and noise (at least 5)", low=5)
+    test_samples: int = setting(200, "test signals per trial, and validation signals", low=1)
+    smallest_noise: float = setting(
+        0.003, "noise levels: none, then from this ...", above=0, high=1e6
+    )
+    largest_noise: float = setting(
+        0.3,
+        "... in geometric progression to this (per grid point)",
+        above="smallest_noise",
+        high=1e6,
+    )
+    noise_levels: int = setting(5, "how many of them, odd", low=3, rule=(is_odd, "odd numbers"))
+    directions: int = setting(20, "stability: random directions (at least 10)", low=10)
+    perturbation: float = setting(
+        0.01, "stability: length eta of the perturbation", above=0, high=1e6
+    )
+    batch: int = setting(32, "paper's algorithm: samples per step", low=1)
+    draws: int = setting(16, "paper's algorithm: Monte-Carlo draws per sample and step", low=1)
+    evaluation_draws: int = setting(
+        32, "paper's algorithm: draws where objectives are compared", low=1
+    )
+    low_multiplier: float = setting(
+        50.0, "paper's algorithm: the bisection runs from this ...", above=0, high=1e6
+    )
+    high_multiplier: float = setting(
+        1000.0, "paper's algorithm: ... to this", above="low_multiplier", high=1e6
+    )
+    tolerance: float = setting(
+        0.05, "paper's algorithm: last width of the interval / first", low=1e-3, below=1
+    )
+    steps: int = setting(500, "paper's algorithm: steps at every candidate multiplier", low=1)
+    last_steps: int = setting(6000, "paper's algorithm: steps at the chosen one", low=1)
+    mirror_step: float = setting(
+        1.0, "mirror descent: first step times the curvature of the MSE", above=0, high=1e6
+    )
+    adam_rate: float = setting(0.003, "Adam: learning rate", above=0, high=1e6)
+    gradient_steps: int = setting(1500, "full gradient: iterations", low=1)
+    seed: int = setting(0, "seed of signals, noise, start and draws", low=0)
 
     def __post_init__(self) -> None:
-        for name in ("size", "modes", "more_modes", "samples", "trials", "test_samples",
-                     "noise_levels", "directions", "batch", "draws", "evaluation_draws", "steps",
-                     "last_steps", "gradient_steps"):  # fmt: skip
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
-        for name, least in (("trials", 5), ("directions", 10), ("noise_levels", 3)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: at least {least}")
-        if self.noise_levels % 2 == 0:
-            raise ValueError(f"--set noise_levels: {self.noise_levels}; allowed: odd numbers")
-        for name in ("epsilon", "large_epsilon", "tail", "perturbation", "mirror_step", "adam_rate",
-                     "small_radius", "smallest_noise", "low_multiplier"):  # fmt: skip
-            if not 0 < getattr(self, name) <= 1e6:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: above 0, to 1e6")
-        for small, large in (("small_radius", "radius"), ("smallest_noise", "largest_noise"),
-                             ("low_multiplier", "high_multiplier"),
-                             ("epsilon", "large_epsilon")):  # fmt: skip
-            if not getattr(self, small) < getattr(self, large) <= 1e6:
-                raise ValueError(
-                    f"--set {large}: {getattr(self, large)}; allowed: above {small} "
-                    f"({getattr(self, small)}), at most 1e6"
-                )
-        if not 1e-3 <= self.tolerance < 1:
-            raise ValueError(f"--set tolerance: {self.tolerance}; allowed: 0.001 to below 1")
+        super().__post_init__()
         if not 2 <= self.modes < self.more_modes < self.size:
-            raise ValueError(
+            raise UsageError(
                 f"--set modes: {self.modes}, more_modes: {self.more_modes}, size: {self.size}; "
                 "allowed: 2 <= modes < more_modes < size"
-            )
-        if self.samples < self.size:
-            raise ValueError(
-                f"--set samples: {self.samples}; allowed: at least size ({self.size}), so that "
-                "data with a tail have full rank"
             )
 
     @property

@@ -23,7 +23,7 @@ from scipy import fft
 from torch import Tensor
 from torch.nn import functional
 
-from dro_core.checks import Array, as_non_negative, as_positive_integer, unknown
+from dro_core.checks import Array, unknown
 from dro_torch import data, metrics, physics
 from dro_torch.losses.unbalanced import (
     LikelihoodCost,
@@ -33,8 +33,8 @@ from dro_torch.losses.unbalanced import (
 )
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.transport_map import NoisyMeasurement, TransportRestoration, fit_transport_map
-from validation.mnist.common import Claim, describe
-from validation.registry import setting
+from validation.errors import UsageError
+from validation.mnist.common import Claim, describe, user_errors
 from validation.results import (
     Check,
     at_least,
@@ -45,6 +45,7 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 TASKS = ("deblur", "sr", "hdr", "nonlinear")
 DATASETS = ("mnist", "cifar10", "caltech101")
@@ -90,47 +91,40 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What can be set from the command line; 0 and "" leave the preset's value."""
 
-    preset: str = setting("quick", f"size: {', '.join(PRESETS)}")
-    task: str = setting("deblur", f"measurement: {', '.join(TASKS)}")
+    preset: str = setting("quick", f"size: {', '.join(PRESETS)}", choices=PRESETS)
+    task: str = setting("deblur", f"measurement: {', '.join(TASKS)}", choices=TASKS)
     data: str = setting("", "data root; otherwise the environment variable DRO_DATA")
-    dataset: str = setting("", f"images: {', '.join(DATASETS)} (64² for the last)")
+    dataset: str = setting(
+        "", f"images: {', '.join(DATASETS)} (64² for the last)", choices=DATASETS, unset=""
+    )
     source: str = setting("jpeg60k", "files of cifar10's training images; see dro_torch.data")
     pairing: str = setting(
         "disjoint", "unpaired pools: disjoint halves, or the same images shuffled"
     )
-    noise: float = setting(0.05, "standard deviation of the noise, images in [-1, 1]")
-    blur: float = setting(1.5, "standard deviation of the blur in pixels")
+    noise: float = setting(0.05, "standard deviation of the noise, images in [-1, 1]", low=0)
+    blur: float = setting(1.5, "standard deviation of the blur in pixels", low=0)
     factors: str = setting("", "factors of the cost's scale that every arm tries: 1,0.3,0.1")
     comparisons: str = setting("", f"parts to run: {','.join((*MAIN, 'paper-scale'))}")
-    steps: int = setting(0, "iterations of every arm")
-    images: int = setting(0, "training images")
-    test: int = setting(0, "test images")
-    batch: int = setting(0, "images in a batch")
-    seeds: int = setting(0, "trainings of every arm")
-    rate: float = setting(0.0, "learning rate of the map")
+    steps: int = setting(0, "iterations of every arm", low=1, unset=0)
+    images: int = setting(0, "training images", low=1, unset=0)
+    test: int = setting(0, "test images", low=1, unset=0)
+    batch: int = setting(0, "images in a batch", low=1, unset=0)
+    seeds: int = setting(0, "trainings of every arm", low=1, unset=0)
+    rate: float = setting(0.0, "learning rate of the map", low=0)
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16")
     seed: int = setting(0, "first seed")
 
     def __post_init__(self) -> None:
-        for name, allowed in (("preset", PRESETS), ("task", TASKS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(unknown(f"--set {name}", getattr(self, name), allowed))
-        if self.dataset and self.dataset not in DATASETS:
-            raise ValueError(unknown("--set dataset", self.dataset, DATASETS))
-        for name in ("noise", "blur", "rate"):
-            as_non_negative(getattr(self, name), f"--set {name}")
-        for name in ("steps", "images", "test", "batch", "seeds"):
-            if getattr(self, name) != 0:
-                as_positive_integer(getattr(self, name), f"--set {name}")
+        super().__post_init__()
         for part in self.size.comparisons:
             if part not in COMPARISONS:
-                raise ValueError(unknown("--set comparisons", part, COMPARISONS))
+                raise UsageError(unknown("--set comparisons", part, COMPARISONS))
         if not all(math.isfinite(factor) and factor > 0 for factor in self.size.factors):
-            raise ValueError(f"--set factors: {self.factors}; allowed: numbers > 0")
+            raise UsageError(f"--set factors: {self.factors}; allowed: numbers > 0")
 
     @property
     def size(self) -> Preset:
@@ -140,7 +134,7 @@ class Config:
             try:
                 given["factors"] = tuple(float(word) for word in self.factors.split(","))
             except ValueError:
-                raise ValueError(f"--set factors: {self.factors!r}; as in 1,0.3,0.1") from None
+                raise UsageError(f"--set factors: {self.factors!r}; as in 1,0.3,0.1") from None
         if self.comparisons:
             given["comparisons"] = tuple(self.comparisons.split(","))
         return dataclasses.replace(PRESETS[self.preset], **given)
@@ -560,6 +554,7 @@ def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Train
     save_figure(path, canvas)
 
 
+@user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, measure, judge; written to `out`."""
     try:

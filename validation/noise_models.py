@@ -25,10 +25,10 @@ import numpy as np
 from scipy import integrate, special
 
 from dro_core import finite_worst_case, worst_case_risk
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.reference import finite_worst_case_highs, finite_worst_case_pure
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import (
     Check,
     at_least,
@@ -40,6 +40,7 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 KINDS = ("common", "own", "hull")
 COLOURS = {"common": "#1b7837", "own": "#2166ac", "hull": "#b2182b"}
@@ -53,48 +54,43 @@ FINE = 2001
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the noise families (all of them this project's choice)."""
 
-    samples: int = setting(8, "scalar samples of the radius sweeps (beside a single one)")
-    largest_samples: int = setting(256, "the gap is followed from 1 sample to this, doubling")
-    members: int = setting(21, "members of each family")
-    points: int = setting(41, "radii of each sweep")
-    threshold: float = setting(1.0, "threshold of the soft-thresholding reconstruction")
-    largest_level: float = setting(2.0, "Gaussian: s runs from 0 to this")
-    fewest_photons: float = setting(1.0, "Poisson: photons per unit run from this ...")
-    most_photons: float = setting(100.0, "Poisson: ... to this")
-    noise: float = setting(0.05, "standard deviation of the noise in the data, Gaussian family")
-    draws: int = setting(200_000, "Monte-Carlo draws for the moments")
-    seed: int = setting(0, "seed of signals, noise and draws")
+    samples: int = setting(
+        8, "scalar samples of the radius sweeps (beside a single one)", low=2, high=16
+    )
+    largest_samples: int = setting(
+        256, "the gap is followed from 1 sample to this, doubling", low=8, high=1024
+    )
+    members: int = setting(21, "members of each family", low=3, high=41)
+    points: int = setting(41, "radii of each sweep", low=3, high=1000)
+    threshold: float = setting(
+        1.0, "threshold of the soft-thresholding reconstruction", low=1e-3, high=1e3
+    )
+    largest_level: float = setting(2.0, "Gaussian: s runs from 0 to this", low=1e-3, high=1e3)
+    fewest_photons: float = setting(
+        1.0, "Poisson: photons per unit run from this ...", low=1e-3, high=1e3
+    )
+    most_photons: float = setting(100.0, "Poisson: ... to this", above="fewest_photons", high=1e4)
+    noise: float = setting(
+        0.05,
+        "standard deviation of the noise in the data, Gaussian family",
+        low=0,
+        high="largest_level",
+    )
+    draws: int = setting(200_000, "Monte-Carlo draws for the moments", low=1000, high=10_000_000)
+    seed: int = setting(0, "seed of signals, noise and draws", low=0)
 
     def __post_init__(self) -> None:
-        for name in ("samples", "largest_samples", "members", "points", "draws"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
-        for name in ("threshold", "largest_level", "fewest_photons"):
-            if not 1e-3 <= getattr(self, name) <= 1e3:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: 0.001 to 1000")
-        if not self.fewest_photons < self.most_photons <= 1e4:
-            raise ValueError(
-                f"--set most_photons: {self.most_photons}; allowed: above fewest_photons "
-                f"({self.fewest_photons}), at most 10000"
-            )
+        super().__post_init__()
         deviations = self.largest_level, self.fewest_photons**-0.5  # of the noisiest members
         low, high = max(deviations) / 10, 3 * min(deviations)
         if not low <= self.threshold <= high:
-            raise ValueError(
+            raise UsageError(
                 f"--set threshold: {self.threshold}; allowed: {low:g} to {high:g}, a tenth to "
                 "three times the largest standard deviations of both families"
             )
-        if not 0 <= self.noise <= self.largest_level:
-            raise ValueError(f"--set noise: {self.noise}; allowed: 0 to largest_level")
-        limits = {"samples": (2, 16), "largest_samples": (8, 1024), "members": (3, 41),
-                  "points": (3, 1000), "draws": (1000, 10_000_000)}  # fmt: skip
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: {low} to {high}")
 
 
 # --- the two families -------------------------------------------------------------------------

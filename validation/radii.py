@@ -19,8 +19,7 @@ from dro_core import (
     radius_of_operator_change,
     radius_of_poisson_noise,
 )
-from dro_core.checks import Array, as_non_negative, as_positive_integer
-from validation.registry import setting
+from dro_core.checks import Array
 from validation.results import (
     Check,
     at_least,
@@ -32,25 +31,20 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A blurred signal, its reconstruction, and how often each change is drawn."""
 
-    size: int = setting(64, "grid points n")
-    samples: int = setting(200, "signals")
-    width: float = setting(1.5, "standard deviation of the blur, in grid points")
-    regularization: float = setting(3e-3, "Tikhonov weight of the reconstruction")
-    points: int = setting(9, "strengths of each change")
-    draws: int = setting(20, "noise draws per signal and strength")
+    size: int = setting(64, "grid points n", low=1)
+    samples: int = setting(200, "signals", low=1)
+    width: float = setting(1.5, "standard deviation of the blur, in grid points", low=0)
+    regularization: float = setting(3e-3, "Tikhonov weight of the reconstruction", low=0)
+    points: int = setting(9, "strengths of each change", low=1)
+    draws: int = setting(20, "noise draws per signal and strength", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("size", "samples", "points", "draws"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        for name in ("width", "regularization"):
-            as_non_negative(getattr(self, name), f"--set {name}")
 
 
 def blur(width: float, size: int) -> operators.Convolution:

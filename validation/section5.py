@@ -27,7 +27,7 @@ from dro_core import (
     finite_worst_case,
     quadratic_candidates,
 )
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.operators import BackwardHeat, Diagonal, SpectralOperator
 from dro_core.reference import (
     conditional_wasserstein_pot,
@@ -35,7 +35,7 @@ from dro_core.reference import (
     wasserstein_pot,
     worst_case_risk_sdp,
 )
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import (
     Check,
     at_least,
@@ -47,6 +47,7 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 STRUCTURES = ("joint", "y|x")
 COLOURS = {"joint": "#b2182b", "y|x": "#2166ac", "diagonal": "#1b7837", "heat": "#e08214"}
@@ -62,38 +63,38 @@ Norms are Euclidean sums over the grid (not grid means), the radius is in those 
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of Section 5 (all of them this project's choice)."""
 
-    size: int = setting(64, "grid points n")
-    samples: int = setting(60, "signals N")
-    samples_per_signal: int = setting(1, "measurements per signal (without noise all are equal)")
-    modes: int = setting(12, "cosine and sine modes of a signal")
-    smoothness: float = setting(1.0, "coefficients of mode k decay like k^-smoothness")
-    radius: float = setting(1.5, "W2 radius of the main comparison")
-    small_radius: float = setting(0.1, "second radius for the heat problem, where closing fails")
-    points: int = setting(25, "points of each sweep")
-    largest_decay: float = setting(1.0, "diagonal: the decay runs from 0 to this")
-    heat_time: float = setting(1e-4, "heat: diffusion time T")
+    size: int = setting(64, "grid points n", low=1)
+    samples: int = setting(60, "signals N", low=1)
+    samples_per_signal: int = setting(
+        1, "measurements per signal (without noise all are equal)", low=1
+    )
+    modes: int = setting(12, "cosine and sine modes of a signal", low=1)
+    smoothness: float = setting(
+        1.0, "coefficients of mode k decay like k^-smoothness", low=-10, high=10
+    )
+    radius: float = setting(1.5, "W2 radius of the main comparison", above=0)
+    small_radius: float = setting(
+        0.1, "second radius for the heat problem, where closing fails", above=0
+    )
+    points: int = setting(25, "points of each sweep", low=1)
+    largest_decay: float = setting(1.0, "diagonal: the decay runs from 0 to this", above=0)
+    heat_time: float = setting(1e-4, "heat: diffusion time T", above=0)
     largest_regularization: float = setting(0.25, "heat: alpha runs from this ...")
     smallest_regularization: float = setting(1e-4, "heat: ... down to this")
-    noise: float = setting(0.05, "standard deviation for the transport check with repeated x")
-    seed: int = setting(0, "seed of the signals")
+    noise: float = setting(
+        0.05, "standard deviation for the transport check with repeated x", above=0
+    )
+    seed: int = setting(0, "seed of the signals", low=0)
 
     def __post_init__(self) -> None:
-        for name in ("size", "samples", "samples_per_signal", "modes", "points"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
-        if abs(self.smoothness) > 10:
-            raise ValueError(f"--set smoothness: {self.smoothness}; allowed: -10 to 10")
+        super().__post_init__()
         if self.points < 3 or self.size < 4 or self.samples < 2:
-            raise ValueError("--set: a sweep needs points >= 3, size >= 4 and samples >= 2")
-        for name in ("radius", "small_radius", "heat_time", "largest_decay", "noise"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--set {name}: {getattr(self, name)}; allowed: a number > 0")
+            raise UsageError("--set: a sweep needs points >= 3, size >= 4 and samples >= 2")
         if not self.largest_regularization > self.smallest_regularization > 0:
-            raise ValueError(
+            raise UsageError(
                 "--set: largest_regularization > smallest_regularization > 0 is needed"
             )
 

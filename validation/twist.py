@@ -19,9 +19,9 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse.linalg import eigsh
 
 from dro_core import operators
-from dro_core.checks import Array, as_non_negative, as_positive_integer
+from dro_core.checks import Array
 from dro_core.twist import TwistReport, twist_condition
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import (
     Check,
     at_least,
@@ -34,29 +34,29 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Image sizes, and the weight of the quadratic cost."""
 
-    size: int = setting(256, "side of the images (fast transforms and sparse maps)")
-    dense_size: int = setting(64, "side of the blur's dense decompositions, 61 to 90")
-    small_size: int = setting(8, "side of the images of the nonlinear deblurring")
-    weight: float = setting(1.0, "weight λ of the quadratic cost")
-    samples: int = setting(12, "images where nonlinear operators are sampled")
+    size: int = setting(
+        256,
+        "side of the images (fast transforms and sparse maps)",
+        low=1,
+        rule=(lambda side: side % 4 == 0, "multiples of 4"),
+    )
+    dense_size: int = setting(64, "side of the blur's dense decompositions, 61 to 90", low=1)
+    small_size: int = setting(8, "side of the images of the nonlinear deblurring", low=1)
+    weight: float = setting(1.0, "weight λ of the quadratic cost", low=0, zero="0 is tried anyway")
+    samples: int = setting(12, "images where nonlinear operators are sampled", low=1)
     seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
-        for name in ("size", "dense_size", "small_size", "samples"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        as_non_negative(self.weight, "--set weight")
-        if self.weight == 0:
-            raise ValueError("--set weight: 0 is tried anyway; allowed: a number > 0")
-        if self.size % 4:
-            raise ValueError(f"--set size: {self.size}; allowed: multiples of 4")
+        super().__post_init__()
         if not 61 <= self.dense_size <= 90 or self.size < 61:
-            raise ValueError("--set dense_size, size: allowed: 61 to 90, and at least 61")
+            raise UsageError("--set dense_size, size: allowed: 61 to 90, and at least 61")
 
 
 def gaussian_taps(support: int = 61, sigma: float = 3.0, truncate: float = 4.0) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.reference import unbalanced_ot_cvxpy, unbalanced_ot_mm
 from dro_core.unbalanced import (
     UnbalancedTransport,
@@ -24,7 +24,6 @@ from dro_core.unbalanced import (
     unbalanced_ot,
 )
 from validation.benchmarks.timing import seconds
-from validation.registry import setting
 from validation.results import (
     Check,
     at_least,
@@ -36,21 +35,18 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 SCALES = (0.01, 0.1, 1.0, 5.0)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes of the experiment."""
 
-    points: int = setting(200, "points of each measure")
-    iterations: int = setting(5000, "iterations of POT's mm_unbalanced")
+    points: int = setting(200, "points of each measure", low=1)
+    iterations: int = setting(5000, "iterations of POT's mm_unbalanced", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("points", "iterations"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def outlier_problem(points: int, scale: float, seed: int) -> tuple[Array, Array, Array]:

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.wasserstein import conditional_wasserstein
 from validation.benchmarks.timing import median_ratio, seconds
-from validation.registry import setting
 from validation.results import (
     Check,
     at_least,
@@ -30,23 +29,18 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes; the defaults are the figures that are claimed."""
 
-    groups: int = setting(100_000, "groups of the large scalar problem")
-    atoms: int = setting(10, "their atoms")
-    looped: int = setting(5000, "groups of the loop that is timed against it")
-    runs: int = setting(7, "timed runs per row")
+    groups: int = setting(100_000, "groups of the large scalar problem", low=1)
+    atoms: int = setting(10, "their atoms", low=1)
+    looped: int = setting(5000, "groups of the loop that is timed against it", low=1, high="groups")
+    runs: int = setting(7, "timed runs per row", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("groups", "atoms", "looped", "runs"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.looped > self.groups:
-            raise ValueError(f"--set looped: {self.looped}; allowed: at most groups")
 
 
 @dataclass(frozen=True)

@@ -24,35 +24,31 @@ from dro_core import (
     finite_worst_case,
     worst_case_risk,
 )
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.reference import (
     finite_worst_case_cvxpy,
     finite_worst_case_highs,
     worst_case_risk_sdp,
 )
 from validation.benchmarks.timing import median_ratio, median_seconds
-from validation.registry import setting
 from validation.results import Check, at_least, at_most, progress, provenance, write_json
+from validation.settings import Settings, setting
 
 NAMED = ("y|x", "joint", "x|y")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes of the core benchmarks; the defaults are the figures that are claimed."""
 
-    problems: int = setting(40, "random problems for the certificate row")
-    largest: int = setting(200, "their largest n and m")
-    most_samples: int = setting(2000, "their largest N")
-    size: int = setting(784, "n = m of the speed row")
-    samples: int = setting(10_000, "N of the speed row")
-    finite: int = setting(20_000, "N = M of the memory row")
-    runs: int = setting(7, "timed runs per row")
+    problems: int = setting(40, "random problems for the certificate row", low=1)
+    largest: int = setting(200, "their largest n and m", low=1)
+    most_samples: int = setting(2000, "their largest N", low=1)
+    size: int = setting(784, "n = m of the speed row", low=1)
+    samples: int = setting(10_000, "N of the speed row", low=1)
+    finite: int = setting(20_000, "N = M of the memory row", low=1)
+    runs: int = setting(7, "timed runs per row", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("problems", "largest", "most_samples", "size", "samples", "finite", "runs"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def random_map(rng: np.random.Generator, n: int, m: int, digits: float, rank: int) -> Array:

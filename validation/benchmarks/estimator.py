@@ -13,28 +13,24 @@ from typing import Any
 import numpy as np
 
 from dro_core import fit_linear
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.operators import Integration
-from validation.registry import setting
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
+from validation.settings import Settings, setting
 
 RADII = (0.02, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes; the defaults are the figures that are claimed."""
 
-    size: int = setting(64, "grid points of the differentiation problem")
-    modes: int = setting(10, "its sine modes")
-    samples: int = setting(500, "its signals")
-    large: int = setting(784, "grid points of the large problem")
-    rank: int = setting(200, "rank of its data")
+    size: int = setting(64, "grid points of the differentiation problem", low=1)
+    modes: int = setting(10, "its sine modes", low=1)
+    samples: int = setting(500, "its signals", low=1)
+    large: int = setting(784, "grid points of the large problem", low=1)
+    rank: int = setting(200, "rank of its data", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("size", "modes", "samples", "large", "rank"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def sines(config: Config, size: int, modes: int) -> Array:

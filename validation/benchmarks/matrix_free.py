@@ -14,11 +14,10 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from dro_core import LinearReconstruction, ResidualSpectrum, entropic_worst_case, worst_case_risk
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.operators import Convolution, SpectralInverse
 from validation.benchmarks.finite_memory import peak_bytes
 from validation.benchmarks.timing import median_ratio
-from validation.registry import setting
 from validation.results import (
     Check,
     at_least,
@@ -28,22 +27,19 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Size of the images, the blur, and the radii."""
 
-    side: int = setting(256, "images of side x side pixels")
-    samples: int = setting(64, "images N")
+    side: int = setting(256, "images of side x side pixels", low=1)
+    samples: int = setting(64, "images N", low=1)
     width: float = setting(2.0, "standard deviation of the blur in pixels")
-    runs: int = setting(5, "timed runs of the FFT row")
-    problems: int = setting(40, "random problems of the entropic row")
+    runs: int = setting(5, "timed runs of the FFT row", low=1)
+    problems: int = setting(40, "random problems of the entropic row", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("side", "samples", "runs", "problems"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def blur(config: Config) -> Convolution:

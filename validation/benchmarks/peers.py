@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from dro_core import LinearReconstruction, __version__, dual_value, fit_linear, worst_case_risk
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from validation.benchmarks.timing import median_seconds
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import (
     Check,
     at_least,
@@ -40,6 +40,7 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
 
 HERE = Path(__file__).parent
 STORED = HERE / "stored" / "peers.json"
@@ -54,33 +55,31 @@ MULTIPLES, NOISE_VARIANCE, POWERS = (0.5, 1.5, 3.0, 10.0), 0.08, (5, 10, 15)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Where the peers are, and how long they are run."""
 
     peer_python: str = setting(
         "", "interpreter of the peers' environment; empty: the stored results are shown"
     )
-    repeats: int = setting(5, "timed runs of each peer's call")
-    seed: int = setting(0, "seed of the data and of the peers")
-    slow_limit: float = setting(120.0, "seconds allowed for one run of skwdro's entropic solver")
+    repeats: int = setting(5, "timed runs of each peer's call", low=1)
+    seed: int = setting(0, "seed of the data and of the peers", low=0)
+    slow_limit: float = setting(
+        120.0, "seconds allowed for one run of skwdro's entropic solver", above=0
+    )
     store: bool = setting(False, "keep these results as the stored ones (needs peer_python)")
 
     def __post_init__(self) -> None:
-        as_positive_integer(self.repeats, "--set repeats")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
-        if not self.slow_limit > 0:
-            raise ValueError(f"--set slow_limit: {self.slow_limit}; allowed: a number > 0")
+        super().__post_init__()
         if self.peer_python:
             if shutil.which(self.peer_python) is None:
-                raise ValueError(
+                raise UsageError(
                     f"peer_python: {self.peer_python!r} is not an interpreter; {LOCK} says how to "
                     "make the peers' environment"
                 )
             return
         for field in dataclasses.fields(self):
             if getattr(self, field.name) != field.default:
-                raise ValueError(
+                raise UsageError(
                     f"--set {field.name}: is for running the peers, so give peer_python too "
                     "(without it the stored results are shown)"
                 )

@@ -13,47 +13,55 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dro_core.checks import as_positive_integer
 from validation.benchmarks.peers import cell
 from validation.benchmarks.timing import median_ratio, median_seconds
 from validation.benchmarks.torch_suite import require_torch
-from validation.registry import setting
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
+from validation.settings import Settings, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+def is_device(name: str) -> bool:
+    """Whether torch has such a kind of device."""
+    return name.split(":")[0] in ("cuda", "cpu")
+
+
+def are_sides(text: str) -> bool:
+    """Whether these are integers >= 1, separated by commas."""
+    try:
+        return min(int(side) for side in text.split(",")) >= 1
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes; the defaults are the figures that are claimed."""
 
-    device: str = setting("cuda", "torch device; cpu runs the same rows for a test of the code")
-    sides: str = setting("28,128", "images of side x side pixels, a row each")
-    batch: int = setting(32, "images in a step")
-    draws: int = setting(8, "draws K of a step")
-    width: int = setting(32, "channels of the UNet at full resolution")
-    depth: int = setting(2, "levels of the UNet")
-    matrix: int = setting(8192, "size of the matrix product that measures the arithmetic rate")
-    copy: int = setting(2**30, "bytes of the copy that measures the memory rate")
-    runs: int = setting(20, "timed runs")
+    device: str = setting(
+        "cuda",
+        "torch device; cpu runs the same rows for a test of the code",
+        rule=(is_device, "cuda, cuda:N, cpu"),
+    )
+    sides: str = setting(
+        "28,128",
+        "images of side x side pixels, a row each",
+        rule=(are_sides, "integers >= 1 separated by commas"),
+    )
+    batch: int = setting(32, "images in a step", low=1)
+    draws: int = setting(8, "draws K of a step", low=1)
+    width: int = setting(32, "channels of the UNet at full resolution", low=1)
+    depth: int = setting(2, "levels of the UNet", low=1)
+    matrix: int = setting(
+        8192, "size of the matrix product that measures the arithmetic rate", low=1
+    )
+    copy: int = setting(2**30, "bytes of the copy that measures the memory rate", low=1)
+    runs: int = setting(20, "timed runs", low=1)
     compiled: bool = setting(True, "time compiled networks too")
-    projector: int = setting(256, "side of the projector's images")
-    views: int = setting(360, "its views")
-
-    def __post_init__(self) -> None:
-        for name in (
-            "batch", "draws", "width", "depth", "matrix", "copy", "runs", "projector", "views",
-        ):  # fmt: skip
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.device.split(":")[0] not in ("cuda", "cpu"):
-            raise ValueError(f"--set device: {self.device!r}; allowed: cuda, cuda:N, cpu")
-        try:
-            assert min(self.sizes) >= 1
-        except (ValueError, AssertionError):
-            raise ValueError(
-                f"--set sides: {self.sides!r}; allowed: integers >= 1 separated by commas"
-            ) from None
+    projector: int = setting(256, "side of the projector's images", low=1)
+    views: int = setting(360, "its views", low=1)
 
     @property
     def sizes(self) -> tuple[int, ...]:

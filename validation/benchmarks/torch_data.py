@@ -7,26 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dro_core.checks import as_positive_integer
 from dro_torch.data import Batches, IndexedDataset
 from validation.benchmarks.timing import median_ratio
-from validation.registry import setting
 from validation.results import Check, at_most
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Size of the data set and of the batches; MNIST's by default."""
 
-    images: int = setting(60_000, "images in memory")
-    side: int = setting(28, "images of side x side pixels")
-    batch_size: int = setting(128, "images in a batch")
-    runs: int = setting(30, "timed runs")
+    images: int = setting(60_000, "images in memory", low=1)
+    side: int = setting(28, "images of side x side pixels", low=1)
+    batch_size: int = setting(128, "images in a batch", low=1)
+    runs: int = setting(30, "timed runs", low=1)
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("images", "side", "batch_size", "runs"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def rows(config: Config) -> list[Check]:

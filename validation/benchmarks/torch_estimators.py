@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from dro_core import dual_value
 from dro_core.operators import Convolution
-from dro_torch.data import mnist
+from dro_torch.data import DataFileError, mnist
 from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
 from dro_torch.nets import LinearMap, UNet
 from dro_torch.physics import gaussian_kernel
 from dro_torch.residual import MovedSamples, leading_directions
 from dro_torch.structure import YGivenX
 from validation.benchmarks.peers import cell
+from validation.errors import mendable
 from validation.results import (
     Check,
     at_most,
@@ -51,7 +52,8 @@ def images(config: Config, count: int) -> Tensor:
     """MNIST digits in [0, 1] (count, 1, 28, 28); without a data root, discs of random shape."""
     root = config.data or os.environ.get("DRO_DATA")
     if root:
-        return mnist("train", root).images[:count].float() / 255
+        with mendable(DataFileError):
+            return mnist("train", root).images[:count].float() / 255
     print("no data root (--data or DRO_DATA): drawn shapes in place of MNIST digits")
     generator = torch.Generator().manual_seed(config.seed)
     centre, radius = torch.rand(2, count, 2, 1, 1, generator=generator)

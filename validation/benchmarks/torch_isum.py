@@ -11,32 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dro_core.checks import as_positive_integer
 from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.physics import Convolution, gaussian_kernel
 from dro_torch.transport_map import fit_transport_map
 from validation.benchmarks.timing import median_ratio
-from validation.registry import setting
 from validation.results import Check, at_most
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Networks and batch; those of the quick experiment by default."""
 
-    side: int = setting(32, "images of side x side pixels")
-    channels: int = setting(1, "channels of the images")
+    side: int = setting(32, "images of side x side pixels", low=1)
+    channels: int = setting(1, "channels of the images", low=1)
     map: str = setting("small", "widths of the map")
-    potential: int = setting(8, "width of the potential")
-    batch_size: int = setting(16, "images in a batch")
-    runs: int = setting(25, "timed iterations")
+    potential: int = setting(8, "width of the potential", low=1)
+    batch_size: int = setting(16, "images in a batch", low=1)
+    runs: int = setting(25, "timed iterations", low=1)
     device: str = setting("cpu", "torch device")
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        for name in ("side", "channels", "potential", "batch_size", "runs"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
 
 
 def bare_passes(

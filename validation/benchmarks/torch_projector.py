@@ -14,25 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import as_positive_integer
 from validation.benchmarks.timing import median_ratio
-from validation.registry import setting
 from validation.results import Check, at_most
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Size of the scan; the defaults are the figures that are claimed."""
 
-    side: int = setting(256, "images of side x side pixels")
-    views: int = setting(60, "views of the scan")
-    batch: int = setting(4, "images of the batched rows")
-    runs: int = setting(11, "timed runs per row")
-    scans: int = setting(3, "projections per timed run")
-
-    def __post_init__(self) -> None:
-        for name in ("side", "views", "batch", "runs", "scans"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
+    side: int = setting(256, "images of side x side pixels", low=1)
+    views: int = setting(60, "views of the scan", low=1)
+    batch: int = setting(4, "images of the batched rows", low=1)
+    runs: int = setting(11, "timed runs per row", low=1)
+    scans: int = setting(3, "projections per timed run", low=1)
 
 
 def rows(config: Any) -> list[Check]:

@@ -11,50 +11,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dro_core.checks import as_positive_integer
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import Check, check_table, provenance, write_json
+from validation.settings import Settings, setting
 
 PARTS = ("step", "oracle", "deblurring", "network", "sinkhorn", "multiplier", "projector", "data",
          "isum")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes of the rows; the defaults are the figures that are claimed."""
 
     data: str = setting("", "data root (MNIST); empty: DRO_DATA, and without it drawn shapes")
     peer_python: str = setting("", "interpreter of the peers' environment, for dro's step")
     parts: str = setting("all", "rows to run, separated by commas: " + ", ".join(PARTS))
-    width: int = setting(8, "channels of the UNet")
-    batch: int = setting(32, "images in a step")
-    draws: int = setting(8, "draws K of a step")
-    runs: int = setting(25, "timed runs per row")
-    rows: int = setting(8000, "samples times replicates in one call of the oracle rows")
-    calls: int = setting(12, "calls of the oracle rows; more for the bias")
-    images: int = setting(8, "images of the 784-pixel rows")
-    replicates: int = setting(8, "seeds of the 784-pixel rows")
-    train_steps: int = setting(300, "Adam steps of the network")
-    train_images: int = setting(4000, "images that train the network")
-    network_images: int = setting(4, "images of the network rows")
-    seeds: int = setting(12, "seeds of the network rows")
-    budget: int = setting(64, "network passes per sample in the network rows")
-    reference: int = setting(4096, "draws of the network rows' references")
-    steps: int = setting(2000, "longest training of the multiplier rows")
-    seed: int = setting(0, "seed")
+    width: int = setting(8, "channels of the UNet", low=1)
+    batch: int = setting(32, "images in a step", low=1)
+    draws: int = setting(8, "draws K of a step", low=1)
+    runs: int = setting(25, "timed runs per row", low=1)
+    rows: int = setting(8000, "samples times replicates in one call of the oracle rows", low=1)
+    calls: int = setting(12, "calls of the oracle rows; more for the bias", low=1)
+    images: int = setting(8, "images of the 784-pixel rows", low=1)
+    replicates: int = setting(8, "seeds of the 784-pixel rows", low=1)
+    train_steps: int = setting(300, "Adam steps of the network", low=1)
+    train_images: int = setting(4000, "images that train the network", low=1)
+    network_images: int = setting(4, "images of the network rows", low=1)
+    seeds: int = setting(12, "seeds of the network rows", low=1)
+    budget: int = setting(64, "network passes per sample in the network rows", low=1)
+    reference: int = setting(4096, "draws of the network rows' references", low=1)
+    steps: int = setting(2000, "longest training of the multiplier rows", low=1)
+    seed: int = setting(0, "seed", low=0)
 
     def __post_init__(self) -> None:
-        for name in (
-            "width", "batch", "draws", "runs", "rows", "calls", "images", "replicates",
-            "train_steps", "train_images", "network_images", "seeds", "budget", "reference",
-            "steps",
-        ):  # fmt: skip
-            as_positive_integer(getattr(self, name), f"--set {name}")
-        if self.seed < 0:
-            raise ValueError(f"--set seed: {self.seed}; allowed: an integer >= 0")
+        super().__post_init__()
         unknown = set(self.chosen) - set(PARTS)
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"--set parts: {', '.join(sorted(unknown))}; allowed: all, {', '.join(PARTS)}"
             )
 

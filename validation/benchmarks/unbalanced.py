@@ -15,31 +15,31 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import Array
 from dro_core.reference import unbalanced_ot_cvxpy
 from dro_core.unbalanced import semidual_value, unbalanced_ot
 from validation.benchmarks.finite_memory import peak_bytes
 from validation.benchmarks.timing import median_ratio, median_seconds, seconds
-from validation.registry import setting
+from validation.errors import UsageError
 from validation.results import Check, at_least, at_most, progress, provenance, write_json
+from validation.settings import Settings, setting
 from validation.unbalanced import objective, outlier_problem
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes of the benchmarks; the defaults are the figures that are claimed."""
 
-    points: int = setting(200, "points of each measure in the rows about time")
-    large: int = setting(1000, "points in the rows about memory")
+    points: int = setting(200, "points of each measure in the rows about time", low=1)
+    large: int = setting(1000, "points in the rows about memory", low=1)
     scales: str = setting("0.01,0.1,0.5,1,2,5", "scales of the cost (tau), comma-separated")
-    runs: int = setting(3, "timed runs per row")
+    runs: int = setting(3, "timed runs per row", low=1)
     seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
-        for name in ("points", "large", "runs"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
+        super().__post_init__()
         if not all(scale > 0 for scale in self.values()):
-            raise ValueError(f"--set scales: {self.scales!r}; allowed: positive numbers")
+            raise UsageError(f"--set scales: {self.scales!r}; allowed: positive numbers")
 
     def values(self) -> list[float]:
         """The scales as numbers."""

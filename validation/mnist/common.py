@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core import radius_of_noise, radius_of_poisson_noise
-from dro_core.checks import as_non_negative, as_positive_integer, unknown
+from dro_core.checks import unknown
 from dro_torch import (
     EntropicDROLoss,
     LinearisedDROLoss,
@@ -42,7 +42,7 @@ from dro_torch import (
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.residual import MovedSamples
 from dro_torch.structure import as_structure
-from validation.registry import setting
+from validation.errors import mendable
 from validation.results import (
     Check,
     at_least,
@@ -53,6 +53,10 @@ from validation.results import (
     write_csv,
     write_json,
 )
+from validation.settings import Settings, setting
+
+#: What the user's data and folders can cause: damaged files, and runs with other settings.
+user_errors = mendable(data.DataFileError, training.CheckpointError)
 
 SIDE = 28
 PIXELS = SIDE * SIDE
@@ -91,10 +95,10 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What can be set from the command line; 0 leaves the preset's value."""
 
-    preset: str = setting("quick", f"size: {', '.join(PRESETS)}")
+    preset: str = setting("quick", f"size: {', '.join(PRESETS)}", choices=PRESETS)
     data: str = setting("", "data root with mnist/; otherwise the environment variable DRO_DATA")
     models: str = setting(
         "", "folder of trained arms to use and extend; default: the output folder"
@@ -102,27 +106,20 @@ class Config:
     select: bool = setting(False, "choose ε, ρ̄ and the baseline's noise on validation images")
     bisect: bool = setting(False, "train once with the paper's bisection of λ")
     frontier: bool = setting(False, "train the other losses too (always where there are targets)")
-    epsilon: float = setting(0.08, "entropy weight ε of the DRO arms, in squared units of the data")
-    radius: float = setting(1.0, "adjusted radius ρ̄ of the DRO arms, in units of the data")
-    noise: float = setting(0.1, "standard deviation of the noise that the MSE baseline trains with")
-    steps: int = setting(0, "training steps of every arm")
-    width: int = setting(0, "channels of the U-Net at full resolution")
-    images: int = setting(0, "training images")
+    epsilon: float = setting(
+        0.08, "entropy weight ε of the DRO arms, in squared units of the data", low=0, zero="0"
+    )
+    radius: float = setting(1.0, "adjusted radius ρ̄ of the DRO arms, in units of the data", low=0)
+    noise: float = setting(
+        0.1, "standard deviation of the noise that the MSE baseline trains with", low=0
+    )
+    steps: int = setting(0, "training steps of every arm", low=1, unset=0)
+    width: int = setting(0, "channels of the U-Net at full resolution", low=1, unset=0)
+    images: int = setting(0, "training images", low=1, unset=0)
     rate: float = setting(2e-3, "largest learning rate")
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16")
     seed: int = setting(0, "seed")
-
-    def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(unknown("--set preset", self.preset, PRESETS))
-        for name in ("epsilon", "radius", "noise"):
-            as_non_negative(getattr(self, name), f"--set {name}")
-        if self.epsilon == 0:
-            raise ValueError("--set epsilon: 0; allowed: a number > 0")
-        for name in ("steps", "width", "images"):
-            if getattr(self, name) != 0:
-                as_positive_integer(getattr(self, name), f"--set {name}")
 
     @property
     def size(self) -> Preset:

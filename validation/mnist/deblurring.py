@@ -68,6 +68,7 @@ def claims_of(
     ]  # fmt: skip
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, measure, judge; written to `out`."""
     full = config.size.targets

@@ -12,6 +12,7 @@ from validation.results import Check
 __all__ = ["Config", "run"]
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, measure, judge; written to `out`."""
     joint = Arm("joint DRO", "entropic", epsilon=config.epsilon, radius=config.radius,

@@ -15,22 +15,24 @@ import numpy as np
 import torch
 
 from dro_core import entropic_worst_case, fit_linear
-from dro_core.checks import as_positive_integer
 from dro_torch import EntropicDROLoss, Multiplier, data, nets, training
+from validation.errors import UsageError
 from validation.mnist import common
-from validation.registry import setting
 from validation.results import Check, at_most, provenance, write_json
+from validation.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Sizes; images are averaged over squares of `block` pixels."""
 
     data: str = setting("", "data root with mnist/; otherwise the environment variable DRO_DATA")
-    block: int = setting(2, "pixels per side that are averaged: 28 / block per side are left")
-    images: int = setting(500, "images, all of them in every step")
-    steps: int = setting(2000, "training steps")
-    samples: int = setting(16, "draws per image and step")
+    block: int = setting(
+        2, "pixels per side that are averaged: 28 / block per side are left", low=1
+    )
+    images: int = setting(500, "images, all of them in every step", low=1)
+    steps: int = setting(2000, "training steps", low=1)
+    samples: int = setting(16, "draws per image and step", low=1)
     estimator: str = setting("sg", "of the loss: sg, tilted or rt-mlmc")
     epsilon: float = setting(0.02, "entropy weight, in squared units of the data")
     radius: float = setting(0.1, "adjusted radius, in units of the data")
@@ -39,12 +41,12 @@ class Config:
     device: str = setting("cpu", "torch device")
 
     def __post_init__(self) -> None:
-        for name in ("block", "images", "steps", "samples"):
-            as_positive_integer(getattr(self, name), f"--set {name}")
+        super().__post_init__()
         if common.SIDE % self.block:
-            raise ValueError(f"--set block: {self.block} does not divide {common.SIDE}")
+            raise UsageError(f"--set block: {self.block} does not divide {common.SIDE}")
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, and judge by the exact oracle; written to `out`."""
     digits = data.IndexedDataset(data.mnist("train", config.data or None).images)

@@ -28,6 +28,7 @@ def operators() -> dict[str, physics.Convolution]:
     }
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Measure every arm under every operator; written to `out`."""
     arms = common.fit_arms(config, TASK, main_arms(config), out)

@@ -16,6 +16,7 @@ TASK = Task("mlp", common.mlp)
 SMALL, LARGE = 0.1, 10.0
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, measure, judge; written to `out`."""
     arms = common.fit_arms(config, TASK, [

@@ -14,6 +14,7 @@ __all__ = ["Config", "run"]
 TASK = Task("simulator", common.unet, role="simulation")
 
 
+@common.user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, measure beside the naive simulator A(x), judge; written to `out`."""
     arms = common.fit_arms(config, TASK, [
