@@ -38,8 +38,8 @@ from dro_core import (
 from dro_core.checks import as_non_negative, as_positive_integer, as_radius
 from dro_core.linear_map import DENSE_ENTRIES
 from dro_torch.checks import check_samples, sample_weights
+from dro_torch.linearisation import LinearisedResidual
 from dro_torch.lipschitz import UnsupportedLayerError, lipschitz_upper
-from dro_torch.losses.linearised import LinearisedResidual
 from dro_torch.models import bare_copy
 from dro_torch.nets import LinearMap, frozen
 from dro_torch.residual import (

@@ -18,13 +18,9 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_scalar, check_option
-from dro_torch.losses.linearised import (
-    PotentialLoss,
-    eagerly,
-    inner_product,
-    linearised_displacement,
-    uncached_autocast,
-)
+from dro_torch.linearisation import inner_product, linearised_displacement
+from dro_torch.losses.potential import PotentialLoss, eagerly
+from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
 from dro_torch.structure import Structure
 
@@ -88,12 +84,18 @@ class WassersteinDROLoss(PotentialLoss):
     """
 
     def __init__(
-        self, structure: str | Structure = "y|x", steps: int = 3, *,
-        residual: Residual | None = None, loss: SampleLoss | None = None,
-        start: Literal["linearised", "zero"] = "linearised", iterations: int = 4,
-        step_size: float | None = None, box: tuple[float, float] | None = None,
+        self,
+        structure: str | Structure = "y|x",
+        steps: int = 3,
+        *,
+        residual: Residual | None = None,
+        loss: SampleLoss | None = None,
+        start: Literal["linearised", "zero"] = "linearised",
+        iterations: int = 4,
+        step_size: float | None = None,
+        box: tuple[float, float] | None = None,
         modulus: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(structure, iterations, residual, loss, modulus)
         self.steps = as_positive_integer(steps, "steps")
         check_option(start, "start", STARTS)
@@ -113,10 +115,17 @@ class WassersteinDROLoss(PotentialLoss):
         return f"structure={self.structure.name!r}, steps={self.steps}, start={self.start!r}{box}"
 
     def forward(
-        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float,
-        generator: torch.Generator | None = None, *, index: Tensor | None = None,
-        seed: int | None = None, step: int | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        model: Any,
+        x: Tensor,
+        y: Tensor,
+        multiplier: Tensor | float,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        seed: int | None = None,
+        step: int | None = None,
+    ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
         moved, lam = self._arguments(model, x, y, multiplier)
         displacement, nominal, indefinite = eagerly(self._maximise, moved, lam.detach())

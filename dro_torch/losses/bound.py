@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from dro_core.checks import as_positive_integer, as_radius, as_scalar
 from dro_torch.checks import check_samples
 from dro_torch.keyed_noise import standard_normal
-from dro_torch.losses.linearised import directional, inner_product, uncached_autocast
+from dro_torch.linearisation import directional, inner_product
 from dro_torch.models import bare_module
+from dro_torch.precision import uncached_autocast
 from dro_torch.residual import (
     MovedSamples,
     Residual,
@@ -116,10 +117,15 @@ class BoundLoss(nn.Module):
     """
 
     def __init__(
-        self, radius: float, structure: str | Structure = "y|x",
-        lipschitz: Lipschitz | Tensor | float | None = None, *,
-        residual: Residual | None = None, loss: SampleLoss | None = None, sweeps: int = 8,
-    ) -> None:  # fmt: skip
+        self,
+        radius: float,
+        structure: str | Structure = "y|x",
+        lipschitz: Lipschitz | Tensor | float | None = None,
+        *,
+        residual: Residual | None = None,
+        loss: SampleLoss | None = None,
+        sweeps: int = 8,
+    ) -> None:
         super().__init__()
         self.radius = as_radius(radius)
         self.structure = as_structure(structure)

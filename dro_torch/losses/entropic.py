@@ -148,12 +148,23 @@ class EntropicDROLoss(nn.Module):
     """
 
     def __init__(
-        self, epsilon: float, structure: str | Structure = "y|x", samples: int = 8,
-        estimator: Literal["sg", "rt-mlmc", "tilted"] = "sg", residual: Residual | None = None,
-        *, loss: SampleLoss | None = None, antithetic: bool = False, chunk: int | None = None,
-        modulus: float | None = None, rank: int | Literal["full"] = 0, defensive: bool = True,
-        sweeps: int = 1, warm_start: bool = False, linearise: Literal["data", "noisy"] = "data",
-    ) -> None:  # fmt: skip
+        self,
+        epsilon: float,
+        structure: str | Structure = "y|x",
+        samples: int = 8,
+        estimator: Literal["sg", "rt-mlmc", "tilted"] = "sg",
+        residual: Residual | None = None,
+        *,
+        loss: SampleLoss | None = None,
+        antithetic: bool = False,
+        chunk: int | None = None,
+        modulus: float | None = None,
+        rank: int | Literal["full"] = 0,
+        defensive: bool = True,
+        sweeps: int = 1,
+        warm_start: bool = False,
+        linearise: Literal["data", "noisy"] = "data",
+    ) -> None:
         super().__init__()
         self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight > 0")
         if self.epsilon == 0.0:
@@ -233,10 +244,17 @@ class EntropicDROLoss(nn.Module):
         self._calls, self._directions = state["calls"], state["directions"]
 
     def forward(
-        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float,
-        generator: torch.Generator | None = None, *, index: Tensor | None = None,
-        seed: int | None = None, step: int | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        model: Any,
+        x: Tensor,
+        y: Tensor,
+        multiplier: Tensor | float,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        seed: int | None = None,
+        step: int | None = None,
+    ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
         x, y = check_samples(x, y)
         lam = as_multiplier(multiplier, x)
@@ -308,15 +326,20 @@ class EntropicDROLoss(nn.Module):
         # on the CPU: the number of rows depends on the levels drawn
         host = _Draws(draw.index.cpu(), draw.seed, draw.step)
         level = torch.bucketize(host.uniform(_LEVELS), probabilities.cumsum(0)).clamp(max=levels)
-        groups = [(int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
-                  for value in level.unique()]  # fmt: skip
+        groups = [
+            (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
+            for value in level.unique()
+        ]
         rows = torch.cat([members.repeat_interleave(2**value) for value, members in groups])
-        noise = torch.cat([
-            self._noise(moved, draw.of(members), 0, 2**value).flatten(0, 1)
-            for value, members in groups
-        ])  # fmt: skip
-        every = MovedSamples(moved.model, moved.x[rows], moved.y[rows], moved.structure,
-                             moved.residual, moved.loss)  # fmt: skip
+        noise = torch.cat(
+            [
+                self._noise(moved, draw.of(members), 0, 2**value).flatten(0, 1)
+                for value, members in groups
+            ]
+        )
+        every = MovedSamples(
+            moved.model, moved.x[rows], moved.y[rows], moved.structure, moved.residual, moved.loss
+        )
         losses = every.losses(noise[:, None, :])[:, 0]
         moved.passes = len(rows) / len(draw.index)
         with torch.autocast(losses.device.type, enabled=False):
@@ -481,8 +504,16 @@ class _Draws:
     def normal(
         self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0
     ) -> Tensor:
-        return standard_normal(self.index, draws, size, seed=self.seed, step=self.step,
-                               first=first, stream=stream, dtype=dtype)  # fmt: skip
+        return standard_normal(
+            self.index,
+            draws,
+            size,
+            seed=self.seed,
+            step=self.step,
+            first=first,
+            stream=stream,
+            dtype=dtype,
+        )
 
     def of(self, members: Tensor) -> _Draws:
         """The key of some of the samples."""

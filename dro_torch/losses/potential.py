@@ -1,0 +1,118 @@
+"""What the losses that average a potential share: arguments, diagnostics and warnings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dro_core.checks import as_non_negative, as_positive_integer
+from dro_torch.checks import as_multiplier, check_samples
+from dro_torch.losses.entropic import EstimatorWarning
+from dro_torch.models import bare_module
+from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
+from dro_torch.structure import Structure, as_structure
+
+#: Calls between two looks at the share of indefinite problems (a look waits for the device).
+_LOOK_EVERY = 100
+
+
+def eagerly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function outside of the graph that torch.compile is tracing, if it is."""
+    if torch.compiler.is_compiling():  # (its import costs as much as torch itself)
+        function = torch.compiler.disable(function)
+    return function(*arguments)
+
+
+class PotentialLoss(nn.Module):
+    r"""What losses :math:`\frac1N\sum_i\varphi_\lambda(z_i)` share: arguments and warnings.
+
+    The call has the shape of all losses of this package, ``loss(model, x, y, multiplier,
+    generator=None, *, index=None, seed=None, step=None)``; nothing here is random, so the last
+    four change nothing.
+    """
+
+    def __init__(
+        self,
+        structure: str | Structure,
+        iterations: int,
+        residual: Residual | None,
+        loss: SampleLoss | None,
+        modulus: float | None,
+    ) -> None:
+        super().__init__()
+        self.structure = as_structure(structure)
+        self.iterations = as_positive_integer(iterations, "iterations")
+        for name, function in (("residual", residual), ("loss", loss)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: {type(function).__name__} is not callable")
+        if loss is not None and residual is not None:
+            raise ValueError("loss: allowed without residual= (a loss measures by itself)")
+        self.residual = residual or reconstruction_residual
+        self.loss = loss
+        if modulus is not None:
+            modulus = as_non_negative(modulus, "modulus", "a Lipschitz constant >= 0")
+        elif residual is None and loss is None and self.structure.name == "x|y":
+            modulus = 1.0
+        self.modulus = modulus
+        self.diagnostics: dict[str, Tensor] = {}
+        self._calls = 0
+        self._warned: set[str] = set()
+
+    def _arguments(
+        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float
+    ) -> tuple[MovedSamples, Tensor]:
+        """The checked batch, moved with the bare module, and λ."""
+        x, y = check_samples(x, y)
+        lam = as_multiplier(multiplier, x)
+        if not callable(model):
+            raise TypeError(f"model: {type(model).__name__} is not callable")
+        inner = MovedSamples(bare_module(model), x, y, self.structure, self.residual, self.loss)
+        return inner, lam
+
+    def _report(
+        self,
+        lam: Tensor,
+        value: Tensor,
+        nominal: Tensor,
+        cost: Tensor,
+        indefinite: Tensor,
+        passes: float,
+    ) -> None:
+        """Fill `diagnostics`, and say with numbers where a value is not to be trusted."""
+        share = indefinite.to(value.dtype).mean()
+        self.diagnostics = {
+            "transport_cost": cost.detach().mean(),
+            "increase": (value.detach() - nominal).mean(),
+            "indefinite_share": share,
+            "passes": torch.tensor(passes),
+        }
+        self._calls += 1
+        if torch.compiler.is_compiling():
+            return
+        number = math.nan
+        if self.modulus is not None and "modulus" not in self._warned:
+            number = float(lam.detach())
+            if number <= self.modulus**2 * (1.0 + 4.0 * torch.finfo(lam.dtype).eps):
+                self._warned.add("indefinite")  # said here
+                self._warn(
+                    "modulus",
+                    f"the multiplier {number:.4g} is at or below κ² = {self.modulus**2:.4g} (κ = "
+                    f"{self.modulus:.4g}): the worst-case risk may be infinite, the value never "
+                    "is",
+                )
+        if "indefinite" not in self._warned and self._calls % _LOOK_EVERY == 1 and float(share) > 0:
+            self._warn(
+                "indefinite",
+                f"at the multiplier {float(lam.detach()):.4g} the linearised problem of "
+                f"{float(share):.0%} of the samples has no maximum: their worst-case loss may be "
+                "infinite, the value never is; raise the multiplier",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        self._warned.add(kind)
+        warnings.warn(message, EstimatorWarning, stacklevel=6)
