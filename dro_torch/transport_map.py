@@ -19,7 +19,7 @@ from dro_torch.losses.unbalanced import BicubicUpsampling, LikelihoodCost, Unbal
 from dro_torch.metrics import psnr
 from dro_torch.models import call_model
 from dro_torch.nets.transport import Potential, TransportMap
-from dro_torch.physics.forward import as_forward
+from dro_torch.physics.conversion import as_forward
 from dro_torch.training.fit import TrainingResult, fit
 from dro_torch.training.phase import Batch, Phase, StepContext
 

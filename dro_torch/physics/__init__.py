@@ -5,19 +5,14 @@ accepts anything that has them (the physics of deepinv included), and plain func
 is in `dro_torch.tomography`.
 """
 
+from dro_torch.physics.conversion import AdjointError, as_forward, check_adjoint
 from dro_torch.physics.convolution import (
     Convolution,
     anisotropic_gaussian_kernel,
     gaussian_kernel,
     motion_blur_kernel,
 )
-from dro_torch.physics.forward import (
-    AdjointError,
-    Forward,
-    LinearForward,
-    as_forward,
-    check_adjoint,
-)
+from dro_torch.physics.forward import Forward, LinearForward
 from dro_torch.physics.imaging import (
     ClippedHDR,
     Downsampling,

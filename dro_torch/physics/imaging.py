@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from dro_core.checks import as_non_negative, as_positive_integer, as_scalar
 from dro_torch.checks import check_batch, image_hint
+from dro_torch.physics.conversion import as_forward
 from dro_torch.physics.convolution import (
     Convolution,
     anisotropic_gaussian_kernel,
     gaussian_kernel,
     motion_blur_kernel,
 )
-from dro_torch.physics.forward import Forward, LinearForward, as_forward
+from dro_torch.physics.forward import Forward, LinearForward
 
 
 class Integration(LinearForward):
