@@ -14,375 +14,51 @@ At the optimum the potential loss is minus the value of `dro_core.unbalanced_ot`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
-from dro_core.checks import as_non_negative, as_positive_integer, as_scalar, unknown
+from dro_core.checks import as_non_negative, as_scalar
 from dro_torch.checks import check_alike, check_batch, check_finite
+from dro_torch.losses.divergences import (
+    DIVERGENCES,
+    Balanced,
+    ChiSquared,
+    Divergence,
+    KullbackLeibler,
+    Softplus,
+    as_divergence,
+)
+from dro_torch.losses.likelihood import (
+    LikelihoodCost,
+    cost_scale,
+    gradient_penalty_weight,
+    squares,
+)
 from dro_torch.models import call_model
+from dro_torch.nets.upsampling import BicubicUpsampling
+from dro_torch.precision import full_precision, wide
 
-#: Entries of the images for which the ISUM paper states its constants: 3 x 256 x 256.
-PAPER_ENTRIES = 3 * 256 * 256
+__all__ = [
+    "UnbalancedOTLoss",
+    "LikelihoodCost",
+    "Divergence",
+    "KullbackLeibler",
+    "Balanced",
+    "Softplus",
+    "ChiSquared",
+    "DIVERGENCES",
+    "BicubicUpsampling",
+    "cost_scale",
+    "gradient_penalty_weight",
+]
+
 #: Largest slope of the pull on a constant of v that the objective leaves free.
 _PULL = 0.1
 
 Network = Callable[[Tensor], Tensor]
-
-
-def cost_scale(entries: Any) -> float:
-    r"""The scale :math:`\tau = 10^{-3}\cdot196608/D` of the cost for signals of D entries.
-
-    A sum over pixels grows with D; this keeps its size at that of the paper's 3 x 256 x 256 images.
-    Too large a scale makes unbalanced transport ignore the noisiest measurements: watch
-    `UnbalancedOTLoss.weights`, and try 0.3, 0.1 and 0.03 times it.
-
-    Source: ISUM paper, Appendix A, for D = 196608; the rule is this project's.
-
-    >>> cost_scale(3 * 256 * 256), cost_scale(32 * 32)
-    (0.001, 0.192)
-    """
-    return 1e-3 * PAPER_ENTRIES / as_positive_integer(entries, "entries")
-
-
-def gradient_penalty_weight(entries: Any) -> float:
-    r"""The weight :math:`\gamma = 5D/196608` of the gradient penalty for signals of D entries.
-
-    The penalty biases the potential, so lower it (`UnbalancedOTLoss.gradient_penalty`) late in a
-    run. Source: this project, from the value 5 that is usual for 3 x 256 x 256 images.
-
-    >>> gradient_penalty_weight(3 * 256 * 256)
-    5.0
-    """
-    return 5.0 * as_positive_integer(entries, "entries") / PAPER_ENTRIES
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """float32 or wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _full_precision(tensor: Tensor) -> torch.autocast:
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-# --- divergences ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Divergence:
-    r"""How one marginal is held: :math:`D(r|a) = w\int\Psi(dr/da)\,da`.
-
-    Attributes
-    ----------
-    weight : float
-        w > 0, in units of the cost. The same w on both sides is the cost c/w at weight one.
-    """
-
-    weight: float = 1.0
-    #: Name that `UnbalancedOTLoss` accepts.
-    name: ClassVar[str]
-    #: Whether a constant added to the cost only scales the plan, so that it may be removed.
-    shiftable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if as_scalar(self.weight, "weight", "a number > 0") <= 0:
-            raise ValueError(f"weight: {self.weight}; allowed: a number > 0")
-
-    def primal(self, t: Tensor) -> Tensor:
-        r""":math:`w\Psi(t)`; infinite outside its domain."""
-        return self.weight * self._primal(t)
-
-    def conjugate(self, s: Tensor) -> Tensor:
-        r""":math:`\sup_t st - w\Psi(t) = w\Psi^*(s/w)`."""
-        return self.weight * self._conjugate(s / self.weight)
-
-    def density(self, s: Tensor) -> Tensor:
-        r"""The maximiser t, derivative of the conjugate: the density of the plan's marginal."""
-        return self._density(s / self.weight)
-
-    def shift_free(self, s: Tensor) -> Tensor:
-        r"""The mean conjugate of s for a constant in s that is free, if `shiftable`."""
-        raise NotImplementedError
-
-    def _primal(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _conjugate(self, s: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _density(self, s: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class KullbackLeibler(Divergence):
-    r""":math:`\Psi(t) = t\log t - t + 1` on :math:`[0, e^{t_0}]`; :math:`\Psi^*(s) = e^s - 1`.
-
-    Beyond the threshold :math:`t_0` the exponential goes on along its tangent,
-    :math:`e^{t_0}(1 + s - t_0) - 1`: nothing overflows, value and slope are continuous, and it is
-    the conjugate of the same divergence with densities of at most :math:`e^{t_0}`. So the optimum
-    is untouched if its densities are smaller.
-
-    Attributes
-    ----------
-    weight : float
-    threshold : float
-        :math:`t_0\in[0, 80]`.
-    """
-
-    threshold: float = 5.0
-    name: ClassVar[str] = "kl"
-    shiftable: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if as_non_negative(self.threshold, "threshold", "a number in [0, 80]") > 80:
-            raise ValueError(f"threshold: {self.threshold}; allowed: a number in [0, 80]")
-
-    def _primal(self, t: Tensor) -> Tensor:
-        outside = (t < 0) | (t > math.exp(self.threshold) * (1 + 1e-12))
-        return (torch.xlogy(t, t) - t + 1).masked_fill(outside, math.inf)
-
-    def _conjugate(self, s: Tensor) -> Tensor:
-        below = s.clamp(max=self.threshold)
-        return torch.expm1(below) + math.exp(self.threshold) * (s - below)
-
-    def _density(self, s: Tensor) -> Tensor:
-        return torch.exp(s.clamp(max=self.threshold))
-
-    def shift_free(self, s: Tensor) -> Tensor:
-        r""":math:`w\log\operatorname{mean}e^{s/w}`."""
-        return self.weight * (torch.logsumexp(s / self.weight, 0) - math.log(len(s)))
-
-
-@dataclass(frozen=True)
-class Balanced(Divergence):
-    r"""A fixed marginal: :math:`\Psi` is 0 at t = 1, else infinite; :math:`\Psi^*(s) = s`."""
-
-    name: ClassVar[str] = "balanced"
-    shiftable: ClassVar[bool] = True
-
-    def _primal(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t).masked_fill(t != 1, math.inf)
-
-    def _conjugate(self, s: Tensor) -> Tensor:
-        return s
-
-    def _density(self, s: Tensor) -> Tensor:
-        return torch.ones_like(s)
-
-    def shift_free(self, s: Tensor) -> Tensor:
-        """The mean."""
-        return s.mean()
-
-
-@dataclass(frozen=True)
-class Softplus(Divergence):
-    r""":math:`\Psi(t) = t\log t + (2-t)\log(2-t)`, :math:`\Psi^*(s) = 2\log\frac{1+e^s}{2}`.
-
-    Densities stay in [0, 2], so gradients are bounded.
-    """
-
-    name: ClassVar[str] = "softplus"
-
-    def _primal(self, t: Tensor) -> Tensor:
-        rest = 2 - t
-        return (torch.xlogy(t, t) + torch.xlogy(rest, rest)).masked_fill(
-            (t < 0) | (t > 2), math.inf
-        )
-
-    def _conjugate(self, s: Tensor) -> Tensor:
-        return 2 * torch.logaddexp(s, torch.zeros_like(s)) - 2 * math.log(2)
-
-    def _density(self, s: Tensor) -> Tensor:
-        return 2 * torch.sigmoid(s)
-
-
-@dataclass(frozen=True)
-class ChiSquared(Divergence):
-    r""":math:`\Psi(t) = (t-1)^2` for t >= 0, :math:`\Psi^*(s) = s + s^2/4`, and -1 below s = -2.
-
-    Densities reach exactly zero: points too far away are dropped.
-    """
-
-    name: ClassVar[str] = "chi2"
-
-    def _primal(self, t: Tensor) -> Tensor:
-        return ((t - 1) ** 2).masked_fill(t < 0, math.inf)
-
-    def _conjugate(self, s: Tensor) -> Tensor:
-        above = s.clamp(min=-2)
-        return above + above**2 / 4
-
-    def _density(self, s: Tensor) -> Tensor:
-        return 1 + s.clamp(min=-2) / 2
-
-
-DIVERGENCES: dict[str, type[Divergence]] = {
-    kind.name: kind for kind in (KullbackLeibler, Balanced, Softplus, ChiSquared)
-}
-
-
-def _as_divergence(value: Any, name: str) -> Divergence:
-    if isinstance(value, Divergence):
-        return value
-    if isinstance(value, str) and value in DIVERGENCES:
-        return DIVERGENCES[value]()
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{name}: {value!r}; allowed: a Divergence, or one of "
-            f"{', '.join(map(repr, DIVERGENCES))}"
-        )
-    raise ValueError(unknown(name, value, DIVERGENCES))
-
-
-# --- the cost ---------------------------------------------------------------------------------
-
-
-class BicubicUpsampling(nn.Module):
-    """Q: images `factor` times as large in both directions, bicubic, pixel centres aligned.
-
-    Used by the cost and by the global residual of `dro_torch.nets.TransportMap`.
-    """
-
-    def __init__(self, factor: Any) -> None:
-        super().__init__()
-        self.factor = as_positive_integer(factor, "upsample")
-
-    def forward(self, y: Tensor) -> Tensor:
-        """(N, channels, height, width) to (N, channels, factor height, factor width)."""
-        if self.factor == 1:
-            return y
-        return functional.interpolate(
-            y, scale_factor=float(self.factor), mode="bicubic", align_corners=False
-        )
-
-    def extra_repr(self) -> str:
-        return f"factor={self.factor}"
-
-
-class LikelihoodCost(nn.Module):
-    r"""The cost :math:`c(y,x) = \tau\,(\lambda_l\|A(x)-y\|^2 + \lambda_q\|Q(y)-x\|^2)`, (N,).
-
-    Squares are **summed** over all entries of a sample, in float32 or wider also under autocast.
-
-    Parameters
-    ----------
-    forward : callable, nn.Module, or object with a method ``A``
-        The forward operator, from signals (N, ...) to measurements (N, ...); where there is an
-        ``A`` it is used, as calling a physics object may add noise. May be None if `likelihood`
-        is zero: then the corruption is unknown (blind), and nothing is ever called.
-    likelihood, quadratic : float
-        :math:`\lambda_l, \lambda_q \ge 0`, not both zero.
-    scale : float
-        :math:`\tau > 0`; `cost_scale` has a rule.
-    upsample : int or callable, optional
-        Q, for measurements smaller than signals: a factor (bicubic), or any map.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For negative weights, a missing operator, or (when called) shapes that do not fit.
-
-    Notes
-    -----
-    Source: ISUM paper, Eq. 13 and Section 4. With both parts the cost is about twice as large as
-    with one: compare ablations at equal total cost.
-
-    Examples
-    --------
-    >>> import torch
-    >>> cost = LikelihoodCost(lambda x: 2 * x, scale=0.5)
-    >>> cost(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
-    tensor([3.])
-    """
-
-    def __init__(
-        self,
-        forward: Any = None,
-        likelihood: Any = 1.0,
-        quadratic: Any = 1.0,
-        scale: Any = 1e-3,
-        upsample: Any = None,
-    ) -> None:
-        super().__init__()
-        self.likelihood = as_non_negative(likelihood, "likelihood")
-        self.quadratic = as_non_negative(quadratic, "quadratic")
-        self.scale = as_scalar(scale, "scale", "a number > 0")
-        if self.scale <= 0:
-            raise ValueError(f"scale: {self.scale}; allowed: a number > 0")
-        if self.likelihood == self.quadratic == 0:
-            raise ValueError("likelihood, quadratic: both are zero, so every map is free")
-        if forward is None and self.likelihood > 0:
-            raise ValueError(
-                f"forward: None, but likelihood is {self.likelihood}; give the forward operator, "
-                "or likelihood=0 if it is unknown"
-            )
-        if forward is not None and not callable(_applied(forward)):
-            raise TypeError(
-                f"forward: {type(forward).__name__} is neither callable nor has a method A"
-            )
-        if upsample is not None and not callable(upsample):
-            upsample = BicubicUpsampling(upsample)
-        self.operator, self.upsample = forward, upsample
-
-    def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """Cost of moving measurement i to signal i: (N, ...) and (N, ...) to (N,)."""
-        for name, value in (("y", y), ("x", x)):
-            if (
-                not isinstance(value, Tensor)
-                or not value.is_floating_point()
-                or value.ndim == 0
-                or value.is_sparse
-            ):
-                raise TypeError(f"{name}: {value!r:.50}; allowed: floating-point tensors of rows")
-        if len(y) != len(x):
-            raise ValueError(f"y: {len(y)} samples, but x has {len(x)}; entry i of both is one")
-        with _full_precision(x):
-            y, x = _wide(y), _wide(x)
-            total = x.new_zeros(len(x))
-            if self.likelihood > 0:
-                image = call_model(_applied(self.operator), x, "forward", "x", dimensions=1)
-                _check_shape(image, "forward: A(x)", y, "y")
-                total = total + self.likelihood * _squares(image - y)
-            if self.quadratic > 0:
-                start = y
-                if self.upsample is not None:
-                    start = call_model(self.upsample, y, "upsample", dimensions=1)
-                _check_shape(start, "upsample: Q(y)", x, "x")
-                total = total + self.quadratic * _squares(start - x)
-            return self.scale * total
-
-    def extra_repr(self) -> str:
-        return f"likelihood={self.likelihood}, quadratic={self.quadratic}, scale={self.scale}"
-
-
-def _applied(operator: Any) -> Any:
-    """The operator's method A if it has one (an attribute A may also be a matrix), else itself."""
-    method = getattr(operator, "A", None)
-    return method if callable(method) else operator
-
-
-def _squares(difference: Tensor) -> Tensor:
-    return difference.flatten(1).square().sum(1)
-
-
-def _check_shape(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
-    if value.shape != other.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}; "
-            "they must agree"
-        )
-
-
-# --- the loss ---------------------------------------------------------------------------------
 
 
 class UnbalancedOTLoss(nn.Module):
@@ -464,22 +140,22 @@ class UnbalancedOTLoss(nn.Module):
     def __init__(
         self,
         cost: Callable[[Tensor, Tensor], Tensor],
-        divergence: Any = "kl",
+        divergence: str | Divergence = "kl",
         *,
-        source_divergence: Any = None,
-        target_divergence: Any = None,
-        gradient_penalty: Any = 0.0,
+        source_divergence: str | Divergence | None = None,
+        target_divergence: str | Divergence | None = None,
+        gradient_penalty: float = 0.0,
         centre_cost: bool = False,
-        momentum: Any = 0.01,
+        momentum: float = 0.01,
         translation_invariant: bool = False,
         limits: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if not callable(cost):
             raise TypeError(f"cost: {type(cost).__name__} is not callable; see LikelihoodCost")
-        both = _as_divergence(divergence, "divergence")
+        both = as_divergence(divergence, "divergence")
         self.source_divergence, self.target_divergence = (
-            both if value is None else _as_divergence(value, name)
+            both if value is None else as_divergence(value, name)
             for value, name in (
                 (source_divergence, "source_divergence"),
                 (target_divergence, "target_divergence"),
@@ -538,10 +214,10 @@ class UnbalancedOTLoss(nn.Module):
             moved = _moved(T, y)
             cost = self._cost(y, moved)
             self._observe(cost)
-        with _full_precision(x):
+        with full_precision(x):
             here = _potential(v, moved)
             source = here - (cost - self.centre if self.centre_cost else cost)
-            there, penalty = self._penalised(v, _wide(x))
+            there, penalty = self._penalised(v, wide(x))
             first, second = self.source_divergence, self.target_divergence
             if self.translation_invariant:
                 objective = first.shift_free(source) + second.shift_free(-there)
@@ -572,7 +248,7 @@ class UnbalancedOTLoss(nn.Module):
         """
         y = check_batch(y, "y")
         moved = _moved(T, y)
-        with _full_precision(y):
+        with full_precision(y):
             cost = self._cost(y, moved)
             loss = (cost - _potential(_frozen(v), moved)).mean()
         self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
@@ -584,14 +260,14 @@ class UnbalancedOTLoss(nn.Module):
         Summed over the entries of a sample; part of `potential_loss`.
         """
         x = check_batch(x, "x")
-        with _full_precision(x):
-            return 0.5 * self.gradient_penalty * _slopes(v, _wide(x))[1].mean()
+        with full_precision(x):
+            return 0.5 * self.gradient_penalty * _slopes(v, wide(x))[1].mean()
 
     # --- what the pair says about the measurements ---
 
     @torch.no_grad()
     def weights(
-        self, v: Network, T: Network, y: Tensor, groups: Any = None
+        self, v: Network, T: Network, y: Tensor, groups: Tensor | Sequence[int] | None = None
     ) -> Tensor | dict[int, float]:
         r"""Density of the plan's first marginal, :math:`\Psi_1^{*\prime}(v(T(y)) - c(y,T(y)))`.
 
@@ -616,7 +292,7 @@ class UnbalancedOTLoss(nn.Module):
         """
         y = check_batch(y, "y")
         moved = _moved(T, y)
-        with _full_precision(y):
+        with full_precision(y):
             source = _potential(v, moved) - self._cost(y, moved)
             if self.centre_cost:
                 source = source + self.centre
@@ -652,12 +328,12 @@ class UnbalancedOTLoss(nn.Module):
 
     def _cost(self, y: Tensor, moved: Tensor) -> Tensor:
         own = not isinstance(self.cost, LikelihoodCost)  # it may work in place
-        y = _wide(y)
+        y = wide(y)
         cost = self.cost(y.clone(), moved.clone()) if own else self.cost(y, moved)
         if not isinstance(cost, Tensor) or cost.shape != (len(y),):
             given = tuple(cost.shape) if isinstance(cost, Tensor) else type(cost).__name__
             raise ValueError(f"cost: gave {given}; needed: one number per sample, ({len(y)},)")
-        return _wide(cost)
+        return wide(cost)
 
     def _observe(self, cost: Tensor) -> None:
         """Update the running mean of the cost; equal on all processes."""
@@ -719,7 +395,7 @@ class UnbalancedOTLoss(nn.Module):
         )
 
 
-def _as_limits(value: Any) -> tuple[float, float]:
+def _as_limits(value: tuple[float, float]) -> tuple[float, float]:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"limits: {value!r}; allowed: a pair (lowest, highest)")
     low, high = (as_scalar(end, "limits", "a pair of numbers") for end in value)
@@ -729,7 +405,7 @@ def _as_limits(value: Any) -> tuple[float, float]:
 
 
 def _moved(T: Network, y: Tensor) -> Tensor:
-    return _wide(call_model(T, y, "T", dimensions=1))
+    return wide(call_model(T, y, "T", dimensions=1))
 
 
 def _potential(v: Network, x: Tensor) -> Tensor:
@@ -742,7 +418,7 @@ def _potential(v: Network, x: Tensor) -> Tensor:
             f"v: v(x) returned shape {tuple(values.shape)} for {len(x)} signals; needed: one "
             f"number each, ({len(x)},) or ({len(x)}, 1)"
         )
-    return _wide(values)
+    return wide(values)
 
 
 def _slopes(v: Network, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -756,7 +432,7 @@ def _slopes(v: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         (slope,) = torch.autograd.grad(
             values.sum(), x, create_graph=build, allow_unused=True, materialize_grads=True
         )
-    return values, _squares(slope)
+    return values, squares(slope)
 
 
 def _frozen(v: Network) -> Network:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dro_core.checks import Array, as_real_array
 from dro_torch.checks import check_finite
-from dro_torch.nets._checks import check_features, check_shape
+from dro_torch.nets.common import check_features, check_shape
 from dro_torch.nets.norms import matrix_norm
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative, as_positive_integer
-from dro_torch.nets._checks import check_features, check_shape, initialise, make_activation
+from dro_torch.nets.common import check_features, check_shape, initialise, make_activation
 
 
 class MLP(nn.Module):

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from dro_core.checks import as_positive, as_positive_integer
 from dro_torch.models import bare_copy
-from dro_torch.nets._checks import MONOTONE, as_dimension, make_activation
+from dro_torch.nets.common import MONOTONE, as_dimension, make_activation
 from dro_torch.nets.norms import convolution_norm, differentiable_norm
 
 CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d}

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core.checks import as_positive_integer, check_option
-from dro_torch.losses.unbalanced import BicubicUpsampling
-from dro_torch.nets._checks import initialise
+from dro_torch.nets.common import initialise
+from dro_torch.nets.upsampling import BicubicUpsampling
 
 #: Widths of `TransportMap`, from the finest to the coarsest scale.
 MAP_WIDTHS = {"paper": (80, 128, 176), "32": (32, 48, 64), "small": (16, 24, 32)}

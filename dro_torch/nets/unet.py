@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core.checks import as_count, as_positive_integer, as_scalar, unknown
-from dro_torch.nets._checks import (
+from dro_torch.nets.common import (
     ACTIVATIONS,
     MONOTONE,
     check_signal,
