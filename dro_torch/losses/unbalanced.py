@@ -191,7 +191,15 @@ class UnbalancedOTLoss(nn.Module):
 
     # --- the two steps ---
 
-    def potential_loss(self, v: Network, T: Network, y: Tensor, x: Tensor) -> Tensor:
+    def potential_loss(
+        self,
+        v: Network,
+        T: Network,
+        y: Tensor,
+        x: Tensor,
+        *,
+        gradient_penalty: float | None = None,
+    ) -> Tensor:
         """The loss of the potential's step; no gradient reaches T.
 
         Parameters
@@ -202,6 +210,8 @@ class UnbalancedOTLoss(nn.Module):
             Measurements to signals.
         y, x : (N, ...) and (M, ...) tensors
             Batches of measurements and of unpaired signals.
+        gradient_penalty : float, optional
+            Weight of the penalty in this call; default: the attribute's.
 
         Returns
         -------
@@ -210,6 +220,9 @@ class UnbalancedOTLoss(nn.Module):
         y, x = check_batch(y, "y"), check_batch(x, "x")
         check_alike(x, "x", y, "y")
         self._check_range(x)
+        gamma = self.gradient_penalty
+        if gradient_penalty is not None:
+            gamma = as_non_negative(gradient_penalty, "gradient_penalty")
         with torch.no_grad():
             moved = _moved(T, y)
             cost = self._cost(y, moved)
@@ -217,7 +230,7 @@ class UnbalancedOTLoss(nn.Module):
         with full_precision(x):
             here = _potential(v, moved)
             source = here - (cost - self.centre if self.centre_cost else cost)
-            there, penalty = self._penalised(v, wide(x))
+            there, penalty = _penalised(v, wide(x), gamma)
             first, second = self.source_divergence, self.target_divergence
             if self.translation_invariant:
                 objective = first.shift_free(source) + second.shift_free(-there)
@@ -346,12 +359,6 @@ class UnbalancedOTLoss(nn.Module):
         self.seen.add_(1)
         self.centre.add_((mean - self.centre) * (1 / self.seen).clamp(min=self.momentum))
 
-    def _penalised(self, v: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.gradient_penalty == 0:
-            return _potential(v, x), None
-        values, slopes = _slopes(v, x)
-        return values, 0.5 * self.gradient_penalty * slopes.mean()
-
     @torch.no_grad()
     def _report(
         self, objective: Tensor, source: Tensor, there: Tensor, cost: Tensor
@@ -433,6 +440,14 @@ def _slopes(v: Network, x: Tensor) -> tuple[Tensor, Tensor]:
             values.sum(), x, create_graph=build, allow_unused=True, materialize_grads=True
         )
     return values, squares(slope)
+
+
+def _penalised(v: Network, x: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
+    """v(x), and the gradient penalty of that weight if there is one."""
+    if weight == 0:
+        return _potential(v, x), None
+    values, slopes = _slopes(v, x)
+    return values, 0.5 * weight * slopes.mean()
 
 
 def _frozen(v: Network) -> Network:
