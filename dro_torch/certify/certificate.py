@@ -1,0 +1,105 @@
+"""The certificate: an interval, the law that proves its lower end, and what both cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Certificate:
+    r"""An interval that contains the worst-case risk, and what it was made of.
+
+    Attributes
+    ----------
+    lower : float
+        Risk of the concrete law `displacement`, evaluated in float64.
+    upper : float or None
+        :math:`(\sqrt M + \rho\kappa)^2` with a proved κ, or the exact risk of an affine network
+        (then `affine`); None with the reason in `upper_missing`.
+    linearised : float
+        Worst-case risk of the linearised residual, as far as its Lanczos vectors span it: what a
+        user would expect if the network were affine. No bound either way.
+    nominal : float
+        Risk of the unmoved samples, M.
+    radius, budget : float
+        ρ in the units of the data, and ρ².
+    transport_cost : float
+        :math:`\sum_i\mu_i\|v_i\|^2` of the law, recomputed in float64; at most the budget.
+    multiplier : float
+        λ of the linearised worst case.
+    modulus, lipschitz : float or None
+        κ and the constant of the network it comes from.
+    attacks : dict
+        Risk of each simple attack of the same cost (float64), by name.
+    structure : str
+    samples : int
+    passes : float
+        Network passes per sample that the attack took, backward ones included.
+    seconds : float
+        Wall time, the Lipschitz bound included.
+    displacement : (N, size) tensor
+        The law, as `Structure.displace` takes it.
+    """
+
+    lower: float
+    upper: float | None
+    linearised: float
+    nominal: float
+    radius: float
+    transport_cost: float
+    multiplier: float
+    modulus: float | None
+    lipschitz: float | None
+    attacks: dict[str, float]
+    structure: str
+    samples: int
+    passes: float
+    seconds: float
+    upper_missing: str = ""
+    affine: bool = False
+    displacement: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
+
+    @property
+    def budget(self) -> float:
+        """ρ², the transport budget."""
+        return self.radius**2
+
+    @property
+    def slack(self) -> float | None:
+        """upper / lower >= 1, the width of the interval; None without an upper end."""
+        return None if self.upper is None or self.lower == 0 else self.upper / self.lower
+
+    def holds(self, rtol: float = 1e-9) -> bool:
+        """The ends are in order, and the law is in the ball, up to `rtol`."""
+        in_order = self.upper is None or self.lower <= self.upper * (1 + rtol)
+        return in_order and self.transport_cost <= self.budget * (1 + rtol)
+
+    def to_json(self) -> str:
+        """All numbers (without the displacement) as JSON."""
+        content = {name: getattr(self, name) for name in asdict(self) if name != "displacement"}
+        return json.dumps({**content, "budget": self.budget, "slack": self.slack}, indent=2)
+
+    def __str__(self) -> str:
+        upper = f"{self.upper:.6g}" if self.upper is not None else f"none ({self.upper_missing})"
+        lines = [
+            f"worst-case risk over {self.structure}, radius {self.radius:g}, "
+            f"{self.samples} samples",
+            f"  nominal risk   {self.nominal:.6g}",
+            f"  lower          {self.lower:.6g}   (a law of cost {self.transport_cost:.6g} of "
+            f"{self.budget:.6g})",
+            f"  upper          {upper}",
+        ]
+        if self.affine:
+            lines[-1] += "   (exact: the network is affine)"
+        elif self.modulus is not None:
+            lines[-1] += f"   (κ <= {self.modulus:.6g})"
+        if self.slack is not None:
+            lines.append(f"  upper / lower  {self.slack:.4g}")
+        lines.append(f"  linearised     {self.linearised:.6g}   (no bound)")
+        lines += [f"  attack, {name:19} {risk:.6g}" for name, risk in self.attacks.items()]
+        lines.append(f"  {self.passes:.0f} network passes per sample, {self.seconds:.1f} s")
+        return "\n".join(lines)

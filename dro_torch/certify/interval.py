@@ -1,0 +1,201 @@
+"""The two calls that certify: at one radius, and at several with what they share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
+
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from dro_core import minimize_quadratic_dual
+from dro_core.checks import as_non_negative, as_positive_integer, as_radius
+from dro_torch.certify.attacks import SIMPLE_ATTACKS, ascend, simple_attacks
+from dro_torch.certify.certificate import Certificate
+from dro_torch.certify.linearised import Reduced, reduce_linearised
+from dro_torch.certify.problem import Problem
+from dro_torch.certify.upper import UpperEnd, upper_end
+from dro_torch.checks import check_samples, sample_weights
+from dro_torch.residual import Residual, reconstruction_residual
+from dro_torch.structure import Structure, XShift, as_structure
+
+
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    radius: float,
+    structure: str | Structure = "y|x",
+    *,
+    weights: ArrayLike | Tensor | None = None,
+    lipschitz: float | None = None,
+    residual: Residual | None = None,
+    directions: int = 12,
+    steps: int = 30,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Certificate:
+    r"""A guaranteed interval for the worst-case risk of a network at one radius.
+
+    Parameters
+    ----------
+    model : Module
+        A copy of it in evaluation mode is certified.
+    x, y : (N, ...) tensors
+        The samples, on the device of the model.
+    radius : float
+        W2 radius ρ >= 0 in the units of the data.
+    structure : "y|x", "x|y", "joint" or Structure
+        What moves; `XShift` with cost "x" too (there the upper end needs `lipschitz`).
+    weights : (N,), optional
+        Non-negative weights μ that sum to one; a sample of weight zero stays where it is.
+    lipschitz : float, optional
+        A constant of the network that you guarantee (for `XShift`, of I - B∘A; with `residual=`,
+        of the residual in what moves) in place of the one that `lipschitz_upper` proves.
+    residual : callable, optional
+        (model, x, y) -> what is measured; default x - model(y).
+    directions : int
+        Lanczos vectors per sample; two network passes each.
+    steps : int
+        Steps of the ascent; two network passes each, and as many for the attack that it is
+        compared with.
+    batch_size : int
+        Samples that go through the network at once.
+    seed : int
+        Of the random attacks.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad arguments, named.
+
+    Source: theory §4 (linearised law), §5 (upper end, paper Theorem 4.2); the interval: this
+    project.
+    """
+    return certificate_curve(
+        model,
+        x,
+        y,
+        [radius],
+        structure,
+        weights=weights,
+        lipschitz=lipschitz,
+        residual=residual,
+        directions=directions,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )[0]
+
+
+def certificate_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    radii: Sequence[float],
+    structure: str | Structure = "y|x",
+    *,
+    weights: ArrayLike | Tensor | None = None,
+    lipschitz: float | None = None,
+    residual: Residual | None = None,
+    directions: int = 12,
+    steps: int = 30,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> list[Certificate]:
+    """`certify` at several radii, with one Lipschitz bound and one set of Lanczos vectors.
+
+    Each radius' ascent also starts from the law of the one before, scaled.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
+    x, y = check_samples(x, y)
+    kind = as_structure(structure)
+    if isinstance(kind, XShift) and kind.cost != "x":
+        raise ValueError(f"structure: XShift with cost {kind.cost!r}; allowed here: cost 'x'")
+    known = None if lipschitz is None else as_non_negative(lipschitz, "lipschitz")
+    if residual is not None and not callable(residual):
+        raise TypeError(f"residual: {type(residual).__name__} is not callable")
+    radii = [as_radius(value, "radius") for value in radii]
+    mu = sample_weights(weights, x)
+    directions, steps, batch_size = (
+        as_positive_integer(value, name)
+        for value, name in (
+            (directions, "directions"),
+            (steps, "steps"),
+            (batch_size, "batch_size"),
+        )
+    )
+    start = time.perf_counter()
+    kept = mu > 0  # samples of weight zero neither pay nor count, wherever they move
+    measured = residual or reconstruction_residual
+    problem = Problem(model, x[kept], y[kept], kind, measured, mu[kept], batch_size)
+    bound = upper_end(problem, residual, known)
+    reduced = reduce_linearised(problem, directions, seed)
+    shared = time.perf_counter() - start
+    found: list[Certificate] = []
+    for radius in radii:
+        previous = found[-1] if found else None
+        found.append(_certificate(problem, reduced, radius, steps, seed, bound, shared, previous))
+    return [_with_unmoved(certificate, kept.cpu()) for certificate in found]
+
+
+def _with_unmoved(certificate: Certificate, kept: Tensor) -> Certificate:
+    """The certificate of all samples, those of weight zero unmoved."""
+    law = certificate.displacement.new_zeros((len(kept), certificate.displacement.shape[1]))
+    law[kept] = certificate.displacement
+    return replace(certificate, samples=len(kept), displacement=law)
+
+
+def _certificate(
+    problem: Problem,
+    reduced: Reduced,
+    radius: float,
+    steps: int,
+    seed: int,
+    bound: UpperEnd,
+    shared: float,
+    previous: Certificate | None,
+) -> Certificate:
+    start = time.perf_counter()
+    passes = problem.passes
+    nominal = problem.nominal
+    solution = minimize_quadratic_dual(reduced.spectrum(problem.mu), radius)
+    lower, law = nominal, problem.zeros()
+    attacks = dict.fromkeys(SIMPLE_ATTACKS, nominal)
+    if radius > 0 and float(reduced.values.max()) > 0:
+        unspent = solution.unspent * radius**2
+        linearised = reduced.law(solution.multiplier, unspent, problem.mu)
+        simple = simple_attacks(problem, linearised, radius, steps, seed)
+        used = problem.passes - passes
+        attacks = {name: problem.exact_risk(v) for name, v in simple.items()}
+        found = [(lower, law), *((attacks[name], v) for name, v in simple.items())]
+        if previous is not None and previous.radius > 0:
+            scaled = problem.scaled(previous.displacement.to(problem.x.device), radius)
+            found.append((problem.exact_risk(scaled), scaled))
+        ascended = ascend(problem, max(found, key=itemgetter(0))[1], radius, steps)
+        found.append((problem.exact_risk(ascended), ascended))
+        lower, law = max(found, key=itemgetter(0))
+        passes = problem.passes - used
+    cost = problem.cost(law)
+    return Certificate(
+        lower=lower,
+        upper=bound(nominal, radius),
+        linearised=solution.value,
+        nominal=nominal,
+        radius=radius,
+        transport_cost=cost,
+        multiplier=solution.multiplier,
+        modulus=bound.modulus,
+        lipschitz=bound.lipschitz,
+        attacks=attacks,
+        structure=problem.structure.name,
+        samples=len(problem.x),
+        passes=passes,
+        seconds=shared + time.perf_counter() - start,
+        upper_missing=bound.missing,
+        affine=bound.exact is not None,
+        displacement=law.cpu(),
+    )
