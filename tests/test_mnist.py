@@ -13,8 +13,12 @@ import pytest
 import torch
 
 from validation import __main__ as command_line
-from validation.mnist import baselines, common
-from validation.mnist.common import Arm, Claim
+from validation.experiment import Claim
+from validation.mnist import arms as training
+from validation.mnist import classical, measure, tasks, tuning
+from validation.mnist.arms import Arm
+from validation.mnist.losses import JacobianPenalty
+from validation.mnist.settings import Config
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("DRO_DATA", ROOT.parent / "shared" / "data"))
@@ -113,7 +117,7 @@ def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert run("deblurring", root, whole, "--preset", "smoke") == 0
     trained = []
-    original = common.fit_arm
+    original = training.fit_arm
 
     def stop_after_one(config, task, arm, learn, out):
         if len(trained) == 1:
@@ -122,7 +126,7 @@ def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
         return original(config, task, arm, learn, out)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common, "fit_arm", stop_after_one)
+        patch.setattr(training, "fit_arm", stop_after_one)
         with pytest.raises(KeyboardInterrupt):
             run("deblurring", root, pieces, "--preset", "smoke")
     before = next((pieces / "arms").glob("*DRO*")) / "checkpoint.pt"
@@ -182,15 +186,15 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
     }
     folders, losses = [], []
     for extra in ({}, settings):
-        config = common.Config(preset="smoke", data=str(root), **extra)
-        width = change.get("blur", common.BLUR) if len(folders) else common.BLUR
-        task = common.Task("deblurring", common.unet, forward=common.blur(width))
-        learn, _, _ = common.digits(config)
+        config = Config(preset="smoke", data=str(root), **extra)
+        width = change.get("blur", tasks.BLUR) if len(folders) else tasks.BLUR
+        task = tasks.Task("deblurring", tasks.unet, forward=tasks.blur(width))
+        learn, _, _ = tasks.digits(config)
         if len(folders) and "other images" in change:
             learn = learn.subset(torch.arange(len(learn)).flip(0))
         arm = Arm("DRO", "entropic", epsilon=config.epsilon, radius=config.radius)
-        trained = common.fit_arm(config, task, arm, learn, tmp_path)
-        baselines.bisected(config, task, trained, tmp_path)
+        trained = training.fit_arm(config, task, arm, learn, tmp_path)
+        tuning.bisected(config, task, trained, tmp_path)
         folders.append({folder.name for folder in (tmp_path / "arms").iterdir()})
         losses.append(trained.history[-1]["loss"])
     assert len(folders[0]) == 2
@@ -199,10 +203,10 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
 
 
 def test_an_arm_with_the_same_settings_is_read(root, models, tmp_path):
-    config = common.Config(preset="smoke", data=str(root), models=str(models))
-    task = common.Task("deblurring", common.unet)
+    config = Config(preset="smoke", data=str(root), models=str(models))
+    task = tasks.Task("deblurring", tasks.unet)
     for _ in range(2):
-        common.fit_arms(config, task, [Arm("again", "mse", noise=0.1)], tmp_path)
+        training.fit_arms(config, task, [Arm("again", "mse", noise=0.1)], tmp_path)
     assert len(list((models / "arms").glob("*again*"))) == 1
 
 
@@ -223,8 +227,8 @@ def test_settings_are_chosen_on_validation_images_and_lambda_is_bisected(root, t
 def test_wiener_is_the_best_linear_map_on_its_data():
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(300, 1, 6, 6, generator=rng).double()
-    forward = common.blur(1.0, 3)
-    wiener = baselines.Wiener(images, forward, 0.1)
+    forward = tasks.blur(1.0, 3)
+    wiener = classical.Wiener(images, forward, 0.1)
     matrix = wiener.map.matrix()
     x, y = images.flatten(1).numpy(), forward(images).flatten(1).numpy()
 
@@ -242,9 +246,9 @@ def test_total_variation_is_a_minimiser():
     import cvxpy
 
     rng = np.random.default_rng(0)
-    forward = common.blur(1.0, 3)
+    forward = tasks.blur(1.0, 3)
     y = torch.from_numpy(rng.random((1, 1, 6, 6)))
-    found = baselines.TotalVariation(forward, 0.1, iterations=3000)(y)[0, 0].numpy()
+    found = classical.TotalVariation(forward, 0.1, iterations=3000)(y)[0, 0].numpy()
     matrix = forward(torch.eye(36).double().reshape(36, 1, 6, 6)).reshape(36, 36).T.numpy()
     x = cvxpy.Variable((6, 6))
     flat = cvxpy.vec(x, order="C")
@@ -267,19 +271,19 @@ def test_claims():
     assert not Claim("a", math.nan, 0.0).holds
     table = [{"arm": "a", "level": 0.5, "rmse": 2.0, "rmse_sd": 0.2},
              {"arm": "b", "level": 0.5, "rmse": 4.0, "rmse_sd": 0.4}]  # fmt: skip
-    value, band = common.ratio(table, "a", "b", 0.5)
+    value, band = measure.ratio(table, "a", "b", 0.5)
     assert value == 0.5
     assert band == pytest.approx(0.5 * math.hypot(0.1, 0.1))
 
 
 @pytest.mark.parametrize("kind", ["adversarial", "jacobian", "wasserstein", "linearised"])
 def test_every_kind_of_arm_trains(kind, root, tmp_path):
-    config = common.Config(preset="smoke", data=str(root))
-    task = common.Task("deblurring", common.unet)
-    learn, _, _ = common.digits(config)
+    config = Config(preset="smoke", data=str(root))
+    task = tasks.Task("deblurring", tasks.unet)
+    learn, _, _ = tasks.digits(config)
     multiplier = 9.0 if kind in ("wasserstein", "linearised") else 0.0
     arm = Arm(kind, kind, noise=0.1, radius=1.0, multiplier=multiplier)
-    trained = common.fit_arm(config, task, arm, learn, tmp_path)
+    trained = training.fit_arm(config, task, arm, learn, tmp_path)
     assert math.isfinite(trained.history[-1]["loss"])
 
 
@@ -288,15 +292,15 @@ def test_the_jacobian_penalty_is_the_squared_frobenius_norm_in_the_mean():
     x, y = torch.zeros(4000, 5).double(), torch.zeros(4000, 5).double()
     from dro_torch import reconstruction_residual
 
-    penalty = common._JacobianPenalty(reconstruction_residual, weight=1.0)
+    penalty = JacobianPenalty(reconstruction_residual, weight=1.0)
     value = penalty(lambda t: t @ matrix.T, x, y, index=torch.arange(4000), seed=0, step=0)
     assert float(value) == pytest.approx(float(matrix.square().sum()), rel=0.05)
 
 
 @pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason=f"no MNIST files in {REAL}")
 def test_splits_of_the_real_files_are_disjoint():
-    config = common.Config(preset="quick", data=str(REAL))
-    learn, check, test = common.digits(config)
+    config = Config(preset="quick", data=str(REAL))
+    learn, check, test = tasks.digits(config)
     assert len(learn) == 4000
     assert not set(learn.index.tolist()) & set(check.index.tolist())
     assert len(test) == 1000

@@ -34,7 +34,8 @@ from dro_torch.losses.unbalanced import (
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.transport_map import NoisyMeasurement, TransportRestoration, fit_transport_map
 from validation.errors import UsageError
-from validation.mnist.common import Claim, describe, user_errors
+from validation.experiment import Claim, user_errors
+from validation.experiment import hardware as describe
 from validation.results import (
     Check,
     at_least,

@@ -7,12 +7,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dro_core.checks import as_non_negative, as_positive_integer, unknown
 from validation.errors import UsageError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
 #: A number, or the name of another setting whose value is the bound.
 Bound = float | str | None
 
@@ -113,15 +117,18 @@ def setting(
     zero: str = "",
     rule: tuple[Callable[[T], bool], str] | None = None,
     why: str = "",
+    folder: bool = False,
 ) -> T:
     """A field of an experiment's `Config`: its default, what it means, and what it may be.
 
     `low` and `high` are allowed themselves, `above` and `below` are not; a bound is a number or the
     name of another setting. `choices` are the allowed names, `rule` is a further condition with its
-    words, `unset` the value that leaves the preset's.
+    words, `unset` the value that leaves the preset's. The `folder` of a machine is not published.
     """
     allowed = Allowed(type(default), low, above, high, below, choices, unset, zero, rule, why)
-    field: Any = dataclasses.field(default=default, metadata={"help": meaning, "allowed": allowed})
+    field: Any = dataclasses.field(
+        default=default, metadata={"help": meaning, "allowed": allowed, "folder": folder}
+    )
     return field
 
 
@@ -155,19 +162,25 @@ def described(config: type[Settings]) -> list[tuple[str, str, str]]:
     ]
 
 
+def without_folders(config: D) -> D:
+    """The configuration without what only this machine knows; results are published with it."""
+    local = {f.name: "" for f in dataclasses.fields(config) if f.metadata["folder"]}
+    return dataclasses.replace(config, **local)
+
+
 C = TypeVar("C", bound=Settings)
 
 
 def configure(config: type[C], assignments: Sequence[str]) -> C:
     """The experiment's settings with ``name=value`` assignments applied."""
-    types, known = get_type_hints(config), names(config)
+    types = {field.name: type(field.default) for field in dataclasses.fields(config)}
     changes: dict[str, bool | int | float | str] = {}
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator:
             raise UsageError(f"--set {assignment}: the form is name=value")
-        if name not in known:
-            raise UsageError(unknown("--set, name of the setting", name, known))
+        if name not in types:
+            raise UsageError(unknown("--set, name of the setting", name, types))
         changes[name] = _parse(text, types[name], name)
     return config(**changes)
 

@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from validation.mnist import baselines, common
-from validation.mnist.common import Arm, Claim, Config, Task, Trained, ratio
-from validation.results import Check
+from validation.experiment import Claim, Row, Tables
+from validation.mnist.arms import Arm, Trained, fit_arms
+from validation.mnist.classical import classical
+from validation.mnist.measure import (
+    GAUSSIAN,
+    PHOTONS,
+    Trials,
+    largest_ratio,
+    measure,
+    models_of,
+    ratio,
+)
+from validation.mnist.plots import plot_noise
+from validation.mnist.settings import Config
+from validation.mnist.study import DigitStudy
+from validation.mnist.tasks import Splits, Task, unet
+from validation.mnist.tuning import BISECTED, bisected, bisection_rows, selected
 
-TASK = Task("deblurring", common.unet)
+__all__ = ["Config", "run"]
+
+TASK = Task("deblurring", unet)
 
 
 def main_arms(config: Config) -> list[Arm]:
@@ -27,80 +43,140 @@ def main_arms(config: Config) -> list[Arm]:
     ]
 
 
-def frontier_arms(config: Config) -> list[Arm]:
+def frontier_arms(epsilon: float, noise: float, samples: int) -> list[Arm]:
     """Losses compared at equal network passes (a pass forward and back counts two)."""
-    k = config.size.samples
+    k = samples
     arms = []
     for lam in (5.0, 20.0):
         arms += [
-            Arm(f"entropic λ={lam:g}", "entropic", epsilon=config.epsilon, multiplier=lam),
-            Arm(f"tilted λ={lam:g}", "entropic", epsilon=config.epsilon, multiplier=lam,
-                options={"estimator": "tilted", "rank": 1, "samples": max(2, k - 4)}),
-            Arm(f"Wasserstein λ={lam:g}", "wasserstein", multiplier=lam,
-                options={"steps": 3, "iterations": 2}, steps_share=k / 8),
-            Arm(f"linearised λ={lam:g}", "linearised", multiplier=lam,
-                options={"iterations": 3}, steps_share=k / 8),
-        ]  # fmt: skip
+            Arm(f"entropic λ={lam:g}", "entropic", epsilon=epsilon, multiplier=lam),
+            Arm(
+                f"tilted λ={lam:g}",
+                "entropic",
+                epsilon=epsilon,
+                multiplier=lam,
+                options={"estimator": "tilted", "rank": 1, "samples": max(2, k - 4)},
+            ),
+            Arm(
+                f"Wasserstein λ={lam:g}",
+                "wasserstein",
+                multiplier=lam,
+                options={"steps": 3, "iterations": 2},
+                steps_share=k / 8,
+            ),
+            Arm(
+                f"linearised λ={lam:g}",
+                "linearised",
+                multiplier=lam,
+                options={"iterations": 3},
+                steps_share=k / 8,
+            ),
+        ]
     return [
         *arms,
         Arm("adversarial", "adversarial", radius=2.0, steps_share=k / 4),
-        Arm("Jacobian penalty", "jacobian", noise=config.noise, steps_share=k / 2),
+        Arm("Jacobian penalty", "jacobian", noise=noise, steps_share=k / 2),
     ]
 
 
 def claims_of(
-    gaussian: list[dict[str, Any]], poisson: list[dict[str, Any]], attacks: list[dict[str, Any]]
+    gaussian: Sequence[Row], poisson: Sequence[Row], attacks: Sequence[Row]
 ) -> list[Claim]:
     """The paper's claims, and the controls."""
-    top, low = common.GAUSSIAN[-1], common.GAUSSIAN[0]
-    stable = max(ratio(gaussian, "DRO", "MSE", s, "stability")[0] for s in common.GAUSSIAN)
-    few = common.PHOTONS[-1]
+    top, low, few = GAUSSIAN[-1], GAUSSIAN[0], PHOTONS[-1]
     return [
         Claim("RMSE at the top noise, DRO / MSE", *ratio(gaussian, "DRO", "MSE", top), high=0.9),
         Claim("RMSE without noise, DRO / MSE", *ratio(gaussian, "DRO", "MSE", low), high=1.1),
-        Claim("stability, DRO / MSE, largest over the noise", stable, 0.0, high=1.0),
-        Claim("RMSE at the fewest photons, DRO / MSE",
-              *ratio(poisson, "DRO", "MSE", few), high=1.0),
-        Claim("control: RMSE at the top noise, DRO / MSE at matched noise",
-              *ratio(gaussian, "DRO", "MSE matched", top), high=1.0),
-        Claim("control: RMSE under attack of radius 2, DRO / MSE at matched noise",
-              *ratio(attacks, "DRO", "MSE matched", 2.0, "attack_rmse"), high=1.0),
-    ]  # fmt: skip
+        Claim(
+            "stability, DRO / MSE, largest over the noise",
+            largest_ratio(gaussian, "DRO", "MSE"),
+            0.0,
+            high=1.0,
+        ),
+        Claim(
+            "RMSE at the fewest photons, DRO / MSE", *ratio(poisson, "DRO", "MSE", few), high=1.0
+        ),
+        Claim(
+            "control: RMSE at the top noise, DRO / MSE at matched noise",
+            *ratio(gaussian, "DRO", "MSE matched", top),
+            high=1.0,
+        ),
+        Claim(
+            "control: RMSE under attack of radius 2, DRO / MSE at matched noise",
+            *ratio(attacks, "DRO", "MSE matched", 2.0, "attack_rmse"),
+            high=1.0,
+        ),
+    ]
 
 
-@common.user_errors
-def run(config: Config, out: Path) -> list[Check]:
-    """Train, measure, judge; written to `out`."""
-    full = config.size.targets
-    if full or config.select:
-        config = baselines.selected(config, TASK, out)
-    arms: list[Trained] = common.fit_arms(config, TASK, main_arms(config), out)
-    tables: dict[str, Any] = {}
-    if full or config.bisect:
-        by_bisection, both = baselines.bisected(config, TASK, arms[0], out)
-        arms.append(by_bisection)
-        tables["bisection"] = [{"quantity": key, "value": value} for key, value in both.items()]
-    _, check, test = common.digits(config)
-    if full or config.frontier:
-        arms += common.fit_arms(config, TASK, frontier_arms(config), out)
-        arms += baselines.classical(config, TASK, check)
-    gaussian = common.measure(config, TASK, arms, test)
-    poisson = common.measure(config, TASK, arms, test, "poisson")
-    attacked = [arm for arm in arms if arm.arm.name != "TV"]
-    attacks = common.attack(config, TASK, attacked, test)
-    common.plot_noise(out / "gaussian", gaussian, "standard deviation of the noise")
-    common.plot_noise(out / "poisson", poisson, "photons per pixel at full brightness")
-    common.plot_attacks(out / "attacks", attacks)
-    common.plot_examples(out / "examples", config, TASK, arms[:3], test)
-    claims = claims_of(gaussian, poisson, attacks)
-    if full:  # the same claims with another seed
+class Deblurring(DigitStudy):
+    """Where there are targets: tuned, bisected too, beside all losses, and with another seed."""
+
+    name, task, figure = "mnist deblurring", TASK, "gaussian"
+
+    def declared(self, config: Config) -> list[Arm]:
+        """DRO, MSE, and MSE at matched noise."""
+        return main_arms(config)
+
+    def tuned(self, config: Config, data: Splits, out: Path) -> Config:
+        """ε, ρ̄ and the baseline's noise chosen on validation images."""
+        if config.size.targets or config.select:
+            return selected(config, TASK, data, out)
+        return config
+
+    def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
+        """The main arms; with the bisected multiplier; the other losses and classical maps."""
+        full, size = config.size.targets, config.size
+        arms = super().arms(config, data, out)
+        if full or config.bisect:
+            arms.append(bisected(config, TASK, arms[0], out))
+        if full or config.frontier:
+            others = frontier_arms(config.epsilon, config.noise, size.samples)
+            arms += fit_arms(config, TASK, others, out)
+            images = min(size.images, 5000)
+            arms += classical(TASK, config.data, images, data.check, Trials.of(config))
+        return arms
+
+    def measures(self, config: Config, data: Splits, arms: Sequence[Trained]) -> Tables:
+        """Gaussian and Poisson noise, attacks, and what both ways of finding λ took."""
+        tables: Tables = {}
+        by_name = {arm.arm.name: arm for arm in arms}
+        if BISECTED in by_name:
+            pair = by_name["DRO"], by_name[BISECTED]
+            tables["bisection"] = bisection_rows(config, TASK, data.check, *pair)
+        trials = Trials.of(config)
+        attacked = [arm for arm in arms if arm.arm.name != "TV"]
+        return {
+            **tables,
+            "gaussian": self.gaussian(config, data, arms),
+            "poisson": measure(models_of(arms), TASK, data.test, trials, "poisson"),
+            "attacks": self.attacks(config, data, attacked),
+        }
+
+    def claims(self, config: Config, measured: Tables) -> list[Claim]:
+        """The paper's claims, and the controls."""
+        return claims_of(measured["gaussian"], measured["poisson"], measured["attacks"])
+
+    def repeated(self, config: Config, out: Path) -> list[Claim]:
+        """The same claims with another seed."""
+        if not config.size.targets:
+            return []
         other = dataclasses.replace(config, seed=config.seed + 1)
-        again = common.fit_arms(other, TASK, main_arms(other), out)
-        repeated = claims_of(
-            common.measure(other, TASK, again, test),
-            common.measure(other, TASK, again, test, "poisson"),
-            common.attack(other, TASK, again, test),
-        )
-        claims += [dataclasses.replace(c, claim=f"{c.claim} (another seed)") for c in repeated]
-    tables |= {"gaussian": gaussian, "poisson": poisson, "attacks": attacks}
-    return common.finish("deblurring", config, out, arms, claims, tables)
+        arms = fit_arms(other, TASK, main_arms(other), out)
+        found = self.claims(other, self.measures(other, self.data(other), arms))
+        return [dataclasses.replace(c, claim=f"{c.claim} (another seed)") for c in found]
+
+    def plots(
+        self,
+        config: Config,
+        data: Splits,
+        arms: Sequence[Trained],
+        measured: Tables,
+        out: Path,
+    ) -> None:
+        """Poisson noise too."""
+        super().plots(config, data, arms, measured, out)
+        plot_noise(out / "poisson", measured["poisson"], "photons per pixel at full brightness")
+
+
+run = Deblurring().run

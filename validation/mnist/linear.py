@@ -17,7 +17,8 @@ import torch
 from dro_core import entropic_worst_case, fit_linear
 from dro_torch import EntropicDROLoss, Multiplier, data, nets, training
 from validation.errors import UsageError
-from validation.mnist import common
+from validation.experiment import user_errors
+from validation.mnist.tasks import BLUR, SIDE, blur
 from validation.results import Check, at_most, provenance, write_json
 from validation.settings import Settings, setting
 
@@ -42,17 +43,17 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if common.SIDE % self.block:
-            raise UsageError(f"--set block: {self.block} does not divide {common.SIDE}")
+        if SIDE % self.block:
+            raise UsageError(f"--set block: {self.block} does not divide {SIDE}")
 
 
-@common.user_errors
+@user_errors
 def run(config: Config, out: Path) -> list[Check]:
     """Train, and judge by the exact oracle; written to `out`."""
     digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
     images = digits[torch.arange(config.images)][1]
     x = torch.nn.functional.avg_pool2d(images, config.block)
-    y = common.blur(common.BLUR / config.block, min(9, x.shape[-1] - 1 | 1))(x)
+    y = blur(BLUR / config.block, min(9, x.shape[-1] - 1 | 1))(x)
     x, y = (t.flatten(1).to(config.device) for t in (x, y))
     rows, columns = (t.double().cpu().numpy() for t in (x, y))
     optimum = fit_linear(x=rows, y=columns, radius=config.radius, epsilon=config.epsilon)

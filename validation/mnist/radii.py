@@ -3,50 +3,73 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-from validation.mnist import common
-from validation.mnist.common import Arm, Claim, Config, Task, ratio
-from validation.results import Check
+from validation.experiment import Claim, Tables
+from validation.mnist.arms import Arm
+from validation.mnist.measure import GAUSSIAN, largest_ratio, ratio
+from validation.mnist.settings import Config
+from validation.mnist.study import DigitStudy
+from validation.mnist.tasks import Task, mlp
 
 __all__ = ["Config", "run"]
 
-TASK = Task("mlp", common.mlp)
 #: Radii as multiples of `--set radius`; the paper's values are lost.
 SMALL, LARGE = 0.1, 10.0
 
 
-@common.user_errors
-def run(config: Config, out: Path) -> list[Check]:
-    """Train, measure, judge; written to `out`."""
-    arms = common.fit_arms(config, TASK, [
-        Arm("small radius", "entropic", epsilon=config.epsilon / 8, radius=SMALL * config.radius),
-        Arm("large radius", "entropic", epsilon=4 * config.epsilon, radius=LARGE * config.radius),
-        Arm("MSE", "mse", noise=config.noise),
-        Arm("MSE matched to large", "mse", noise=math.sqrt(2 * config.epsilon)),
-    ], out)  # fmt: skip
-    _, _, test = common.digits(config)
-    rows = common.measure(config, TASK, arms, test)
-    attacks = common.attack(config, TASK, arms, test)
-    common.plot_noise(out / "radii", rows, "standard deviation of the noise")
-    common.plot_attacks(out / "attacks", attacks)
-    common.plot_examples(out / "examples", config, TASK, arms, test)
-    low, top = common.GAUSSIAN[0], common.GAUSSIAN[-1]
+class Radii(DigitStudy):
+    """Both radii beside the MSE network, and beside one at the larger radius's noise."""
 
-    def steadier(a: str, b: str) -> float:
-        return max(ratio(rows, a, b, s, "stability")[0] for s in common.GAUSSIAN)
+    name, task, figure = "mnist radii", Task("mlp", mlp), "radii"
 
-    claims = [
-        Claim("small radius near MSE without noise: RMSE ratio",
-              *ratio(rows, "small radius", "MSE", low), low=0.9, high=1.1),
-        Claim("large radius better at the top noise: RMSE, large / small",
-              *ratio(rows, "large radius", "small radius", top), high=1.0),
-        Claim("small radius better without noise: RMSE, small / large",
-              *ratio(rows, "small radius", "large radius", low), high=1.0),
-        Claim("stability, small / MSE, largest", steadier("small radius", "MSE"), 0.0, high=1.0),
-        Claim("stability, large / small, largest", steadier("large radius", "small radius"), 0.0,
-              high=1.0),
-        Claim("control: RMSE at the top noise, large radius / MSE at matched noise",
-              *ratio(rows, "large radius", "MSE matched to large", top), high=1.0),
-    ]  # fmt: skip
-    return common.finish("radii", config, out, arms, claims, {"gaussian": rows, "attacks": attacks})
+    def declared(self, config: Config) -> list[Arm]:
+        """Entropy weights go along with the radii."""
+        epsilon, radius = config.epsilon, config.radius
+        return [
+            Arm("small radius", "entropic", epsilon=epsilon / 8, radius=SMALL * radius),
+            Arm("large radius", "entropic", epsilon=4 * epsilon, radius=LARGE * radius),
+            Arm("MSE", "mse", noise=config.noise),
+            Arm("MSE matched to large", "mse", noise=math.sqrt(2 * epsilon)),
+        ]
+
+    def claims(self, config: Config, measured: Tables) -> list[Claim]:
+        """The small radius is near MSE, the large one is robust and steady."""
+        rows, low, top = measured["gaussian"], GAUSSIAN[0], GAUSSIAN[-1]
+        return [
+            Claim(
+                "small radius near MSE without noise: RMSE ratio",
+                *ratio(rows, "small radius", "MSE", low),
+                low=0.9,
+                high=1.1,
+            ),
+            Claim(
+                "large radius better at the top noise: RMSE, large / small",
+                *ratio(rows, "large radius", "small radius", top),
+                high=1.0,
+            ),
+            Claim(
+                "small radius better without noise: RMSE, small / large",
+                *ratio(rows, "small radius", "large radius", low),
+                high=1.0,
+            ),
+            Claim(
+                "stability, small / MSE, largest",
+                largest_ratio(rows, "small radius", "MSE"),
+                0.0,
+                high=1.0,
+            ),
+            Claim(
+                "stability, large / small, largest",
+                largest_ratio(rows, "large radius", "small radius"),
+                0.0,
+                high=1.0,
+            ),
+            Claim(
+                "control: RMSE at the top noise, large radius / MSE at matched noise",
+                *ratio(rows, "large radius", "MSE matched to large", top),
+                high=1.0,
+            ),
+        ]
+
+
+run = Radii().run

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
 
-from validation.mnist import common
-from validation.mnist.common import Arm, Claim, Config, Task, ratio
-from validation.results import Check
+from validation.experiment import Claim, Row, Tables
+from validation.mnist.arms import Arm, Trained
+from validation.mnist.deblurring import main_arms
+from validation.mnist.measure import GAUSSIAN, Trials, largest_ratio, measure, models_of, ratio
+from validation.mnist.settings import Config
+from validation.mnist.study import DigitStudy
+from validation.mnist.tasks import Splits, Task, unet
 
 __all__ = ["Config", "run"]
 
-TASK = Task("simulator", common.unet, role="simulation")
+
+class Simulator(DigitStudy):
+    """The arms of `mnist deblurring` in the other direction, beside the naive simulator A(x)."""
+
+    name, task = "mnist simulator", Task("simulator", unet, role="simulation")
+    figure, moved = "simulator", "standard deviation of the noise in x"
+
+    def declared(self, config: Config) -> list[Arm]:
+        """DRO, MSE, and MSE at matched noise."""
+        return main_arms(config)
+
+    def gaussian(self, config: Config, data: Splits, arms: Sequence[Trained]) -> list[Row]:
+        """The naive simulator too."""
+        maps = {**models_of(arms), "naive": self.task.forward}
+        return measure(maps, self.task, data.test, Trials.of(config))
+
+    def claims(self, config: Config, measured: Tables) -> list[Claim]:
+        """Better than MSE and than the naive simulator under noise, and steadier."""
+        rows, top = measured["gaussian"], GAUSSIAN[-1]
+        naive, matched = (ratio(rows, "DRO", name, top) for name in ("naive", "MSE matched"))
+        return [
+            Claim("RMSE at the top noise, DRO / MSE", *ratio(rows, "DRO", "MSE", top), high=1.0),
+            Claim("RMSE at the top noise, DRO / naive A(x)", *naive, high=1.0),
+            Claim(
+                "stability, DRO / MSE, largest over the noise",
+                largest_ratio(rows, "DRO", "MSE"),
+                0.0,
+                high=1.0,
+            ),
+            Claim("control: RMSE at the top noise, DRO / MSE at matched noise", *matched, high=1.0),
+        ]
 
 
-@common.user_errors
-def run(config: Config, out: Path) -> list[Check]:
-    """Train, measure beside the naive simulator A(x), judge; written to `out`."""
-    arms = common.fit_arms(config, TASK, [
-        Arm("DRO", "entropic", epsilon=config.epsilon, radius=config.radius),
-        Arm("MSE", "mse", noise=config.noise),
-        Arm("MSE matched", "mse", noise=math.sqrt(config.epsilon / 2)),
-    ], out)  # fmt: skip
-    _, _, test = common.digits(config)
-    rows = common.measure(config, TASK, arms, test, naive=TASK.forward)
-    attacks = common.attack(config, TASK, arms, test)
-    common.plot_noise(out / "simulator", rows, "standard deviation of the noise in x")
-    common.plot_attacks(out / "attacks", attacks)
-    common.plot_examples(out / "examples", config, TASK, arms, test)
-    top = common.GAUSSIAN[-1]
-    claims = [
-        Claim("RMSE at the top noise, DRO / MSE", *ratio(rows, "DRO", "MSE", top), high=1.0),
-        Claim("RMSE at the top noise, DRO / naive A(x)", *ratio(rows, "DRO", "naive", top),
-              high=1.0),
-        Claim("stability, DRO / MSE, largest over the noise",
-              max(ratio(rows, "DRO", "MSE", s, "stability")[0] for s in common.GAUSSIAN), 0.0,
-              high=1.0),
-        Claim("control: RMSE at the top noise, DRO / MSE at matched noise",
-              *ratio(rows, "DRO", "MSE matched", top), high=1.0),
-    ]  # fmt: skip
-    return common.finish("simulator", config, out, arms, claims,
-                         {"gaussian": rows, "attacks": attacks})  # fmt: skip
+run = Simulator().run

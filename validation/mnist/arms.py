@@ -1,0 +1,204 @@
+"""Arms: the same network with different losses, trained once and read where that is done.
+
+Every arm is one run of `dro_torch.training.fit` in a folder of its own, whose name holds a digest
+of everything that the result depends on.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dro_core.checks import unknown
+from dro_torch import (
+    EntropicDROLoss,
+    LinearisedDROLoss,
+    Multiplier,
+    WassersteinDROLoss,
+    data,
+    training,
+)
+from dro_torch.keyed_noise import standard_normal
+from validation.mnist.losses import AdversarialTraining, JacobianPenalty, MeanSquaredError
+from validation.mnist.settings import Config, Precision, Preset
+from validation.mnist.tasks import PIXELS, SIDE, Task, digits
+from validation.results import write_json
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training: a loss with its settings. `kind` "mse" trains on noisy inputs."""
+
+    name: str
+    kind: str
+    noise: float = 0.0
+    epsilon: float = 0.0
+    radius: float = 0.0
+    multiplier: float = 0.0  #: fixed λ; 0: learned
+    structure: str = ""  #: of the ambiguity set; default: the input moves
+    options: dict[str, int | float | str] = field(default_factory=dict)
+    steps_share: float = 1.0
+
+    def criterion(self, task: Task, size: Preset) -> nn.Module:
+        """The loss of `dro_torch`, or the mean squared error."""
+        structure, residual = self.structure or task.structure, task.residual
+        options: dict[str, object] = dict(self.options)
+        if self.kind == "entropic":
+            options = {"samples": size.samples, **options}
+        losses: dict[str, Callable[..., nn.Module]] = {
+            "mse": lambda: MeanSquaredError(residual),
+            "entropic": lambda samples, **more: EntropicDROLoss(
+                self.epsilon, structure, samples, residual=residual, **more
+            ),
+            "wasserstein": lambda **more: WassersteinDROLoss(structure, residual=residual, **more),
+            "linearised": lambda **more: LinearisedDROLoss(structure, residual=residual, **more),
+            "adversarial": lambda **more: AdversarialTraining(
+                residual, structure, self.radius, **more
+            ),
+            "jacobian": lambda **more: JacobianPenalty(residual, **more),
+        }
+        if self.kind not in losses:
+            raise ValueError(unknown("kind", self.kind, losses))
+        return losses[self.kind](**options)
+
+    @property
+    def has_multiplier(self) -> bool:
+        """Whether the loss is a dual at a multiplier."""
+        return self.kind in ("entropic", "wasserstein", "linearised")
+
+    @property
+    def learns_multiplier(self) -> bool:
+        """Whether that is trained beside the network."""
+        return self.has_multiplier and not self.multiplier
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained arm: the network in evaluation mode, its multiplier, and the run's history."""
+
+    arm: Arm
+    model: nn.Module
+    multiplier: float
+    seconds: float
+    history: list[dict[str, float]]
+    gradient_evaluations: int
+
+
+def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm) -> dict[str, str]:
+    """Everything that a trained arm depends on: sizes, loss, operator, images, optimiser."""
+    size = config.size
+    names = ("images", "validation", "steps", "batch", "width", "depth", "samples")
+    described = {name: getattr(size, name) for name in names}
+    described |= {**dataclasses.asdict(arm), "rate": config.rate, "precision": config.precision}
+    described |= {"task": task.name, "role": task.role, "seed": config.seed}
+    images = learn[torch.arange(len(learn))][1]
+    probe = torch.zeros(1, 1, SIDE, SIDE)
+    probe[..., SIDE // 2, SIDE // 2] = probe[..., 0, 0] = 1.0
+    response = copy.deepcopy(task.forward).to("cpu")(probe)
+    described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
+    described["pixels"] = zlib.crc32(images.mul(255).round().to(torch.uint8).numpy().tobytes())
+    return {key: str(value) for key, value in described.items()}
+
+
+def stored(out: Path, name: str, described: Mapping[str, str]) -> Path:
+    """The folder of a trained arm: its name, and a digest of what it depends on."""
+    text = json.dumps(dict(described), sort_keys=True)
+    return out / "arms" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+class Pairs:
+    """(x, y) of a batch; the network's input with the arm's noise."""
+
+    def __init__(self, task: Task, noise: float) -> None:
+        self.task, self.noise = task, noise
+
+    def __call__(
+        self, batch: Sequence[Tensor], context: training.StepContext
+    ) -> tuple[Tensor, Tensor]:
+        """Noise is keyed by the sample and the step."""
+        x, y = self.task.pair(batch[0])
+        if not self.noise:
+            return x, y
+        reconstructs = self.task.role == "reconstruction"
+        given = y if reconstructs else x
+        drawn = standard_normal(
+            context.index,
+            1,
+            PIXELS,
+            seed=context.seed,
+            step=context.step,
+            stream=9,
+            dtype=x.dtype,
+        )
+        given = given + self.noise * drawn.reshape(given.shape)
+        return (x, given) if reconstructs else (given, y)
+
+
+def time_spent(folder: Path, start: float) -> float:
+    """Seconds of the training, the longest of all calls that went on with it; kept beside it."""
+    clock, spent = folder / "seconds.json", time.perf_counter() - start
+    if clock.exists():
+        spent = max(spent, float(json.loads(clock.read_text())["seconds"]))
+    write_json(clock, {"seconds": spent})
+    return spent
+
+
+def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
+    """Train one arm, or go on with it, or read it when it is finished."""
+    size = config.size
+    model = task.network(size, torch.Generator().manual_seed(config.seed))
+    task.forward.to(config.device)
+    multiplier: Multiplier | None = None
+    rates = {"model": config.rate}
+    if arm.learns_multiplier:
+        multiplier = Multiplier(arm.radius, 20.0, lower=0.1)
+        rates["multiplier"] = 0.02
+    phase = training.reconstruction_phase(
+        model,
+        arm.criterion(task, size),
+        multiplier or arm.multiplier or None,
+        pairs=Pairs(task, arm.noise),
+        gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
+        rate=rates,
+    )
+    described = description(config, task, learn, arm)
+    folder = stored(out, f"{task.name}-{arm.name}-{config.preset}-{config.seed}", described)
+    start, steps = time.perf_counter(), max(1, round(size.steps * arm.steps_share))
+    result = training.fit(
+        phase,
+        data.Batches(learn, min(size.batch, len(learn)), config.seed),
+        steps,
+        seed=config.seed,
+        folder=folder,
+        device=config.device,
+        precision=cast(Precision, config.precision),
+        warmup=min(max(1, steps // 20), steps - 1),
+        checkpoint_every=max(50, steps // 10),
+        config=described,
+        log_every=max(1, min(50, steps // 5)),
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    spent = time_spent(folder, start)
+    model.eval()
+    value = arm.multiplier if multiplier is None else float(multiplier().detach())
+    return Trained(arm, model, value, spent, result.history, steps)
+
+
+def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:
+    """All arms; models are kept under `--set models=` or the output folder."""
+    learn = digits(config).learn
+    where = Path(config.models) if config.models else out
+    return [fit_arm(config, task, arm, learn, where) for arm in arms]

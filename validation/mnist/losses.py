@@ -1,0 +1,67 @@
+"""Losses of the arms that DRO is compared with: squared error, adversarial training, a penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dro_torch import reconstruction_residual
+from dro_torch.keyed_noise import standard_normal
+from dro_torch.residual import MovedSamples
+from dro_torch.structure import as_structure
+from validation.mnist.tasks import Map, Residual
+
+
+class MeanSquaredError(nn.Module):
+    """Mean over samples of the squared norm of the residual."""
+
+    def __init__(self, residual: Residual) -> None:
+        super().__init__()
+        self.residual = residual
+
+    def forward(self, model: Map, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self.residual(model, x, y).float().square().flatten(1).sum(1).mean()
+
+
+class AdversarialTraining(nn.Module):
+    """Mean loss at the ends of projected gradient ascent within a ball for every sample."""
+
+    def __init__(self, residual: Residual, structure: str, radius: float, steps: int = 3) -> None:
+        super().__init__()
+        self.residual, self.structure, self.radius, self.steps = residual, structure, radius, steps
+
+    def forward(self, model: Map, x: Tensor, y: Tensor) -> Tensor:
+        """The attack starts at zero; its displacement is detached."""
+        moved = MovedSamples(model, x, y, as_structure(self.structure), self.residual)
+        point = torch.zeros(len(x), 1, moved.size, dtype=x.dtype, device=x.device)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                point = point.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(moved.losses(point).sum(), point)
+            point = point + 2 * self.radius / self.steps * nn.functional.normalize(slope, dim=2)
+            length = torch.linalg.vector_norm(point, dim=2, keepdim=True)
+            point = (point * (self.radius / length.clamp(min=self.radius))).detach()
+        return moved.losses(point).mean()
+
+
+class JacobianPenalty(nn.Module):
+    """Mean squared error plus weight · ‖J‖_F², estimated with one random direction."""
+
+    def __init__(self, residual: Residual, weight: float = 0.05) -> None:
+        super().__init__()
+        self.residual, self.weight = residual, weight
+
+    def forward(
+        self, model: Map, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """The direction is keyed by the sample."""
+        reconstructs = self.residual is reconstruction_residual
+        point = (y if reconstructs else x).detach().requires_grad_()
+        pair = (x, point) if reconstructs else (point, y)
+        residual = self.residual(model, *pair).flatten(1)
+        shape = residual.shape
+        direction = standard_normal(index, 1, shape[1], seed=seed, step=step, dtype=x.dtype)[:, 0]
+        (slope,) = torch.autograd.grad((residual * direction).sum(), point, create_graph=True)
+        penalty = slope.flatten(1).square().sum(1).mean()
+        return residual.square().sum(1).mean() + self.weight * penalty

@@ -1,0 +1,79 @@
+"""Scales of the MNIST experiments, and what can be set from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from validation.settings import Settings, setting
+
+Precision = Literal["float32", "bf16", "float64"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of one scale of the experiments."""
+
+    images: int  #: training images
+    validation: int
+    test: int  #: test images from which every trial draws
+    steps: int
+    batch: int
+    width: int
+    depth: int
+    samples: int  #: draws K of the entropic loss
+    trials: int
+    trial_images: int
+    directions: int  #: of the stability
+    attacked: int  #: images that are attacked and certified
+    attack_radii: tuple[float, ...]  #: radius 2 among them
+    targets: bool  #: whether claims are judged, or shown for information
+
+
+#: Radii of the attacks.
+RADII = (0.5, 1.0, 2.0, 4.0)
+PRESETS = {
+    "smoke": Preset(48, 16, 24, 3, 8, 2, 1, 2, 2, 8, 2, 4, (2.0,), False),
+    "quick": Preset(4000, 256, 1000, 250, 32, 6, 2, 4, 5, 200, 10, 32, RADII, False),
+    "standard": Preset(20000, 2000, 5000, 6000, 128, 24, 3, 8, 5, 1000, 10, 200, RADII, True),
+    "paper": Preset(50000, 10000, 10000, 40000, 128, 64, 4, 16, 10, 1000, 10, 1000, RADII, True),
+}
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What can be set from the command line; 0 leaves the preset's value."""
+
+    preset: str = setting("quick", f"size: {', '.join(PRESETS)}", choices=PRESETS)
+    data: str = setting(
+        "", "data root with mnist/; otherwise the environment variable DRO_DATA", folder=True
+    )
+    models: str = setting(
+        "", "folder of trained arms to use and extend; default: the output folder", folder=True
+    )
+    select: bool = setting(False, "choose ε, ρ̄ and the baseline's noise on validation images")
+    bisect: bool = setting(False, "train once with the paper's bisection of λ")
+    frontier: bool = setting(False, "train the other losses too (always where there are targets)")
+    epsilon: float = setting(
+        0.08, "entropy weight ε of the DRO arms, in squared units of the data", low=0, zero="0"
+    )
+    radius: float = setting(1.0, "adjusted radius ρ̄ of the DRO arms, in units of the data", low=0)
+    noise: float = setting(
+        0.1, "standard deviation of the noise that the MSE baseline trains with", low=0
+    )
+    steps: int = setting(0, "training steps of every arm", low=1, unset=0)
+    width: int = setting(0, "channels of the U-Net at full resolution", low=1, unset=0)
+    images: int = setting(0, "training images", low=1, unset=0)
+    rate: float = setting(2e-3, "largest learning rate")
+    device: str = setting("cpu", "torch device")
+    precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
+    seed: int = setting(0, "seed")
+
+    @property
+    def size(self) -> Preset:
+        """The preset with what was set by hand."""
+        chosen = {name: getattr(self, name) for name in ("steps", "width", "images")}
+        return dataclasses.replace(
+            PRESETS[self.preset], **{name: value for name, value in chosen.items() if value}
+        )

@@ -1,0 +1,112 @@
+"""The family of the MNIST experiments: one of them is a file with its arms and its claims."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from validation.experiment import Claim, Row, Study, Tables, Verdict
+from validation.mnist.arms import Arm, Trained, fit_arms
+from validation.mnist.measure import Trials, attack, measure, models_of
+from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
+from validation.mnist.settings import Config
+from validation.mnist.tasks import Splits, Task, digits
+from validation.results import at_least, table
+
+
+class DigitStudy(Study[Config, Splits, Trained, Tables]):
+    """Arms on one task, measured under Gaussian noise and under attacks."""
+
+    task: ClassVar[Task]
+    figure: ClassVar[str]  #: name of the figure under Gaussian noise
+    moved: ClassVar[str] = "standard deviation of the noise"  #: its axis
+    examples: ClassVar[bool] = True  #: whether outputs are shown
+
+    @abstractmethod
+    def declared(self, config: Config) -> list[Arm]:
+        """The arms, before training."""
+
+    @abstractmethod
+    def claims(self, config: Config, measured: Tables) -> list[Claim]:
+        """The paper's claims, and the controls."""
+
+    def data(self, config: Config) -> Splits:
+        """Training, validation and test images."""
+        return digits(config)
+
+    def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
+        """The declared arms, trained."""
+        return fit_arms(config, self.task, self.declared(config), out)
+
+    def gaussian(self, config: Config, data: Splits, arms: Sequence[Trained]) -> list[Row]:
+        """Every arm under Gaussian noise."""
+        return measure(models_of(arms), self.task, data.test, Trials.of(config))
+
+    def attacks(self, config: Config, data: Splits, arms: Sequence[Trained]) -> list[Row]:
+        """Every arm under attack."""
+        images = first(data, config.size.attacked, config.device)
+        return attack(models_of(arms), self.task, images, config.size.attack_radii)
+
+    def measures(self, config: Config, data: Splits, arms: Sequence[Trained]) -> Tables:
+        """Under Gaussian noise, and under attack."""
+        return {
+            "gaussian": self.gaussian(config, data, arms),
+            "attacks": self.attacks(config, data, arms),
+        }
+
+    def tables(self, arms: Sequence[Trained], measured: Tables) -> Tables:
+        """A row per training, and what was measured."""
+        return {"training": [training_row(arm) for arm in arms], **measured}
+
+    def plots(
+        self,
+        config: Config,
+        data: Splits,
+        arms: Sequence[Trained],
+        measured: Tables,
+        out: Path,
+    ) -> None:
+        """Noise, attacks, and outputs of the first three arms or of all."""
+        plot_noise(out / self.figure, measured["gaussian"], self.moved)
+        plot_attacks(out / "attacks", measured["attacks"])
+        if self.examples:
+            shown = models_of(arms[: len(self.declared(config))])
+            plot_examples(out / "examples", self.task, shown, first(data, 1, config.device))
+
+    def verdict(
+        self, config: Config, arms: Sequence[Trained], claims: list[Claim], tables: Tables
+    ) -> Verdict:
+        """At presets without targets claims are for information."""
+        shown = [("claim", "number", "band", "allowed", "holds")]
+        for claim in claims:
+            allowed = f"[{claim.low:g}, {claim.high:g}]"
+            holds = "yes" if claim.holds else "NO"
+            shown.append((claim.claim, f"{claim.value:.4g}", f"± {claim.band:.2g}", allowed, holds))
+        judged = config.size.targets
+        checks = [at_least(c.claim, float(c.holds), 1.0) for c in claims] if judged else []
+        entries = [{**dataclasses.asdict(c), "holds": c.holds} for c in claims]
+        return Verdict("\n" + table(shown), entries, checks, judged)
+
+
+def first(data: Splits, count: int, device: str) -> Tensor:
+    """The first test images."""
+    images: Tensor = data.test[torch.arange(min(count, len(data.test)))][1]
+    return images.to(device)
+
+
+def training_row(trained: Trained) -> Row:
+    """What a training took, and where it ended."""
+    return {
+        "arm": trained.arm.name,
+        "kind": trained.arm.kind,
+        "multiplier": trained.multiplier,
+        "seconds": trained.seconds,
+        "steps": trained.gradient_evaluations,
+        "last_loss": trained.history[-1]["loss"] if trained.history else 0.0,
+    }

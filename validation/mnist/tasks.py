@@ -1,0 +1,89 @@
+"""Digits, and what is learned about them: the forward operator, the networks and their roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dro_torch import data, forward_residual, nets, physics, reconstruction_residual
+from validation.mnist.settings import Config, Preset
+
+SIDE = 28
+PIXELS = SIDE * SIDE
+#: Standard deviation of the blur; the paper's value is lost.
+BLUR = 1.5
+
+#: From inputs to outputs: a network, or a fixed map.
+Map = Callable[[Tensor], Tensor]
+#: Target minus output of a map, at samples (x, y).
+Residual = Callable[[Map, Tensor, Tensor], Tensor]
+
+
+class Splits(NamedTuple):
+    """Training, validation and test images."""
+
+    learn: data.IndexedDataset
+    check: data.IndexedDataset
+    test: data.IndexedDataset
+
+
+def digits(config: Config) -> Splits:
+    """Training, validation and test images; the first two never see the test files."""
+    size, root = config.size, config.data or None
+    whole = data.IndexedDataset(data.mnist("train", root).images)
+    total = len(whole)
+    learn, check = data.split(whole, [size.images / total, size.validation / total], config.seed)
+    test = data.IndexedDataset(data.mnist("test", root).images)
+    return Splits(learn, check, test.subset(torch.arange(min(size.test, len(test)))))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: from images to (input, target) of the network.
+
+    ``role`` is "reconstruction" (input Ax, target x) or "simulation" (input x, target Ax).
+    """
+
+    name: str
+    network: Callable[[Preset, torch.Generator], nn.Module]
+    role: str = "reconstruction"
+    forward: physics.Forward = field(default_factory=lambda: blur(BLUR))
+
+    @property
+    def structure(self) -> str:
+        """The variable that is the network's input moves."""
+        return "y|x" if self.role == "reconstruction" else "x|y"
+
+    @property
+    def residual(self) -> Residual:
+        """What the losses measure."""
+        return reconstruction_residual if self.role == "reconstruction" else forward_residual
+
+    def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(x, y) without noise."""
+        return images, self.forward(images)
+
+    def input_and_target(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees, and what it should give."""
+        x, y = self.pair(images)
+        return (y, x) if self.role == "reconstruction" else (x, y)
+
+
+def blur(width: float, size: int = 9) -> physics.Convolution:
+    """The paper's forward operator: Gaussian blur with zeros outside ("same" padding)."""
+    return physics.Convolution(physics.gaussian_kernel(width, size=size), "zero")
+
+
+def unet(size: Preset, generator: torch.Generator) -> nn.Module:
+    """The U-Net of §6.3."""
+    return nets.UNet(1, 1, size.depth, size.width, generator=generator)
+
+
+def mlp(size: Preset, generator: torch.Generator) -> nn.Module:
+    """The MLP of §6.3.2, with dropout."""
+    hidden = 32 * size.width
+    return nets.MLP([PIXELS, hidden, hidden, PIXELS], dropout=0.1, generator=generator)

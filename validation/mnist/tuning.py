@@ -1,0 +1,164 @@
+"""What is chosen on validation images: ε, ρ̄, noise, and λ by the paper's bisection."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dro_torch import EntropicDROLoss, StochasticDescent, bisect_multiplier, data
+from validation.experiment import Row
+from validation.mnist.arms import Arm, Trained, description, fit_arm, stored
+from validation.mnist.measure import Trials, measure, models_of
+from validation.mnist.settings import Config
+from validation.mnist.tasks import Splits, Task, digits
+from validation.results import progress, write_json
+
+#: The arm with the bisected multiplier.
+BISECTED = "DRO bisected"
+
+
+def best(task: Task, arms: Sequence[Trained], check: data.IndexedDataset, trials: Trials) -> int:
+    """The arm with the smallest RMSE on validation images, averaged over the Gaussian noise."""
+    rows = measure(models_of(arms), task, check, trials)
+    scores = [sum(float(r["rmse"]) for r in rows if r["arm"] == arm.arm.name) for arm in arms]
+    return scores.index(min(scores))
+
+
+def selected(config: Config, task: Task, images: Splits, out: Path) -> Config:
+    """ε, ρ̄ and the baseline's noise chosen on validation images, with equally many candidates.
+
+    Each candidate is trained for a tenth of the steps; the score is the RMSE averaged over the
+    noise levels. The test images are not looked at.
+    """
+    grid = [(e, r) for e in (0.02, 0.08, 0.18) for r in (0.5, 1.0, 2.0)]
+    noises = [0.05 + 0.4 * k / (len(grid) - 1) for k in range(len(grid))]
+    share = 0.1
+    dro = [
+        Arm(f"select DRO {e:g} {r:g}", "entropic", epsilon=e, radius=r, steps_share=share)
+        for e, r in grid
+    ]
+    mse = [Arm(f"select MSE {s:g}", "mse", noise=s, steps_share=share) for s in noises]
+    trained = [
+        fit_arm(config, task, arm, images.learn, out) for arm in progress([*dro, *mse], "selection")
+    ]
+    trials = Trials.of(config)
+    epsilon, radius = grid[best(task, trained[: len(grid)], images.check, trials)]
+    noise = noises[best(task, trained[len(grid) :], images.check, trials)]
+    chosen = {"epsilon": epsilon, "radius": radius, "noise": noise}
+    tried = {"candidates": len(grid), "steps": share * config.size.steps}
+    write_json(out / "selection.json", {**chosen, **tried})
+    return dataclasses.replace(config, epsilon=epsilon, radius=radius, noise=noise)
+
+
+class Dual:
+    """The entropic dual at a fixed multiplier, on batches and on validation images."""
+
+    def __init__(self, config: Config, task: Task) -> None:
+        self.loss = EntropicDROLoss(
+            config.epsilon, task.structure, config.size.samples, residual=task.residual
+        )
+        self.forward = task.forward.to(config.device)
+        self.radius, self.seed, self.device = config.radius, config.seed, config.device
+
+    def __call__(
+        self, network: nn.Module, lam: float, images: Sequence[Tensor], step: int
+    ) -> Tensor:
+        """Without λρ²."""
+        index, x = images[0], images[1].to(self.device)
+        value: Tensor = self.loss(
+            network, x, self.forward(x), lam, index=index, seed=self.seed, step=step
+        )
+        return value
+
+    def validated(self, network: nn.Module, lam: float, check: data.IndexedDataset) -> float:
+        """On the first 200 validation images, with λρ²."""
+        images = check[torch.arange(min(len(check), 200))]
+        with torch.no_grad():
+            value = self(network, lam, images, 10**9)
+        return float(value) + lam * self.radius**2
+
+
+@dataclasses.dataclass
+class Bisected:
+    """What is stored of a bisection."""
+
+    multiplier: float
+    evaluations: int
+    seconds: float
+
+
+def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained:
+    """The same network with λ bisected as in the paper.
+
+    The interval is [λ/4, 4λ] around the learned multiplier; every candidate trains for a fifth of
+    the steps, the last run for all of them. The objective is the dual's on validation images.
+    """
+    size, dual = config.size, Dual(config, task)
+    learn, check, _ = digits(config)
+    arm = Arm("bisected", "entropic", epsilon=config.epsilon, radius=config.radius)
+    described = {**description(config, task, learn, arm), "around": f"{learned.multiplier:.6g}"}
+    folder = stored(out, f"{task.name}-bisected-{config.preset}-{config.seed}", described)
+    model = task.network(size, torch.Generator().manual_seed(config.seed)).to(config.device)
+    batches = data.Batches(learn, min(size.batch, len(learn)), config.seed)
+
+    def objective(network: nn.Module, lam: float, step: int) -> Tensor:
+        return dual(network, lam, batches.batch(step), step)
+
+    def validated(network: nn.Module, lam: float) -> float:
+        return dual.validated(network, lam, check)
+
+    saved = folder / "model.pt"
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        model.load_state_dict(state.pop("model"))
+        found = Bisected(**state)
+    else:
+        start, train = time.perf_counter(), StochasticDescent(objective, "adam", config.rate)
+        low, high = learned.multiplier / 4, 4 * learned.multiplier
+        answer = bisect_multiplier(
+            model,
+            train,
+            validated,
+            low=low,
+            high=high,
+            tolerance=(high - low) / 8,
+            steps=max(1, size.steps // 5),
+            last_steps=size.steps,
+        )
+        seconds = time.perf_counter() - start
+        found = Bisected(answer.multiplier, train.gradient_evaluations, seconds)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = saved.with_suffix(".part")
+        torch.save({"model": model.state_dict(), **dataclasses.asdict(found)}, part)
+        part.replace(saved)
+    model.eval()
+    history = [{"loss": validated(model, found.multiplier)}]
+    shown = Arm(BISECTED, "entropic")
+    return Trained(shown, model, found.multiplier, found.seconds, history, found.evaluations)
+
+
+def bisection_rows(
+    config: Config, task: Task, check: data.IndexedDataset, learned: Trained, bisected: Trained
+) -> list[Row]:
+    """What the learned and the bisected multiplier took, and the objective that they reach."""
+    dual, ways = Dual(config, task), {"learned": learned, "bisected": bisected}
+
+    def objective(arm: Trained) -> float:
+        return dual.validated(arm.model, arm.multiplier, check)
+
+    numbers: dict[str, Callable[[Trained], float]] = {
+        "objective": objective,
+        "gradient evaluations": lambda arm: float(arm.gradient_evaluations),
+        "seconds": lambda arm: arm.seconds,
+        "multiplier": lambda arm: arm.multiplier,
+    }
+    return [
+        {"quantity": f"{quantity}, {name}", "value": number(arm)}
+        for quantity, number in numbers.items()
+        for name, arm in ways.items()
+    ]
