@@ -17,10 +17,12 @@ from dro_core.entropic import (
     unadjusted_radius,
 )
 from dro_core.estimator import (
+    CrossValidatedRadius,
     FitCertificate,
     LinearDRO,
     LinearFit,
     NotOptimalWarning,
+    cross_validated_radius,
     fit_linear,
 )
 from dro_core.finite_support import (
@@ -32,8 +34,6 @@ from dro_core.finite_support import (
 )
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.radii import (
-    CrossValidatedRadius,
-    cross_validated_radius,
     radius_for_gap,
     radius_from_rms,
     radius_of_noise,

@@ -170,3 +170,9 @@ class QuarterSineBasis(Basis):
         padded[:, ::2] = coordinates
         rows = fft.dst(padded, type=1, norm="ortho")[:, : self.size] * math.sqrt(2.0)
         return np.asarray(rows[:, ::-1] if self.flipped else rows)
+
+
+def cosine_sums(kernel: Array, axis: int, angles: Array, centre: int) -> Array:
+    """Σ_t k_t cos(angle (t - centre)) along one axis: the symbol of an even kernel."""
+    waves = np.cos(np.outer(np.arange(kernel.shape[axis]) - centre, angles))
+    return np.moveaxis(np.moveaxis(kernel, axis, -1) @ waves, -1, axis)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse, special
 
+from dro_core.blocks import BLOCK_ENTRIES, LARGEST_ENTRY, as_block
 from dro_core.checks import (
     LARGEST,
     WEIGHT_SUM_TOLERANCE,
@@ -35,7 +36,6 @@ from dro_core.checks import (
     check_magnitude,
     check_samples_and_map,
 )
-from dro_core.finite_support import BLOCK_ENTRIES, LARGEST_ENTRY, _as_block
 
 #: More weights (samples x members x atoms) than this are refused: a table of 1 GiB.
 LARGEST_TABLE = 2**27
@@ -186,7 +186,7 @@ def hull_candidates(loss: Any, cost: Any, measures: Any) -> tuple[Any, Any]:
             tables[name] = _blockwise(family, value, name)
             continue
         table = as_real_array(value, name, finite=name == "loss")
-        table = _as_block(table, name)
+        table = as_block(table, name)
         if len(table) == 0:
             raise ValueError(f"{name}: no rows (shape {table.shape}); at least one is needed")
         family.check_fit(table, None, name)
@@ -228,7 +228,7 @@ def _blockwise(
         while rows.stop is None or start < rows.stop:
             stop = start + step if rows.stop is None else min(start + step, rows.stop)
             piece = slice(start, stop)
-            block = _as_block(function(piece), name)
+            block = as_block(function(piece), name)
             if len(block) > stop - start:
                 raise ValueError(
                     f"{name}: rows {start}:{stop} came back with shape {block.shape}; needed: "

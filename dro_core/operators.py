@@ -32,6 +32,7 @@ from dro_core.bases import (
     QuarterSineBasis,
     SineBasis,
     StandardBasis,
+    cosine_sums,
 )
 from dro_core.checks import (
     Array,
@@ -317,12 +318,12 @@ class Convolution(LinearMap):
         image = self.kernel
         if even and self.padding == "reflect":
             for axis, (size, centre) in enumerate(zip(self.grid, self._centre, strict=True)):
-                image = _cosine_sums(image, axis, np.pi * np.arange(size) / size, centre)
+                image = cosine_sums(image, axis, np.pi * np.arange(size) / size, centre)
             return _symmetric(CosineBasis(self.grid), image.ravel())
         if even and self.padding == "zero" and max(self._centre) <= 1:
             for axis, (size, centre) in enumerate(zip(self.grid, self._centre, strict=True)):
                 angles = np.pi * np.arange(1, size + 1) / (size + 1)
-                image = _cosine_sums(image, axis, angles, centre)
+                image = cosine_sums(image, axis, angles, centre)
             return _symmetric(SineBasis(self.grid), image.ravel())
         return None
 
@@ -471,9 +472,3 @@ class Convolution(LinearMap):
 
 def _symmetric(basis: Basis, multipliers: Array) -> SpectralOperator:
     return SpectralOperator(basis, multipliers, basis)
-
-
-def _cosine_sums(kernel: Array, axis: int, angles: Array, centre: int) -> Array:
-    """Σ_t k_t cos(angle (t - centre)) along one axis: the symbol of an even kernel."""
-    waves = np.cos(np.outer(np.arange(kernel.shape[axis]) - centre, angles))
-    return np.moveaxis(np.moveaxis(kernel, axis, -1) @ waves, -1, axis)

@@ -1,22 +1,18 @@
 r"""Radii that mean something: how large must a ball be to contain a given change of the world?
 
 A worst-case risk is a statement about every law within a W2 distance `radius`. These functions
-turn what one knows (a noise level, another forward operator, a gap one accepts, held-out data)
+turn what one knows (a noise level, another forward operator, a gap one accepts)
 into that radius, and between the units in which radii are quoted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from dro_core.checks import (
-    Array,
-    as_count,
     as_positive_integer,
     as_radius,
     as_real_array,
@@ -27,11 +23,9 @@ from dro_core.checks import (
     check_option,
     non_negative_array,
 )
-from dro_core.estimator import fit_linear
 from dro_core.linear_map import as_linear_map
-from dro_core.structure import Structure, as_covariance, as_structure
+from dro_core.structure import as_covariance
 from dro_core.transport import squared_norms
-from dro_core.worst_case import LinearReconstruction
 
 
 def radius_of_noise(covariance: Any, size: Any = None) -> float:
@@ -248,130 +242,3 @@ def rms_from_radius(radius: Any, size: Any) -> float:
         For a bad radius, or a size below 1.
     """
     return as_radius(radius) / math.sqrt(as_positive_integer(size, "size"))
-
-
-@dataclass(frozen=True, eq=False)
-class CrossValidatedRadius:
-    """The radius that cross-validation chose, and what it saw.
-
-    Attributes
-    ----------
-    radius : float
-        The chosen one of `radii`.
-    radii : (K,) array
-        In increasing order.
-    held_out : (K, F) array
-        Mean squared error on the held-out part of each fold.
-    certified : (K, F) array
-        Worst-case risk of the same map over the ball around the rest of the data.
-    criterion : "risk" or "coverage"
-    """
-
-    radius: float
-    radii: Array
-    held_out: Array
-    certified: Array
-    criterion: str
-
-    @property
-    def coverage(self) -> Array:
-        """Share of folds whose held-out risk is covered by the certificate, (K,)."""
-        return np.asarray((self.held_out <= self.certified * (1 + 1e-12)).mean(axis=1))
-
-
-def cross_validated_radius(
-    x: Any,
-    y: Any,
-    radii: Any,
-    fit: Any = None,
-    *,
-    criterion: Literal["risk", "coverage"] = "risk",
-    structure: str | Structure = "y|x",
-    folds: Any = 5,
-    seed: int = 0,
-) -> CrossValidatedRadius:
-    r"""Choose a radius from held-out data, for linear maps.
-
-    Each fold is left out in turn: the map is fitted on the rest, its mean squared error is taken on
-    the fold, and its worst-case risk over the ball around the rest.
-
-    * "risk": the radius whose maps do best on held-out data (a radius to train with);
-    * "coverage": the smallest radius whose certificate covers the held-out risk in every fold
-      (a radius to certify with).
-
-    Parameters
-    ----------
-    x, y : (N, n) and (N, m) arrays
-        Samples as rows.
-    radii : (K,) sequence
-        W2 radii >= 0 to choose from.
-    fit : callable ``fit(x, y, radius) -> B``, or a fixed linear map
-        What makes the (n, m) map from data, default `fit_linear` with this structure; a fixed map
-        is certified as it is ("coverage").
-    criterion : "risk" or "coverage"
-    structure : "joint", "y|x", "x|y" or a Structure
-    folds : int
-        2 to N.
-    seed : int
-        Of the assignment of samples to folds.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For bad arrays, radii or folds; if no radius covers every fold (the message says how many
-        the largest one covers); for criterion "risk" with a fixed map.
-    """
-    check_option(criterion, "criterion", ("risk", "coverage"))
-    x, y = as_samples(x, "x"), as_samples(y, "y")
-    if len(x) != len(y):
-        raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
-    given = non_negative_array(radii, "radii")
-    if given.ndim != 1 or given.size == 0:
-        raise ValueError(
-            f"radii: a non-empty 1-D sequence of radii is needed, given shape {given.shape}"
-        )
-    candidates = np.unique(given)
-    count = as_positive_integer(folds, "folds")
-    if not 2 <= count <= len(x):
-        raise ValueError(f"folds: {count}; allowed: 2 to the number of samples, {len(x)}")
-    resolved = as_structure(structure)
-    make = _fit_of(resolved) if fit is None else _as_fit(fit, criterion)
-    fold = np.random.default_rng(as_count(seed, "seed")).permutation(len(x)) % count
-    held_out, certified = np.empty((2, len(candidates), count))
-    for f in range(count):
-        out = fold == f
-        for k, radius in enumerate(candidates):
-            B = make(x[~out], y[~out], float(radius))
-            held_out[k, f] = LinearReconstruction(B, x[out], y[out]).fidelity
-            rest = LinearReconstruction(B, x[~out], y[~out])
-            certified[k, f] = rest.worst_case(radius, resolved).upper
-    found = CrossValidatedRadius(math.nan, candidates, held_out, certified, criterion)
-    if criterion == "risk":
-        best = int(np.argmin(held_out.mean(axis=1)))
-    else:
-        covered = found.coverage >= 1.0
-        if not covered.any():
-            raise ValueError(
-                f"radii: none covers the held-out risk of every fold; {candidates[-1]:g} covers "
-                f"{found.coverage[-1]:.0%}; pass larger ones"
-            )
-        best = int(np.argmax(covered))
-    return CrossValidatedRadius(float(candidates[best]), candidates, held_out, certified, criterion)
-
-
-def _fit_of(structure: Structure) -> Callable[[Array, Array, float], Any]:
-    if structure is not as_structure(structure.name):
-        raise ValueError(f"fit: needed for {structure!r}; without one allowed: y|x, joint, x|y")
-    return lambda x, y, radius: fit_linear(x=x, y=y, radius=radius, structure=structure.name).matrix
-
-
-def _as_fit(fit: Any, criterion: str) -> Callable[[Array, Array, float], Any]:
-    if callable(fit) and not hasattr(fit, "matvec"):
-        return fit
-    fixed = as_linear_map(fit, "fit")
-    if criterion == "risk":
-        raise ValueError(
-            "fit: a fixed map has the same held-out risk at every radius; pass a function "
-            "fit(x, y, radius), or criterion='coverage'"
-        )
-    return lambda x, y, radius: fixed

@@ -25,9 +25,13 @@ from dro_core.checks import (
     check_samples_and_map,
     non_negative_array,
 )
+from dro_core.golub_kahan import KrylovRuns
 from dro_core.linear_map import LinearMap, as_linear_map
 from dro_core.structure import AffineDisplacement, Structure, as_structure
 from dro_core.transport import squared_norms
+
+#: Of an upper spectrum whose factor has no norm bound.
+FAILURE_PROBABILITY = 5e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +102,13 @@ class ResidualSpectrum:
             an exact spectrum (a LinearOperator: see `from_linear_operator`).
         """
         displacement, mu = _displacement(as_linear_map(B, "B"), x, y, structure, weights)
-        decomposition = decompose(displacement, mu)
-        if decomposition is None:
+        atoms = residual_atoms(displacement, mu)
+        if atoms is None:
             raise ValueError(
                 "B: this map is known by its products only and has no exact spectrum; use "
                 "ResidualSpectrum.from_linear_operator"
             )
-        return decomposition.spectrum
+        return cls(atoms.values(displacement.shift), atoms.mass, atoms.multiplicity)
 
     @classmethod
     def from_linear_operator(
@@ -146,13 +150,24 @@ class ResidualSpectrum:
         ValueError, TypeError
             As `from_matrix`; for `norm_bound` below a singular value that was found.
         """
-        from dro_core.quadrature import quadrature_spectrum
-
         linear = as_linear_map(B, "B", norm_bound=norm_bound, seed=seed)
         displacement, mu = _displacement(linear, x, y, structure, weights)
         count = as_positive_integer(steps, "steps")
         starts = as_positive_integer(random_starts, "random_starts")
-        return quadrature_spectrum(displacement, mu, count, starts, seed, norm_bound is not None)
+        if displacement.factor is None:
+            raise ValueError(
+                "structure: without a map that moves, there is nothing to bidiagonalise"
+            )
+        krylov = KrylovRuns(displacement.factor, displacement.residual, mu, starts, seed)
+        krylov.runs.advance(count)
+        if norm_bound is None:
+            rule = krylov.gauss(count)
+        else:
+            node = krylov.proved_node(count)
+            if node is None:  # the factor of this structure has no bound of its own
+                node = krylov.probable_top(count, FAILURE_PROBABILITY)
+            rule = krylov.radau(count, node)
+        return cls(*krylov.atoms(displacement.shift, *rule))
 
     @classmethod
     def from_lipschitz(
@@ -220,72 +235,24 @@ def residuals(B: LinearMap, x: Array, y: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualDecomposition:
-    r"""Residuals in the left singular basis of the factor F (:math:`CC^\top = sI + FF^\top`).
+class ResidualAtoms:
+    """Residuals in the left singular basis of a factor F, and their mass on each of its vectors.
 
-    The directions outside the span of `basis` are kept as one atom (the *complement*), whose
-    residual component is never formed.
+    Directions outside the span of the basis are one more atom without a coordinate.
     """
 
-    displacement: AffineDisplacement
     basis: Basis  # left singular vectors of F
     squared: Array  # (k,) squared singular values of F
     coordinates: Any  # (N, k) residuals in the basis
-    spectrum: ResidualSpectrum
+    mass: Array
+    multiplicity: Array
 
-    def with_displacement(self, displacement: AffineDisplacement) -> ResidualDecomposition:
-        """The same decomposition for a structure with the same residual and factor."""
-        values = _with_complement(displacement.shift, self.squared, self.basis)
-        spectrum = ResidualSpectrum(values, self.spectrum.mass, self.spectrum.multiplicity)
-        return ResidualDecomposition(
-            displacement, self.basis, self.squared, self.coordinates, spectrum
-        )
-
-    def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
-        """Rows q_i of the worst-case law of this spectrum; see `inverse_rows`."""
-        q = self.inverse_rows(self.displacement.residual, self.coordinates, margin)
-        if unspent_radius > 0:
-            q += unspent_radius / self.spectrum.top**0.5 * self._top_direction()
-        return q
-
-    def inverse_rows(
-        self, rows: Array, coordinates: Any, margin: float, *, significant: bool = True
-    ) -> Array:
-        r"""Rows :math:`(\lambda I - CC^\top)^+ r_i`, given the rows and their coordinates.
-
-        The worst-case displacement is :math:`v_i = C^\top q_i` of the result q. Written as
-        :math:`q = (r + U\,\mathrm{diag}(\sigma_F^2/(\lambda - \sigma^2))\,U^\top r)/(\lambda - s)`,
-        so the complement of the basis costs nothing. The multiplier is given by its margin,
-        :math:`\lambda = \kappa^2(1 + \text{margin})`. With `significant`, coordinates that hold
-        nothing but rounding are left out.
-        """
-        top = self.spectrum.top
-        factor_top = float(self.squared.max(initial=0.0))
-        # λ - σ_j² and λ - s in the form κ²(margin + gap): no cancellation near the threshold
-        apart = top * margin + (factor_top - self.squared)
-        apart_complement = top * margin + factor_top
-        used = apart > 0
-        if significant:
-            used = np.logical_and(used, self.spectrum.significant[: len(apart)])
-        pseudo_inverse = np.divide(self.squared, apart, out=np.zeros_like(apart), where=used)
-        if apart_complement > 0:
-            q = self.basis.synthesize(coordinates * pseudo_inverse)
-            q += rows
-            q /= apart_complement
-        else:
-            q = np.zeros_like(rows)
-        return q
-
-    def _top_direction(self) -> Array:
-        """A unit left singular vector of C at its largest singular value, (n,)."""
-        if self.squared.size:
-            return self.basis.direction(int(np.argmax(self.squared)))
-        direction = np.zeros(self.displacement.residual.shape[1])
-        direction[0] = 1.0
-        return direction
+    def values(self, shift: float) -> Array:
+        """Squared singular values of C: those of F, and one for what its basis leaves out."""
+        return with_complement(shift, self.squared, self.basis)
 
 
-def decompose(displacement: AffineDisplacement, weights: Array) -> ResidualDecomposition | None:
+def residual_atoms(displacement: AffineDisplacement, weights: Array) -> ResidualAtoms | None:
     """Left singular basis of the factor and the residuals' coordinates in it; None if it has none.
 
     (A matrix-free factor is left to `dro_core.quadrature`.)
@@ -306,12 +273,10 @@ def decompose(displacement: AffineDisplacement, weights: Array) -> ResidualDecom
         total = float(weights @ squared_norms(displacement.residual))
         mass = np.append(mass, max(total - float(mass.sum()), 0.0))
         multiplicity = np.append(multiplicity, outside)
-    values = _with_complement(displacement.shift, squared, basis)
-    spectrum = ResidualSpectrum(values, mass, multiplicity)
-    return ResidualDecomposition(displacement, basis, squared, coordinates, spectrum)
+    return ResidualAtoms(basis, squared, coordinates, mass, multiplicity)
 
 
-def _with_complement(shift: float, squared: Array, basis: Basis) -> Array:
+def with_complement(shift: float, squared: Array, basis: Basis) -> Array:
     """Squared singular values of C: those of the basis, and one for what it leaves out of R^n."""
     values = shift + squared
     return np.append(values, shift) if basis.multiplicity.sum() < basis.size else values

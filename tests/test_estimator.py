@@ -16,10 +16,10 @@ from dro_core import (
     NotOptimalWarning,
     cross_validated_radius,
     entropic_worst_case,
-    estimator,
     fit_linear,
     worst_case_risk,
 )
+from dro_core.estimator import search
 from dro_core.operators import Integration
 
 STRUCTURES = ["y|x", "joint", "x|y"]
@@ -125,7 +125,7 @@ def test_a_map_that_is_not_proved_optimal_comes_with_a_warning(monkeypatch):
     """Forced: the search gets a law without move and map, whose lower value is that at radius 0."""
     x, y, _ = random_data(0)
     monkeypatch.setattr(
-        estimator._Search, "run", lambda self: self.fit(np.zeros((x.shape[1], y.shape[1])), [])
+        search._Search, "run", lambda self: self.fit(np.zeros((x.shape[1], y.shape[1])), [])
     )
     with pytest.warns(NotOptimalWarning, match=r"may be 0\.\d+ of itself above the smallest"):
         fit = fit_linear(x=x, y=y, radius=0.1)

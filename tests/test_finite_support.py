@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-import dro_core.finite_support
 from dro_core import (
     InfeasibleRadiusError,
     XShift,
@@ -206,8 +205,8 @@ def test_callables_give_the_same_answer_in_blocks_of_any_size(entries, known, rn
     allowed = rng.random((23, 7)) < 0.8
     allowed[:, 0] = True
     expected = finite_worst_case(loss, cost, 0.4, admissible=allowed)
-    monkeypatch.setattr(dro_core.finite_support, "BLOCK_ENTRIES", entries)
-    monkeypatch.setattr(dro_core.finite_support, "CALL_ENTRIES", 0)
+    monkeypatch.setattr("dro_core.blocks.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("dro_core.blocks.CALL_ENTRIES", 0)
     found = finite_worst_case(
         lambda rows: loss[rows],
         cost if known == "cost array" else lambda rows: cost[rows],
@@ -223,7 +222,7 @@ def test_callables_give_the_same_answer_in_blocks_of_any_size(entries, known, rn
 def test_bad_entries_are_found_in_every_block(rng, monkeypatch):
     loss, cost = rng.standard_normal((9, 3)), rng.random((9, 3))
     loss[8, 1] = np.nan
-    monkeypatch.setattr(dro_core.finite_support, "BLOCK_ENTRIES", 6)
+    monkeypatch.setattr("dro_core.blocks.BLOCK_ENTRIES", 6)
     with pytest.raises(ValueError, match=r"loss: entry \(8, 1\) is nan"):
         finite_worst_case(lambda rows: loss[rows], lambda rows: cost[rows], 1.0)
 
@@ -231,7 +230,7 @@ def test_bad_entries_are_found_in_every_block(rng, monkeypatch):
 def test_settled_samples_are_not_evaluated_again(rng, monkeypatch):
     loss, cost = rng.standard_normal((500, 40)), rng.random((500, 40))
     cost[:, 0] = 0.0
-    monkeypatch.setattr(dro_core.finite_support, "CALL_ENTRIES", 0)
+    monkeypatch.setattr("dro_core.blocks.CALL_ENTRIES", 0)
     seen = 0
 
     def counted(rows):

@@ -22,8 +22,8 @@ from dro_core import (
     worst_case_risk,
 )
 from dro_core.dual import quadratic_dual
+from dro_core.golub_kahan import GolubKahan, KrylovRuns
 from dro_core.operators import Convolution
-from dro_core.quadrature import GolubKahan, KrylovRuns
 from dro_core.testing import check_ordering, problems
 
 

@@ -217,8 +217,8 @@ def test_callables_give_the_same_answer_in_blocks_of_any_size(entries, own, rng,
     table = hull_candidates(loss, cost, measures)
     expected = finite_worst_case(*table, 0.4)
     monkeypatch.setattr(dro_core.noise, "BLOCK_ENTRIES", entries)
-    monkeypatch.setattr(dro_core.finite_support, "BLOCK_ENTRIES", entries)
-    monkeypatch.setattr(dro_core.finite_support, "CALL_ENTRIES", 0)
+    monkeypatch.setattr("dro_core.blocks.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("dro_core.blocks.CALL_ENTRIES", 0)
     blocks = hull_candidates(lambda rows: loss[rows], lambda rows: cost[rows], measures)
     for block, whole in zip(blocks, table, strict=True):
         for rows in (slice(0, 23), slice(None), slice(3, 3)):

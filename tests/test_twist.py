@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
-from dro_core import operators, twist
+from dro_core import operators
 from dro_core.twist import TwistReport, twist_condition
+from dro_core.twist.nonlinear import _fold
+from dro_core.twist.twisted import Twisted
 from validation import registry
 from validation.twist import bicubic, block_mean, gaussian_taps
 
@@ -168,13 +170,13 @@ def test_large_convolutions_without_dense_matrices(monkeypatch):
     full = {p: operators.Convolution(kernel, (12, 11), p) for p in ("mirror", "zero")}
     dense = {p: twist_condition(A.matrix(), 0.3) for p, A in full.items()}
     monkeypatch.setattr("dro_core.linear_map.DENSE_ENTRIES", 40**2)
-    monkeypatch.setattr(twist, "DENSE_ENTRIES", 40**2)
+    monkeypatch.setattr("dro_core.twist.linear.DENSE_ENTRIES", 40**2)
     for padding, A in full.items():
         report = twist_condition(A, 0.3)
         assert "even and odd" in report.certificate
         assert report.margin == pytest.approx(dense[padding].margin, rel=1e-12)
         assert report.monotone_weight == pytest.approx(dense[padding].monotone_weight, abs=1e-14)
-    monkeypatch.setattr(twist, "DENSE_ENTRIES", 1)
+    monkeypatch.setattr("dro_core.twist.linear.DENSE_ENTRIES", 1)
     mirror, zero = (twist_condition(full[p], 0.3) for p in ("mirror", "zero"))
     assert mirror.holds is zero.holds is True
     assert dense["mirror"].margin / 2.01 <= mirror.margin <= dense["mirror"].margin
@@ -377,13 +379,13 @@ def test_folds_are_found_from_determinants_of_opposite_signs(rng):
         return np.stack([x[:, 0] ** 2 + 0.1 * x[:, 1], x[:, 1] + 0.2 * x[:, 0]], axis=1)
 
     points = rng.uniform(-1, 1, (10, 2))
-    F = twist._Twisted(fold, 0.1, None, points)
-    first, second = twist._fold(F, points)
+    F = Twisted(fold, 0.1, None, points)
+    first, second = _fold(F, points)
     assert F.residual(first, second) <= 1e-12
     assert np.linalg.norm(first - second) >= 0.05
     check_pair(fold, twist_condition(fold, 0.1, points=points))
-    cube = twist._Twisted(lambda x: x**3, 0.0, None, points)
-    assert twist._fold(cube, points) is None
+    cube = Twisted(lambda x: x**3, 0.0, None, points)
+    assert _fold(cube, points) is None
 
 
 def test_a_map_without_a_fold_can_fail_too(rng):
@@ -394,8 +396,8 @@ def test_a_map_without_a_fold_can_fail_too(rng):
         return np.stack([z.real, z.imag], axis=1)
 
     points = rng.uniform(-1, 1, (10, 2))
-    F = twist._Twisted(exponential, 0.0, None, points)
-    assert twist._fold(F, points) is None
+    F = Twisted(exponential, 0.0, None, points)
+    assert _fold(F, points) is None
     report = twist_condition(exponential, 0.0, points=points)
     check_pair(exponential, report)
     assert report.distance >= math.pi / 3 - 1e-9  # the period
@@ -427,7 +429,7 @@ def test_units_do_not_matter(size, rng):
 
 def test_images_that_agree_to_rounding_because_the_map_is_flat_are_no_violation():
     """x³ + 1000 near zero: the images differ by less than rounding, but never come back."""
-    F = twist._Twisted(lambda x: x**3 + 1e3, 0.0, None, LINE * 1e-3)
+    F = Twisted(lambda x: x**3 + 1e3, 0.0, None, LINE * 1e-3)
     first, second = np.array([-1e-4]), np.array([1e-4])
     assert 0 < F.residual(first, second) <= F.rounding(first, second)
     assert not F.violated_by(first, second)

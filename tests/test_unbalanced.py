@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.special import kl_div
 
-import dro_core.unbalanced as module
 import validation.__main__ as command_line
 from dro_core.reference import unbalanced_ot_cvxpy, unbalanced_ot_mm
 from dro_core.unbalanced import (
@@ -21,6 +20,8 @@ from dro_core.unbalanced import (
     unbalanced_gaussian,
     unbalanced_ot,
 )
+from dro_core.unbalanced.forest import forest_shift
+from dro_core.unbalanced.problem import Marginal
 from validation import registry
 from validation import unbalanced as experiment
 from validation.benchmarks import unbalanced as benchmark
@@ -306,11 +307,11 @@ def test_a_plan_with_other_marginals_has_no_certificate():
 @pytest.mark.parametrize("divergence", PAIRS[:3], ids="-".join)
 def test_the_shift_of_a_tree_makes_its_totals_equal(divergence, rng):
     sides = [
-        module._Marginal(rng.random(size), name == "kl")
+        Marginal(rng.random(size), name == "kl")
         for size, name in zip((4, 3), divergence, strict=True)
     ]
     u, v = rng.standard_normal(4), rng.standard_normal(3)
-    shift = module._shift(*sides, u, v, np.zeros(7, dtype=int))
+    shift = forest_shift(*sides, u, v, np.zeros(7, dtype=int))
     totals = sides[0].density(u + shift).sum(), sides[1].density(v - shift).sum()
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
 
@@ -383,7 +384,7 @@ def test_input_is_not_modified(rng):
 def test_blocks_of_any_size_give_the_same_transform(entries, rng, monkeypatch):
     cost, v, a, b = rng.random((23, 6)), rng.standard_normal(6), rng.random(23), rng.random(6)
     expected = np.array([min(row - v) for row in cost])
-    monkeypatch.setattr(module, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("dro_core.unbalanced.semidual.BLOCK_ENTRIES", entries)
     sizes = []
 
     def block(rows):

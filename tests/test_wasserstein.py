@@ -27,6 +27,7 @@ from dro_core.wasserstein import (
     gaussian_conditional_wasserstein,
     relaxed_curve,
 )
+from dro_core.wasserstein.grouping import equal_rows
 from validation import conditional_wasserstein as experiment
 
 POWERS = st.sampled_from([1.0, 1.5, 2.0, 3.0])
@@ -333,7 +334,9 @@ def test_certificate_of_a_wrong_grouping_does_not_hold(tolerance, m, rng, monkey
         right = conditional_wasserstein(x, y0, x, y1, tolerance=tolerance)
         assert right.verify().holds()
         with monkeypatch.context() as patch:
-            patch.setattr(wasserstein, "_close_rows", lambda *_, w=wrong, r=rows: (w, r))
+            patch.setattr(
+                "dro_core.wasserstein.problem.close_rows", lambda *_, w=wrong, r=rows: (w, r)
+            )
             found = conditional_wasserstein(x, y0, x, y1, tolerance=tolerance)
         assert found.value != right.value
         assert not found.verify().holds()
@@ -450,7 +453,7 @@ def test_tolerance_refuses_chains_and_names_one():
 
 
 def test_tolerance_refuses_too_many_pairs(monkeypatch, rng):
-    monkeypatch.setattr(wasserstein, "MOST_PAIRS", 20)
+    monkeypatch.setattr("dro_core.wasserstein.grouping.MOST_PAIRS", 20)
     x, y = rng.random((2, 10, 1))
     with pytest.raises(ValueError, match=r"tolerance: 5\.0 joins more than 20 pairs"):
         conditional_wasserstein(x, y, x, y, tolerance=5.0)
@@ -474,7 +477,7 @@ def test_rows_that_share_a_hash_are_told_apart():
         if np.isfinite(other).all() and np.abs(other).max() < 1e100:
             break
     x = np.array([row, other, row])
-    label, rows = wasserstein._equal_rows(x)
+    label, rows = equal_rows(x)
     assert label.tolist() == [0, 1, 0]
     np.testing.assert_array_equal(rows, [row, other])
 
@@ -482,7 +485,7 @@ def test_rows_that_share_a_hash_are_told_apart():
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 3))
 def test_labels_in_order_of_appearance(numbers, n):
     x = np.repeat(np.array(numbers, float)[:, None], n, axis=1)
-    label, rows = wasserstein._equal_rows(x)
+    label, rows = equal_rows(x)
     seen = list(dict.fromkeys(numbers))
     assert rows[:, 0].tolist() == seen
     assert label.tolist() == [seen.index(k) for k in numbers]
@@ -591,7 +594,7 @@ def test_sinkhorn_tends_to_the_distance_and_never_claims_to_be_it(rng):
 
 
 def test_sinkhorn_says_when_it_has_not_converged(monkeypatch, rng):
-    monkeypatch.setattr(wasserstein, "SINKHORN_ITERATIONS", 3)
+    monkeypatch.setattr("dro_core.wasserstein.solvers.SINKHORN_ITERATIONS", 3)
     x, (y0, y1) = np.zeros((8, 1)), rng.standard_normal((2, 8, 2))
     with pytest.warns(wasserstein.SinkhornWarning, match="not converged in 3 iterations"):
         found = conditional_wasserstein(x, y0, x, y1, method="sinkhorn", epsilon=0.01)

@@ -1,0 +1,141 @@
+"""The fitted map with its worst case, the lower value, and the saddle certificate of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dro_core.certificate import relative_gap, risk_rounding
+from dro_core.checks import Array, as_samples
+from dro_core.entropic import EntropicWorstCase
+from dro_core.estimator.law import Law
+from dro_core.linear_map import DenseMap
+from dro_core.read_only import ReadOnly, read_only
+from dro_core.worst_case import WorstCase
+
+#: Structures that a map can be fitted for: (x moves, y moves).
+MOVES = {"y|x": (False, True), "joint": (True, True), "x|y": (True, False)}
+
+
+@dataclass(frozen=True)
+class FitCertificate:
+    """What `LinearFit.verify` recomputed through the map and the law.
+
+    Attributes
+    ----------
+    upper : float
+        Proved upper value of the worst-case risk of the map (`WorstCase.verify`).
+    lower : float
+        Least-squares risk under the law: no linear map has a smaller worst-case risk.
+    gap : float
+        (upper - lower) / upper: how far the map may be from optimal.
+    spent, budget : float
+        Transport cost (or ε KL) of the law, and what it may be.
+    resolution : float
+        Rounding of the former.
+    risk_resolution : float
+        Rounding of `upper` and `lower`, as in `Certificate`.
+    """
+
+    upper: float
+    lower: float
+    gap: float
+    spent: float
+    budget: float
+    resolution: float = 1e-300
+    risk_resolution: float = 0.0
+
+    def holds(self, rtol: float = 1e-4) -> bool:
+        """Whether the law is in the ball and the map proved optimal.
+
+        Up to `rtol`, relatively, and the rounding of cost and risks.
+        """
+        return (
+            math.isfinite(self.risk_resolution)
+            and self.gap * self.upper <= rtol * self.upper + self.risk_resolution
+            and self.spent <= self.budget * (1 + 1e-8) + self.resolution
+        )
+
+
+class LinearFit(ReadOnly):
+    """A fitted linear map with its worst-case risk and its distance from optimality.
+
+    Attributes
+    ----------
+    matrix : (n, m) array
+        The map from y to x.
+    risk : float
+        Its worst-case risk: the value of the problem, up to `gap`.
+    lower : float
+        A proved lower value of the smallest worst-case risk of any linear map.
+    worst : WorstCase or EntropicWorstCase
+        The worst case of the map.
+    structure : str
+    radius, epsilon : float
+    """
+
+    def __init__(
+        self, matrix: Array, worst: WorstCase | EntropicWorstCase, law: Law,
+        data: tuple[Array, Array, Array], structure: str, radius: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        self.matrix, self.worst, self._law, self._data = matrix, worst, law, data
+        self.structure, self.radius, self.epsilon = structure, radius, epsilon
+        self.risk = worst.risk
+        x, y, weights = data
+        self.lower = min(law.least_squares_risk(x, y, weights), self.risk)
+        self._size = float(weights @ (x**2).sum(axis=1))
+        self._size += DenseMap(matrix).squared_terms(y, weights)
+        self._protect()
+
+    def _gap(self, upper: float, lower: float) -> float:
+        return 0.0 if upper <= risk_rounding(0.0, 16 * self._size) else relative_gap(upper, lower)
+
+    @property
+    def gap(self) -> float:
+        """Relative saddle gap (risk - lower) / risk; zero for a risk that is rounding."""
+        return self._gap(self.risk, self.lower)
+
+    @property
+    def multiplier(self) -> float:
+        """Optimal multiplier of the worst case."""
+        return self.worst.multiplier
+
+    @cached_property
+    def singular_values(self) -> Array:
+        """Singular values of the map, in decreasing order."""
+        return read_only(np.linalg.svd(self.matrix, compute_uv=False))
+
+    def predict(self, y: Any) -> Array:
+        """Reconstructions of rows of y: (N, m) -> (N, n)."""
+        rows = as_samples(y, "y")
+        if rows.shape[1] != self.matrix.shape[1]:
+            raise ValueError(
+                f"y: {rows.shape[1]} columns, but the map takes {self.matrix.shape[1]}"
+            )
+        return rows @ self.matrix.T
+
+    def verify(self) -> FitCertificate:
+        """Recompute both values: the worst case through its own certificate, the law afresh."""
+        x, y, weights = self._data
+        lower = self._law.least_squares_risk(x, y, weights)
+        certificate = self.worst.verify()
+        upper = max(certificate.dual_risk, self.risk)
+        spent = self._law.spent(weights)
+        if self.epsilon > 0:
+            spent = self._law.divergence(weights, self.epsilon, MOVES[self.structure])
+        resolution = 1e-300 + 1e-24 * self.epsilon * (x.shape[1] + y.shape[1])
+        return FitCertificate(
+            upper, lower, self._gap(upper, lower), spent, self.radius**2, resolution,
+            risk_rounding(upper, 16 * self._size),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        n, m = self.matrix.shape
+        return (
+            f"LinearFit({n} x {m} map, structure={self.structure!r}, radius={self.radius:.6g}, "
+            f"epsilon={self.epsilon:.6g}, risk={self.risk:.6g}, gap={self.gap:.2g})"
+        )

@@ -1,0 +1,85 @@
+"""A law of the ball that bounds every linear map from below: atoms that move, and Gaussians."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from dro_core.checks import Array
+from dro_core.entropic import covariance_divergence
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """A law of the ball: sample i moved by (dx_i, dy_i), blurred by a common Gaussian.
+
+    `roots` holds rows (dx, dy) whose Gram matrix is the covariance.
+    """
+
+    displacement_x: Array
+    displacement_y: Array
+    roots: Array
+
+    def spent(self, weights: Array) -> float:
+        """Transport cost, covariance included."""
+        moved = (self.displacement_x**2).sum(axis=1) + (self.displacement_y**2).sum(axis=1)
+        return float(weights @ moved) + float((self.roots**2).sum())
+
+    def divergence(self, weights: Array, epsilon: float, moves: tuple[bool, bool]) -> float:
+        r"""ε KL relative to the samples blurred by ε/2 in every coordinate that moves."""
+        n = self.displacement_x.shape[1]
+        free = np.r_[np.full(n, moves[0]), np.full(self.displacement_y.shape[1], moves[1])]
+        covariance = self.roots[:, free].T @ self.roots[:, free]
+        reference = 0.5 * epsilon * np.eye(int(free.sum()))
+        shifts = Law(self.displacement_x, self.displacement_y, self.roots[:0]).spent(weights)
+        return shifts + 0.5 * epsilon * covariance_divergence(covariance, reference)
+
+    def scaled(self, budget: float, weights: Array) -> Law:
+        """The law that spends exactly the budget: displacements and roots times one number."""
+        spent = self.spent(weights)
+        factor = math.sqrt(budget / spent) if spent > 0 else 0.0
+        return Law(factor * self.displacement_x, factor * self.displacement_y, factor * self.roots)
+
+    def least_squares_risk(self, x: Array, y: Array, weights: Array) -> float:
+        """The smallest mean squared error of any linear map under this law: a lower value."""
+        root, n = np.sqrt(weights)[:, None], x.shape[1]
+        moved = np.hstack([root * (y + self.displacement_y), root * (x + self.displacement_x)])
+        moved = np.vstack([moved, np.hstack([self.roots[:, n:], self.roots[:, :n]])])
+        m = y.shape[1]
+        if len(moved) > m + n:
+            value = _schur_complement(moved.T @ moved, m)
+            if value is not None:
+                return value
+            moved = np.asarray(np.linalg.qr(moved, mode="r"))
+            diagonal = np.abs(np.diagonal(moved)[:m])
+            if diagonal.min() > 1e-13 * diagonal.max():  # y' of full rank: the last block is left
+                return float((moved[m:, m:] ** 2).sum())
+        return float((_residual_of_projection(moved[:, m:], moved[:, :m]) ** 2).sum())
+
+
+def _schur_complement(moments: Array, m: int) -> float | None:
+    r"""Trace of what is left of second moments without the first m variables; None if inexact.
+
+    From a Cholesky factor its error is eps times the moments times :math:`(1 + \|B\|)^2`, with B
+    the regression on those variables: given only where that is below 1e-12 of the value.
+    """
+    try:
+        root = np.linalg.cholesky(moments[:m, :m])
+    except np.linalg.LinAlgError:
+        return None
+    half = solve_triangular(root, moments[:m, m:], lower=True, check_finite=False)
+    slope = solve_triangular(root, half, lower=True, trans="T", check_finite=False)
+    value = float(np.trace(moments[m:, m:])) - float((half * half).sum())
+    error = float(np.trace(moments)) * (1.0 + math.sqrt(float((slope * slope).sum()))) ** 2
+    return value if value > 1e-3 * error else None
+
+
+def _residual_of_projection(targets: Array, rows: Array) -> Array:
+    """What is left of the targets' columns outside the span of the rows' columns."""
+    columns, values, _ = np.linalg.svd(rows, full_matrices=False)
+    kept = columns[:, values > max(rows.shape) * np.finfo(np.float64).eps * values[:1].sum()]
+    left = targets - kept @ (kept.T @ targets)
+    return np.asarray(left - kept @ (kept.T @ left))

@@ -1,0 +1,254 @@
+"""`LinearDRO`: the fit as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+from dro_core.checks import (
+    Array,
+    as_real_array,
+    as_samples,
+    as_weights,
+    magnitude,
+    non_negative_array,
+    unknown,
+)
+from dro_core.estimator.cross_validation import cross_validated_radius
+from dro_core.estimator.search import fit_linear
+
+
+class LinearDRO:
+    """`fit_linear` as a scikit-learn estimator; scikit-learn is not needed for it.
+
+    In that interface the features X come first and the targets y second: X are the measurements
+    (the ``y`` of `fit_linear`) and y the signals to be predicted from them (its ``x``).
+
+    Parameters
+    ----------
+    radius : float or sequence of floats
+        W2 radius in the units of the data; of several, cross-validation chooses the one that does
+        best on held-out data.
+    epsilon : float
+        Entropy weight.
+    structure : "y|x", "joint" or "x|y"
+        In the names of `fit_linear`: "y|x" moves the measurements X.
+    folds : int
+        Of the cross-validation.
+    seed : int
+        Of the assignment of samples to folds.
+
+    Attributes
+    ----------
+    fit_ : LinearFit
+        Set by `fit`, with its certificate.
+    coef_ : (n, m) array
+        The fitted map from measurements to signals (n = 1 for 1-D targets).
+    radius_ : float
+        The radius that was used.
+    n_features_in_ : int
+        m, the number of columns of X.
+    feature_names_in_ : (m,) array of str
+        Columns of X, if it was a data frame whose columns all have strings for names.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fit_linear`, when `fit` is called.
+    """
+
+    _names = ("radius", "epsilon", "structure", "folds", "seed")
+
+    def __init__(
+        self, radius: Any = 0.1, epsilon: Any = 0.0, structure: str = "y|x", folds: Any = 5,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.radius, self.epsilon, self.structure = radius, epsilon, structure
+        self.folds, self.seed = folds, seed
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments, as scikit-learn's ``clone`` needs them."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def set_params(self, **parameters: Any) -> LinearDRO:
+        """Change arguments of the constructor."""
+        for name in parameters:
+            if name not in self._names:
+                raise ValueError(unknown("parameter", name, self._names))
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn, which alone calls this, should know: a regressor of many outputs."""
+        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="regressor",
+            target_tags=TargetTags(required=True, multi_output=True),
+            regressor_tags=RegressorTags(),
+            input_tags=InputTags(),
+        )
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearDRO:
+        """Fit the map from measurements to signals.
+
+        Parameters
+        ----------
+        X : (N, m) array or data frame
+            Measurements, samples as rows.
+        y : (N, n) or (N,) array
+            Signals.
+        sample_weight : (N,) array, optional
+            Non-negative; only their ratios count, as everywhere in scikit-learn. Not with several
+            radii.
+        """
+        measurements, (signals, flat) = _features(X), _targets(y)
+        if len(signals) != len(measurements):
+            raise ValueError(f"y: {len(signals)} rows, but X has {len(measurements)}")
+        radius = self.radius
+        if as_real_array(radius, "radius").ndim > 0:
+            if sample_weight is not None:
+                raise ValueError("sample_weight: not available with cross-validation")
+            radius = cross_validated_radius(
+                signals, measurements, radius, self._map, structure=self.structure,
+                folds=self.folds, seed=self.seed,
+            ).radius  # fmt: skip
+        self.fit_ = fit_linear(
+            x=signals, y=measurements, radius=radius, epsilon=self.epsilon,
+            structure=self.structure, weights=_shares(sample_weight, len(signals)),
+        )  # fmt: skip
+        self.coef_, self.radius_ = self.fit_.matrix, radius
+        self.n_features_in_ = measurements.shape[1]
+        self._flat = flat
+        names = _column_names(X)
+        if names is not None:
+            self.feature_names_in_ = names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        return self
+
+    def _map(self, x: Array, y: Array, radius: float) -> Array:
+        return fit_linear(
+            x=x, y=y, radius=radius, epsilon=self.epsilon, structure=self.structure
+        ).matrix
+
+    def predict(self, X: Any) -> Array:
+        """Reconstructions of rows of measurements: (N, m) -> (N, n), or (N,) for 1-D targets."""
+        if not hasattr(self, "fit_"):
+            raise _not_fitted("LinearDRO: call fit(X, y) before predict")
+        rows = _features(X)
+        self._check_columns(X, rows)
+        predicted = rows @ self.coef_.T
+        return predicted[:, 0] if self._flat else predicted
+
+    def _check_columns(self, X: Any, rows: Array) -> None:
+        """Columns are those of `fit`, by number and, where both have them, by name."""
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {rows.shape[1]} features, but LinearDRO is expecting "
+                f"{self.n_features_in_} features as input"
+            )
+        names, expected = _column_names(X), getattr(self, "feature_names_in_", None)
+        if names is None and expected is not None:
+            warnings.warn(
+                "X does not have valid feature names, but LinearDRO was fitted with feature names",
+                stacklevel=3,
+            )
+        if names is not None and expected is None:
+            warnings.warn(
+                "X has feature names, but LinearDRO was fitted without feature names", stacklevel=3
+            )
+        if names is not None and expected is not None and not np.array_equal(names, expected):
+            raise ValueError(
+                "X: The feature names should match those that were passed during fit, in the same "
+                f"order; given {list(names)}, fitted with {list(expected)}"
+            )
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        r"""Coefficient of determination, residual and total sum of squares over all entries of y.
+
+        .. math:: 1 - \frac{\sum_i w_i\|y_i - \hat y_i\|^2}{\sum_i w_i\|y_i - \bar y\|^2}
+        """
+        predicted, (signals, _) = self.predict(X), _targets(y)
+        if signals.size != predicted.size or len(signals) != len(predicted):
+            raise ValueError(f"y: shape {signals.shape}, but predictions have {predicted.shape}")
+        shares = _shares(sample_weight, len(signals))
+        mean = np.average(signals, axis=0, weights=shares)
+        left = (signals - predicted.reshape(signals.shape)) ** 2
+        total = (signals - mean) ** 2
+        left_sum, total_sum = (float(np.average(s, axis=0, weights=shares).sum())
+                               for s in (left, total))  # fmt: skip
+        if total_sum == 0.0:
+            raise ValueError("y: all samples are equal; the coefficient of determination needs two")
+        return 1.0 - left_sum / total_sum
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"LinearDRO({listed})"
+
+
+def _numbers(value: Any, name: str) -> Array:
+    """As `as_real_array`; arrays of Python numbers are converted, as scikit-learn does."""
+    if hasattr(value, "dtypes") or hasattr(value, "toarray") or isinstance(value, list | tuple):
+        return as_real_array(value, name)
+    given = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    kind = getattr(getattr(given, "dtype", None), "kind", "")
+    if kind == "c":
+        raise ValueError(f"{name}: Complex data not supported")
+    if kind == "O" and isinstance(given, np.ndarray):
+        try:
+            given = given.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+    return as_real_array(given, name)
+
+
+def _features(X: Any) -> Array:
+    """Rows of measurements, refused in the words that scikit-learn's own checks look for."""
+    array = _numbers(X, "X")
+    if array.ndim == 1:
+        raise ValueError(
+            f"X: Expected 2D array, got 1D array of shape {array.shape}. Reshape your data: "
+            "X[:, None] for one column, X[None, :] for one sample"
+        )
+    if array.ndim == 2 and len(array) and array.shape[1] == 0:
+        raise ValueError(f"X: 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
+    return as_samples(array, "X")
+
+
+def _targets(y: Any) -> tuple[Array, bool]:
+    """Signals as rows, and whether they were given as a 1-D array, which is one column."""
+    if y is None:
+        raise ValueError("y: LinearDRO requires y to be passed, but the target y is None")
+    array = _numbers(y, "y")
+    return as_samples(array[:, None] if array.ndim == 1 else array, "y"), array.ndim == 1
+
+
+def _shares(sample_weight: Any, size: int) -> Array | None:
+    """Weights of any positive sum, divided by it."""
+    if sample_weight is None:
+        return None
+    weights = non_negative_array(_numbers(sample_weight, "sample_weight"), "sample_weight")
+    largest = magnitude(weights)
+    if largest == 0.0:
+        raise ValueError("sample_weight: all zero; at least one must be positive")
+    relative = weights / largest
+    return as_weights(relative / relative.sum(), size, "sample_weight")
+
+
+def _column_names(X: Any) -> Any:
+    """Names of a data frame's columns if all are strings, as an object array; otherwise None."""
+    names = list(getattr(X, "columns", []))
+    if not names or not all(isinstance(name, str) for name in names):
+        return None
+    return np.asarray(names, dtype=object)
+
+
+def _not_fitted(message: str) -> Exception:
+    """scikit-learn's NotFittedError where scikit-learn is in use, otherwise a ValueError."""
+    exceptions = sys.modules.get("sklearn.exceptions")
+    return ValueError(message) if exceptions is None else exceptions.NotFittedError(message)

@@ -1,0 +1,126 @@
+r"""The worst-case Gaussians of the entropic problem at a multiplier; their gradient in the map."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dro_core.checks import Array
+from dro_core.decomposition import ResidualDecomposition
+from dro_core.linear_data import LinearData
+from dro_core.linear_map import DENSE_ENTRIES
+from dro_core.structure import AffineDisplacement, Joint, Structure, XGivenY, YGivenX
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianLaw:
+    r"""The law that maximises :math:`\int\ell - \lambda(c + \varepsilon\log d\gamma)`, per sample.
+
+    Sample i goes to a Gaussian with mean (x_i + dx_i, y_i + dy_i); the covariance is common. All
+    in the squared-cost convention.
+    """
+
+    problem: LinearData
+    structure: Joint | YGivenX | XGivenY
+    displacement_x: Array
+    displacement_y: Array
+    multiplier: float
+    epsilon: float
+    decomposition: ResidualDecomposition
+    margin: float
+
+    @cached_property
+    def _blocks(self) -> tuple[Array, Array, Array]:
+        r"""Covariances (xx, xy, yy): ε/2 [W⁻¹ + K (λI - CCᵀ)⁻¹ Kᵀ], K = W^(-1/2)Cᵀ."""
+        n, m = self.problem.map.shape
+        if max(n, m) ** 2 > DENSE_ENTRIES:
+            raise ValueError(
+                f"B: shape {(n, m)}; a dense covariance of that size is not formed (at most 2048)"
+            )
+        identity = np.eye(n)
+        weight_x, weight_y = self.structure.weight_x, self.structure.weight_y
+        noise_x = weight_x.half(n) @ weight_x.half(n)
+        noise_y = weight_y.half(m) @ weight_y.half(m)
+        if math.isinf(self.multiplier):
+            return (0.5 * self.epsilon * noise_x, np.zeros((n, m)), 0.5 * self.epsilon * noise_y)
+        coordinates = self.decomposition.basis.analyze(identity)
+        inverse = self.decomposition.inverse_rows(
+            identity, coordinates, self.margin, significant=False
+        )
+        to_x, to_y = self.decomposition.displacement.displace(identity)  # rows: Kᵀ
+        half = 0.5 * self.epsilon
+        return (
+            half * (noise_x + to_x.T @ inverse @ to_x),
+            half * (to_x.T @ inverse @ to_y),
+            half * (noise_y + to_y.T @ inverse @ to_y),
+        )
+
+    @property
+    def covariance_x(self) -> Array:
+        """Covariance of x', (n, n); zero where x does not move."""
+        return self._blocks[0]
+
+    @property
+    def covariance_xy(self) -> Array:
+        """Cross-covariance of x' and y', (n, m)."""
+        return self._blocks[1]
+
+    @property
+    def covariance_y(self) -> Array:
+        """Covariance of y', (m, m); zero where y does not move."""
+        return self._blocks[2]
+
+    def gradient(self) -> Array:
+        r"""Gradient in B of the mean squared error, :math:`2(B E[y'y'^\top] - E[x'y'^\top])`."""
+        problem = self.problem
+        moved_y = problem.y + self.displacement_y
+        residual = problem.x + self.displacement_x - problem.map.apply(moved_y)
+        gradient = problem.law_gradient(residual, moved_y)
+        if self.epsilon > 0:
+            gradient += 2.0 * (problem.map.apply(self.covariance_y).T - self.covariance_xy)
+        return gradient
+
+
+def maximising_law(
+    problem: LinearData,
+    structure: Structure,
+    decomposition: ResidualDecomposition,
+    multiplier: float,
+    epsilon: float,
+) -> GaussianLaw:
+    """The Gaussians at a multiplier above the threshold (infinity included)."""
+    if not isinstance(structure, Joint | YGivenX | XGivenY) or structure.norm != 2.0:
+        raise ValueError(
+            f"structure: {structure!r}; the Gaussian law is available for joint, y|x and x|y with "
+            "norm 2"
+        )
+    if math.isinf(multiplier) or decomposition.spectrum.top == 0.0:
+        margin = math.inf
+    else:
+        margin = multiplier / decomposition.spectrum.top - 1.0
+    return gaussian_law(problem, structure, decomposition, multiplier, margin, epsilon)
+
+
+def gaussian_law(
+    problem: LinearData, structure: Joint | YGivenX | XGivenY,
+    decomposition: ResidualDecomposition, multiplier: float, margin: float, epsilon: float,
+) -> GaussianLaw:  # fmt: skip
+    """The Gaussians at a multiplier of known margin."""
+    if math.isinf(margin) or decomposition.spectrum.top == 0.0:
+        dx, dy = np.zeros(problem.x.shape), np.zeros(problem.y.shape)
+        multiplier = math.inf
+    else:
+        dx, dy = decomposition.displacement.displace(decomposition.dual_residuals(margin, 0.0))
+    return GaussianLaw(problem, structure, dx, dy, multiplier, epsilon, decomposition, margin)
+
+
+def check_entropic(structure: Structure, displacement: AffineDisplacement) -> None:
+    """Refuse structures whose entropic dual has no meaning here."""
+    noisy = displacement.base is not None or displacement.noise_risk > 0
+    if noisy or getattr(structure, "norm", 2.0) != 2.0:
+        raise ValueError(
+            f"epsilon: the entropic dual is not available for {structure!r}; allowed: 0.0"
+        )

@@ -1,0 +1,359 @@
+"""Unbalanced transport between two discrete measures, exact and certified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from dro_core.checks import Array, as_matrix, as_non_negative, as_positive_integer, magnitude
+from dro_core.read_only import protect_arrays
+from dro_core.threads import single_threaded
+from dro_core.unbalanced.forest import forest_shift, on_forest, plan_between, spanning
+from dro_core.unbalanced.interior_point import interior_point
+from dro_core.unbalanced.problem import (
+    MASS_TOLERANCE,
+    Marginal,
+    UnbalancedProblem,
+    as_masses,
+    as_sides,
+    as_weight,
+    check_finite_value,
+    check_totals,
+)
+from dro_core.unbalanced.semidual import transform_blocks
+
+#: Shares of a point's mass below which an entry of the plan may be rounding; each is tried.
+_NEGLIGIBLE = (0.0, 1e-12, 1e-9, 1e-6)
+#: Rounds of marginals, plan and forest; one is enough unless the first step ended early.
+_ROUNDS = 3
+_ROUNDING = 1e-13
+#: Cost tables of at most so many entries are solved with one BLAS thread.
+SMALL = 2**20
+
+
+@dataclass(frozen=True)
+class UnbalancedCertificate:
+    r"""What `UnbalancedTransport.verify` recomputed from the plan, the potentials and the cost.
+
+    Attributes
+    ----------
+    value : float
+        The value that was reported.
+    primal_value : float
+        Objective of the plan, entry by entry: no smaller than the optimum.
+    dual_value : float
+        The dual at v and the smaller of u and a new c-transform of v: no larger than the optimum.
+    gap : float
+        (primal_value - dual_value) / size.
+    violation : float
+        Largest :math:`u_i + v_j - c_{ij}` of the reported potentials, relative to the largest
+        cost in size.
+    marginal_error : float
+        Largest error of a fixed marginal, relative to the total mass; infinite if an entry of the
+        plan is negative.
+    size : float
+        :math:`\langle|c|,\pi\rangle` plus both divergences, plus a millionth of the cost of
+        removing all mass (w times the mass of a free side, the largest cost in size times that of
+        a fixed one).
+    """
+
+    value: float
+    primal_value: float
+    dual_value: float
+    gap: float
+    violation: float
+    marginal_error: float
+    size: float
+
+    def holds(self, rtol: float = 1e-9) -> bool:
+        """Whether plan and potentials are feasible and enclose the value, relative to `size`."""
+        slack = rtol * self.size
+        return (
+            abs(self.value - self.primal_value) <= slack
+            and abs(self.primal_value - self.dual_value) <= slack
+            and self.violation <= rtol
+            and self.marginal_error <= rtol
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class UnbalancedTransport:
+    r"""Optimum of unbalanced transport.
+
+    Attributes
+    ----------
+    value : float
+        Objective of `plan`, in units of cost times mass.
+    plan : (N, M) scipy sparse array
+        Its support is a forest: fewer than N + M entries.
+    potentials : tuple of an (N,) and an (M,) array
+        u and v with :math:`u_i + v_j \le c_{ij}` and u the c-transform of v, in units of the cost.
+        Densities of the optimal marginals: :math:`e^{-u/w}`, :math:`e^{-v/w}` where free.
+    mass : float
+        Total mass of the plan.
+    gap : float
+        Relative duality gap, as in `UnbalancedCertificate`.
+    dual_value : float
+        The semi-dual at v; `value` minus the gap times its size.
+    converged : bool
+        Whether the gap is at most the `rtol` asked for.
+    steps : int
+        Interior-point steps.
+    divergence : (str, str)
+    weight : float
+    a, b : (N,) and (M,) arrays
+    cost : (N, M) array
+        As given; not copied.
+    """
+
+    value: float
+    plan: Any
+    potentials: tuple[Array, Array]
+    mass: float
+    gap: float
+    dual_value: float
+    converged: bool
+    steps: int
+    divergence: tuple[str, str]
+    weight: float
+    a: Array = field(repr=False)
+    b: Array = field(repr=False)
+    cost: Array = field(repr=False)
+
+    def __post_init__(self) -> None:
+        protect_arrays(self)
+
+    def verify(self) -> UnbalancedCertificate:
+        """Recompute both values and the feasibility of plan and potentials, from the cost."""
+        problem = UnbalancedProblem(self.a, self.b, self.divergence, self.weight)
+        primal, size, error = problem.primal(self.plan, self.cost)
+        u, v = self.potentials
+        largest = transform_blocks(v, self.cost, len(u))
+        violation = max(0.0, float((u - largest).max()) / (magnitude(self.cost) or 1.0))
+        dual = problem.dual(np.minimum(u, largest), v)
+        gap = (primal - dual) / size
+        return UnbalancedCertificate(self.value, primal, dual, gap, violation, error, size)
+
+    def __repr__(self) -> str:
+        return (
+            f"UnbalancedTransport(value={self.value:.6g}, mass={self.mass:.6g}, gap={self.gap:.2g})"
+        )
+
+
+class NotConvergedError(RuntimeError):
+    """The gap stayed above `rtol`; `result` is the best feasible pair, with its gap."""
+
+    def __init__(self, message: str, result: UnbalancedTransport) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def unbalanced_ot(
+    cost: Any,
+    a: Any,
+    b: Any,
+    divergence: Any = "kl",
+    *,
+    weight: Any = 1.0,
+    rtol: Any = 1e-9,
+    max_steps: Any = 200,
+    raise_unconverged: bool = True,
+) -> UnbalancedTransport:
+    r"""Unregularised unbalanced optimal transport between finite measures, with a certificate.
+
+    .. math:: \inf_{\pi\ge0}\ \langle c, \pi\rangle + D_1(\pi_0|a) + D_2(\pi_1|b),\qquad
+              D(r|a) = w\sum_i r_i\log\frac{r_i}{a_i} - r_i + a_i
+              \quad\text{or}\quad r = a
+
+    Parameters
+    ----------
+    cost : (N, M) array
+        Finite, of either sign.
+    a, b : (N,) and (M,) arrays
+        Positive masses of any total; equal totals if both marginals are fixed.
+    divergence : "kl", "balanced", or a pair of them
+        How the first and the second marginal are held: by KL, or fixed.
+    weight : float
+        w > 0 multiplies the divergences; in units of the cost. The value is w times that of the
+        cost c/w at weight one.
+    rtol : float
+        The relative gap that counts as converged.
+    max_steps : int
+        Most interior-point steps (10 to 40 are usual).
+    raise_unconverged : bool
+        Whether a gap above `rtol` is an error; otherwise it is in the result (`.converged`).
+
+    Returns
+    -------
+    UnbalancedTransport
+        `.value`, `.plan` (sparse), `.potentials`, `.mass`, `.gap`, `.verify()`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arrays, weights, or an unknown divergence.
+    OverflowError
+        If the optimal plan has more mass than the largest float (a very negative cost over w).
+    NotConvergedError
+        If the gap is above `rtol`; carries the result.
+
+    Notes
+    -----
+    Source: ISUM paper, Eq. 5; Chizat, Peyré, Schmitzer and Vialard (2018). Solver: this project's,
+    see the module. A mass or a plan entry below 1e-308 is zero, as everywhere in double precision;
+    the potentials do not suffer.
+
+    Examples
+    --------
+    Two clusters with masses 1/4 and 3/4 each way round; little mass crosses:
+
+    >>> from dro_core.unbalanced import unbalanced_ot
+    >>> found = unbalanced_ot([[0.0, 9.0], [9.0, 0.0]], [0.25, 0.75], [0.75, 0.25])
+    >>> found.plan.toarray().round(3)
+    array([[0.433, 0.   ],
+           [0.   , 0.433]])
+    >>> round(found.value, 4), found.verify().holds()
+    (0.2679, True)
+    """
+    table, a, b = as_matrix(cost, "cost"), as_masses(a, "a"), as_masses(b, "b")
+    if table.shape != (len(a), len(b)):
+        raise ValueError(
+            f"cost: shape {table.shape}, but a has {len(a)} entries and b {len(b)}; needed: "
+            f"({len(a)}, {len(b)})"
+        )
+    sides, w = as_sides(divergence), as_weight(weight)
+    tolerance = as_non_negative(rtol, "rtol")
+    steps = as_positive_integer(max_steps, "max_steps")
+    check_totals(a, b, sides)
+    problem = UnbalancedProblem(a, b, sides, w)
+    with single_threaded(table.size, SMALL):
+        plan, u, v, taken = _solve(problem, table, steps)
+    primal, size, error = problem.primal(plan, table)
+    dual = problem.dual(u, v)
+    gap = (check_finite_value(primal, "cost, weight") - dual) / size
+    converged = gap <= tolerance and error <= MASS_TOLERANCE
+    result = UnbalancedTransport(
+        primal, plan, (u, v), float(plan.sum()), gap, dual, converged, taken,
+        sides, w, a, b, table,
+    )  # fmt: skip
+    if not converged and raise_unconverged:
+        raise NotConvergedError(
+            f"rtol: the relative gap is {gap:.3g} after {taken} steps, above {tolerance:g}; likely "
+            "causes: max_steps too small, or costs over the weight so large that their rounding is "
+            "not small; the result is in .result (raise_unconverged=False returns it)",
+            result,
+        )
+    return result
+
+
+def _solve(
+    problem: UnbalancedProblem, cost: Array, max_steps: int
+) -> tuple[Any, Array, Array, int]:
+    """Plan, potentials and steps, from the problem of least cost 0, weight 1 and unit masses.
+
+    Adding k to the cost and scaling the masses to totals A and B scales the plan by S: the total of
+    a fixed side, or (A B e^-k)^(1/2) if both are free. The potentials shift by k in all, a free one
+    by log(A/S).
+    """
+    first, second = problem.sides()
+    totals = float(first.mass.sum()), float(second.mass.sum())
+    rows, columns = (
+        Marginal(side.mass / total, side.free)
+        for side, total in zip((first, second), totals, strict=True)
+    )
+    least, w = float(cost.min()), problem.weight
+    log_a, log_b, constant = math.log(totals[0]), math.log(totals[1]), least / w
+    if first.free and second.free:
+        scale = (log_a + log_b - constant) / 2
+    else:
+        scale = log_a if second.free else log_b
+    if not scale < math.log(np.finfo(np.float64).max):
+        raise OverflowError(
+            f"cost, weight: the least cost is {constant:g} weights, so the optimal plan has more "
+            "mass than the largest float; raise the weight, or add a constant to the cost"
+        )
+    moved = log_b - scale if second.free else constant - (log_a - scale if first.free else 0.0)
+    table = cost - least
+    table /= w
+    if not math.isfinite(magnitude(table)):
+        raise OverflowError("cost, weight: the cost over the weight exceeds the largest float")
+    plan, v, steps = _solve_normalised(table, rows, columns, max_steps)
+    del table
+    v = w * (v + moved)
+    return sparse.csr_array(plan * math.exp(scale)), transform_blocks(v, cost, None), v, steps
+
+
+def _solve_normalised(
+    cost: Array, rows: Marginal, columns: Marginal, max_steps: int
+) -> tuple[Any, Array, int]:
+    """The plan of least objective and the v of largest dual over all forests that are tried."""
+    if len(cost) > cost.shape[1]:
+        plan, u, steps = _solve_normalised(np.ascontiguousarray(cost.T), columns, rows, max_steps)
+        return plan.T, transform_blocks(u, cost.T, None), steps
+    best = _Best(cost, rows, columns)
+    steps = 0
+    if rows.free or columns.free:
+        support, u, v, steps = interior_point(cost, rows, columns, max_steps)
+        best.raise_dual(v)
+        for forest in spanning(support):
+            if not best.optimal:
+                best.consider(*on_forest(forest, cost, rows, columns, u, v))
+    for _ in range(_ROUNDS):
+        if best.optimal:
+            break
+        plan, other = plan_between(rows.density(best.u), columns.density(best.v), cost)
+        best.consider(plan, other)
+        for part in _pruned(plan):
+            best.consider(*on_forest(part, cost, rows, columns, best.u, best.v))
+    return best.plan, best.v, steps
+
+
+class _Best:
+    """The plan of least objective and the potentials of largest dual among those considered."""
+
+    def __init__(self, cost: Array, rows: Marginal, columns: Marginal) -> None:
+        first, second = ("kl" if side.free else "balanced" for side in (rows, columns))
+        self.problem = UnbalancedProblem(rows.mass, columns.mass, (first, second), 1.0)
+        self.cost, self.sides = cost, (rows, columns)
+        self.plan: Any = sparse.coo_array(cost.shape)
+        self.primal, self.dual, self.size = math.inf, -math.inf, 0.0
+        self.u, self.v = cost.min(axis=1), np.zeros(cost.shape[1])
+
+    def consider(self, plan: Any, v: Array) -> None:
+        """A plan and a potential; both may be far from any optimum (a wrong forest)."""
+        self.raise_dual(v)
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN compares as worse
+            primal, size, error = self.problem.primal(plan, self.cost)
+        if primal < self.primal and error <= _ROUNDING:
+            self.primal, self.plan, self.size = primal, plan, size
+
+    def raise_dual(self, v: Array) -> None:
+        """The best feasible pair that c-transforms and one shift make of v."""
+        u = transform_blocks(v, self.cost, None)
+        v = transform_blocks(u, self.cost.T, None)
+        shift = forest_shift(*self.sides, u, v, np.zeros(len(u) + len(v), dtype=np.int64))
+        u, v = u + shift, v - shift
+        dual = self.problem.dual(u, v)
+        if dual > self.dual:
+            self.dual, self.u, self.v = dual, u, v
+
+    @property
+    def optimal(self) -> bool:
+        """Whether the two values agree to rounding."""
+        return self.primal - self.dual <= _ROUNDING * self.size
+
+
+def _pruned(plan: Any) -> Iterator[Any]:
+    """A plan without the entries that may be rounding of the marginals between two trees."""
+    (i, j), seen = plan.coords, 0
+    smaller = np.minimum(plan.sum(axis=1)[i], plan.sum(axis=0)[j])
+    for share in _NEGLIGIBLE:
+        kept = plan.data > share * smaller
+        if kept.sum() not in (0, seen):
+            seen = int(kept.sum())
+            yield sparse.coo_array((plan.data[kept], (i[kept], j[kept])), shape=plan.shape)

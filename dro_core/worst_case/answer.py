@@ -1,0 +1,324 @@
+"""The worst case of a map at one radius: value, law, and the certificate recomputed from both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import svdvals
+
+from dro_core.certificate import LARGEST_RISK, Certificate, relative_gap, risk_rounding
+from dro_core.checks import Array
+from dro_core.decomposition import Decomposition
+from dro_core.dual import DualSolution
+from dro_core.linear_data import LinearData
+from dro_core.read_only import ReadOnly, read_only
+from dro_core.structure import Structure, XShift
+from dro_core.transport import squared_norms
+
+
+class WorstCase(ReadOnly):
+    r"""Worst-case risk of a linear map, its multiplier, and the law that attains it.
+
+    Displacements are stored, positions derived from them, so small radii keep their digits; all
+    are built when first asked for, from the arrays that were passed (do not change them before).
+    The worst-case law puts weight :math:`\mu_i` on :math:`(x_i + dx_i, y_i + dy_i)`.
+
+    Attributes
+    ----------
+    risk : float
+        :math:`\sup \int \|x - By\|^2\,d\pi` over the ball: the value of the strong dual. For a
+        LinearOperator the lower one of two values, see `upper`.
+    upper : float
+        An upper value of the risk: `risk` itself wherever it is exact; for a LinearOperator that of
+        the Gauss-Radau rule, proved if `norm_bound` was given.
+    failure_probability : float
+        Zero if `upper` is proved; else (a LinearOperator without `norm_bound`) the probability that
+        it is too low.
+    multiplier : float
+        Optimal :math:`\lambda` (infinite at radius 0, zero if the adversary can gain nothing).
+    bound : float
+        The explicit bound :math:`(\sqrt M + \rho\kappa)^2` with :math:`\kappa = \sigma_{\max}(C)`.
+        For structure x, M and :math:`\rho` are those left after the forced move onto the graph,
+        and C is the structure's own, so it is sharper than `explicit_bound` with Lip(I - BA).
+    nominal_risk : float
+        Mean squared error of the data, without any adversary.
+    structure : Structure
+    radius : float
+        :math:`\rho`, a W2 radius in the units of the data.
+    weights : (N,) array
+    """
+
+    def __init__(
+        self,
+        problem: LinearData,
+        structure: Structure,
+        answer: Answer,
+        radius: float,
+    ) -> None:
+        self._problem = problem
+        self._decomposition = answer.decomposition
+        self._solution = answer.solution
+        self._top = answer.top
+        self.structure = structure
+        self.radius = radius
+        self.risk = answer.risk
+        self.upper = answer.upper
+        self.failure_probability = answer.failure_probability
+        self.multiplier = answer.solution.multiplier
+        self.bound = answer.bound
+        self.nominal_risk = problem.fidelity
+        self.weights = problem.weights
+        self._protect()
+
+    def _length(self, dx: Array, dy: Array) -> float:
+        """Root mean square length of displacements, in the structure's transport cost."""
+        return math.sqrt(float(self.weights @ self.structure.transport_cost(dx, dy)))
+
+    @cached_property
+    def _displacements(self) -> tuple[Array, Array]:
+        displacement, solution = self._decomposition.displacement, self._solution
+        if math.isinf(solution.margin) or solution.multiplier == 0.0:
+            dx, dy = np.zeros(self._problem.x.shape), np.zeros(self._problem.y.shape)
+        else:
+            dx, dy = displacement.displace(
+                self._decomposition.dual_residuals(solution.margin, solution.unspent_radius)
+            )
+            # v is optimal up to rounding; scaled by 1 + O(rounding) it uses the budget exactly
+            if solution.radius > 0:
+                spent = self._length(dx / solution.radius, dy / solution.radius)
+                if not math.isfinite(spent):
+                    raise OverflowError(
+                        "B, x, y: the worst-case displacements exceed the largest float; rescale"
+                    )
+                if spent > 0:
+                    dx /= spent
+                    dy /= spent
+        if displacement.base is not None:
+            dx += displacement.base[0]
+            dy += displacement.base[1]
+        dx.flags.writeable = dy.flags.writeable = False
+        return dx, dy
+
+    @property
+    def displacement_x(self) -> Array:
+        """Displacements dx of the samples' x under the worst-case law, (N, n)."""
+        return self._displacements[0]
+
+    @property
+    def displacement_y(self) -> Array:
+        """Displacements dy of the samples' y under the worst-case law, (N, m)."""
+        return self._displacements[1]
+
+    @property
+    def x(self) -> Array:
+        """Atoms of the worst-case law, x part (N, n)."""
+        return self._problem.x + self.displacement_x
+
+    @property
+    def y(self) -> Array:
+        """Atoms of the worst-case law, y part (N, m)."""
+        return self._problem.y + self.displacement_y
+
+    @property
+    def lower(self) -> float:
+        """`risk`: never above the true worst case, up to rounding."""
+        return self.risk
+
+    @cached_property
+    def gradient(self) -> Array:
+        r"""Gradient of the worst-case risk in B, (n, m).
+
+        By the envelope theorem that of the mean squared error at the worst-case law,
+        :math:`2(B\,\mathbb E[y'y'^\top] - \mathbb E[x'y'^\top])`. In the hard case the law is
+        not unique and this is one subgradient.
+
+        Raises
+        ------
+        ValueError
+            For a map that is too large for a dense matrix.
+        """
+        problem = self._problem
+        moved_y = self.y
+        gradient = problem.law_gradient(self.x - problem.map.apply(moved_y), moved_y)
+        if isinstance(self.structure, XShift):
+            noise = self.structure.noise_covariance()
+            if noise is not None:
+                gradient += 2.0 * problem.map.apply(noise).T
+        return read_only(gradient)
+
+    @cached_property
+    def _certificate(self) -> Certificate:
+        problem, displacement = self._problem, self._decomposition.displacement
+        weights = self.weights
+        dx, dy = self._displacements
+        moved = problem.x - problem.map.apply(problem.y)  # afresh, then the moves through B
+        moved += dx - problem.map.apply(dy)
+        primal = float(weights @ squared_norms(moved))
+        size = float(weights @ squared_norms(problem.x))
+        size += float(weights @ squared_norms(problem.x + dx))
+        size += 2.0 * problem.map.squared_terms(np.abs(problem.y) + np.abs(dy), weights)
+        threshold = self._threshold()
+        stationarity, spent = self._stationarity(moved, dx, dy, threshold)
+        upper = self._upper_value(primal, threshold, stationarity, spent)
+        cost = float(weights @ self.structure.transport_cost(dx, dy))
+        return Certificate(
+            risk=self.risk,
+            primal_risk=primal + displacement.noise_risk,
+            dual_risk=upper + displacement.noise_risk,
+            gap=relative_gap(self.risk, primal + displacement.noise_risk),
+            transport_cost=cost + displacement.noise_cost,
+            budget=self.radius**2,
+            stationarity=stationarity,
+            multiplier=self.multiplier,
+            threshold=threshold,
+            resolution=risk_rounding(max(self._free_risk, primal), size),
+            failure_probability=self.failure_probability,
+        )
+
+    def _threshold(self) -> float:
+        """κ², afresh by dense algebra where that is possible."""
+        factor = self._decomposition.displacement.factor
+        shift = self._decomposition.displacement.shift
+        if factor is None:
+            return shift
+        if not self._decomposition.exact or factor.spectral() is not None:
+            return self._top
+        return shift + float(svdvals(factor.matrix(), check_finite=False)[0]) ** 2
+
+    @property
+    def _free_risk(self) -> float:
+        """The risk without the constant that the noise of a likelihood adds."""
+        return self.risk - self._decomposition.displacement.noise_risk
+
+    def _stationarity(
+        self, moved: Array, dx: Array, dy: Array, threshold: float
+    ) -> tuple[float, float]:
+        r"""Root mean squares of Cᵀr' - λv over κ√R and of κv over √R, without the forced move."""
+        displacement = self._decomposition.displacement
+        root = math.sqrt(max(self._free_risk, 0.0))
+        kappa = math.sqrt(threshold)
+        if kappa * root == 0 or math.isinf(self.multiplier):
+            return 0.0, 0.0
+        if displacement.base is not None:
+            dx, dy = dx - displacement.base[0], dy - displacement.base[1]
+
+        steepest = displacement.displace(moved)  # the displacement that belongs to v = Cᵀr'
+        scale = kappa * root  # divided first: its square may not be a float
+        defect = self._length(
+            (steepest[0] - self.multiplier * dx) / scale,
+            (steepest[1] - self.multiplier * dy) / scale,
+        )
+        return defect, self._length(dx * (kappa / root), dy * (kappa / root))
+
+    def _upper_value(
+        self, primal: float, threshold: float, stationarity: float, spent: float
+    ) -> float:
+        """The dual above λ, with potentials bounded through the defect (see `Certificate`).
+
+        In units of the risk, and of the threshold for multipliers. Without a risk or a finite
+        multiplier to measure in, the explicit bound is the upper value.
+        """
+        reach = self._solution.radius * math.sqrt(threshold)
+        if reach == 0:  # the adversary has no budget, or moves nothing that B sees
+            return primal
+        risk = self._free_risk
+        if risk <= 0 or math.isinf(self.multiplier):
+            residual = self._decomposition.displacement.residual
+            return (math.sqrt(float(self.weights @ squared_norms(residual))) + reach) ** 2
+        free = reach / math.sqrt(risk)
+        step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
+        above = self.multiplier / threshold + step
+        usable = above > 1 + 4 * float(np.finfo(np.float64).eps)
+        step, above = step[usable], above[usable]
+        values = above * (free - spent) * (free + spent)
+        values += (stationarity + step * spent) ** 2 / (above - 1)
+        return primal + risk * float(values.min())
+
+    def verify(self) -> Certificate:
+        """Recompute risk and transport cost from the displacements, applying B itself.
+
+        Nothing of the spectral computation enters: the residuals are formed afresh, the moved
+        residuals through B, the threshold by a singular value decomposition. One pass over the
+        data; cached.
+        """
+        return self._certificate
+
+    @property
+    def primal_risk(self) -> float:
+        """Risk of the worst-case law, recomputed (see `verify`)."""
+        return self._certificate.primal_risk
+
+    @property
+    def transport_cost(self) -> float:
+        """Transport cost of the worst-case law, recomputed (see `verify`); at most radius²."""
+        return self._certificate.transport_cost
+
+    @property
+    def gap(self) -> float:
+        """Relative duality gap (risk - primal_risk) / risk, recomputed (see `verify`)."""
+        return self._certificate.gap
+
+    def __repr__(self) -> str:
+        risk = f"risk={self.risk:.6g}"
+        if not self._decomposition.exact:
+            known = "proved" if self.failure_probability == 0 else "probably"
+            risk = f"risk in [{self.risk:.9g}, {self.upper:.9g}] ({known})"
+        return (
+            f"WorstCase({risk}, structure={self.structure.name!r}, "
+            f"radius={self.radius:.6g}, multiplier={self.multiplier:.6g}, "
+            f"bound={self.bound:.6g}, nominal_risk={self.nominal_risk:.6g})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCaseCurve:
+    """Worst-case risk along a sequence of radii.
+
+    Attributes
+    ----------
+    radius : (K,) array
+        The radii asked for.
+    risk : (K,) array
+        As in `WorstCase`, one entry per radius; so are the next two.
+    multiplier : (K,) array
+    bound : (K,) array
+    nominal_risk : float
+    upper : (K,) array
+    """
+
+    radius: Array
+    risk: Array
+    multiplier: Array
+    bound: Array
+    nominal_risk: float
+    upper: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one radius gives: the dual's solution, and what a worst case reports of it."""
+
+    decomposition: Decomposition
+    solution: DualSolution
+    risk: float
+    upper: float
+    failure_probability: float
+    bound: float
+    #: κ², or the bound on it that the upper value rests on.
+    top: float
+
+
+def too_large(name: str, radius: float) -> str:
+    return (
+        f"{name}: at radius {radius:g} the value exceeds {LARGEST_RISK:g}, where the sums it is "
+        "made of overflow; rescale the data"
+    )
+
+
+def one_atom_bound(fidelity: float, top: float, radius: float) -> float:
+    """The explicit bound: the dual of the spectrum with all mass moved to its top."""
+    root = math.sqrt(fidelity) + (radius * math.sqrt(top) if radius > 0 else 0.0)
+    return root * root
