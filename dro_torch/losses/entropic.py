@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -30,53 +29,40 @@ from torch.utils.checkpoint import checkpoint
 
 from dro_core.checks import as_non_negative, as_positive_integer, check_option
 from dro_torch.checks import as_multiplier, check_samples
-from dro_torch.keyed_noise import check_key, standard_normal, uniform
+from dro_torch.keyed_noise import check_key
+from dro_torch.losses.estimation import (
+    Draws,
+    EstimatorWarning,
+    effective_sample_size,
+    level_difference,
+    level_probabilities,
+    soft_maximum,
+)
+from dro_torch.losses.tilting import LinearisedLaw
 from dro_torch.residual import (
     MovedSamples,
     Residual,
     SampleLoss,
     leading_directions,
     reconstruction_residual,
-    squared_norm,
 )
 from dro_torch.structure import Structure, XShift, as_structure
+
+__all__ = [
+    "EntropicDROLoss",
+    "EstimatorWarning",
+    "LinearisedLaw",
+    "effective_sample_size",
+    "level_difference",
+    "level_probabilities",
+    "soft_maximum",
+]
 
 ESTIMATORS = ("sg", "rt-mlmc", "tilted")
 #: Streams of the keyed noise: draws, levels, directions, where to linearise.
 _DRAWS, _LEVELS, _DIRECTIONS, _POINTS = range(4)
 #: Calls between two looks at the effective sample size (a look waits for the device).
 _LOOK_EVERY = 100
-
-
-class EstimatorWarning(UserWarning):
-    """The estimate of an entropic objective is not to be trusted; the message has the numbers."""
-
-
-def level_probabilities(levels: int) -> Tensor:
-    r"""Probabilities :math:`2^{-l} / (2 - 2^{-L})` of the levels l = 0..L of RT-MLMC, (L + 1,)."""
-    weights = 0.5 ** torch.arange(levels + 1, dtype=torch.float64)
-    return weights / weights.sum()
-
-
-def soft_maximum(losses: Tensor, log_weights: Tensor | float, temperature: Tensor) -> Tensor:
-    r""":math:`t\,(\operatorname{logsumexp}_k(\ell_{ik}/t + w_{ik}) - \log K)`, (N, K) to (N,)."""
-    total = torch.logsumexp(_exponents(losses, log_weights, temperature), dim=1)
-    return temperature * (total - math.log(losses.shape[1]))
-
-
-def effective_sample_size(
-    losses: Tensor, log_weights: Tensor | float, temperature: Tensor
-) -> Tensor:
-    r""":math:`1/\sum_k w_{ik}^2` of the softmax weights, (N,), between 1 and K."""
-    weights = torch.softmax(_exponents(losses, log_weights, temperature), dim=1)
-    return 1.0 / weights.square().sum(1)
-
-
-def _exponents(losses: Tensor, log_weights: Tensor | float, temperature: Tensor) -> Tensor:
-    exponents = losses / temperature
-    if isinstance(log_weights, float) and log_weights == 0.0:
-        return exponents
-    return exponents + log_weights
 
 
 class EntropicDROLoss(nn.Module):
@@ -262,7 +248,7 @@ class EntropicDROLoss(nn.Module):
         if index is None:
             index = torch.arange(len(x), device=x.device)
         check_key(*key, index, len(x))
-        draw = _Draws(index.to(x.device), *key)
+        draw = Draws(index.to(x.device), *key)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
         moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
@@ -283,11 +269,11 @@ class EntropicDROLoss(nn.Module):
 
     # -- plain draws
 
-    def _noise(self, moved: MovedSamples, draw: _Draws, first: int, count: int) -> Tensor:
+    def _noise(self, moved: MovedSamples, draw: Draws, first: int, count: int) -> Tensor:
         scale = math.sqrt(0.5 * self.epsilon)
         return draw.normal(count, moved.size, _DRAWS, moved.x.dtype, first=first).mul_(scale)
 
-    def _plain(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+    def _plain(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
         if self.chunk is None or self.chunk >= self.samples:
             if self.antithetic:
                 half = self._noise(moved, draw, 0, self.samples // 2)
@@ -320,11 +306,11 @@ class EntropicDROLoss(nn.Module):
 
     # -- RT-MLMC
 
-    def _multilevel(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+    def _multilevel(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
         levels = self.samples.bit_length() - 1
         probabilities = level_probabilities(levels)
         # on the CPU: the number of rows depends on the levels drawn
-        host = _Draws(draw.index.cpu(), draw.seed, draw.step)
+        host = Draws(draw.index.cpu(), draw.seed, draw.step)
         level = torch.bucketize(host.uniform(_LEVELS), probabilities.cumsum(0)).clamp(max=levels)
         groups = [
             (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
@@ -357,7 +343,7 @@ class EntropicDROLoss(nn.Module):
 
     # -- tilted draws
 
-    def _tilted(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> Tensor:
+    def _tilted(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
         with torch.no_grad(), torch.autocast(moved.x.device.type, enabled=False):
             proposal = self._proposal(moved, lam.detach(), draw)
             tilted = self.samples // 2 if self.defensive else self.samples
@@ -374,7 +360,7 @@ class EntropicDROLoss(nn.Module):
         self._warn_about_multiplier(lam, None, proposal.largest)
         return self._aggregate(moved, moved.losses(displacement), log_weights, lam)
 
-    def _proposal(self, moved: MovedSamples, lam: Tensor, draw: _Draws) -> LinearisedLaw:
+    def _proposal(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> LinearisedLaw:
         samples, size = len(draw.index), moved.size
         rank = size if self.rank == "full" else min(int(self.rank), size)
         point = torch.zeros(samples, 1, size, dtype=moved.x.dtype, device=moved.x.device)
@@ -475,99 +461,3 @@ class EntropicDROLoss(nn.Module):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, EstimatorWarning, stacklevel=4)
-
-
-def level_difference(losses: Tensor, temperature: Tensor) -> Tensor:
-    r"""One level of RT-MLMC from nested draws (N, 2^l): all of them minus the mean of both halves.
-
-    .. math:: g(\ell_{1..2^l}) - \tfrac12\,[g(\ell_{1..2^{l-1}}) + g(\ell_{2^{l-1}+1..2^l})],
-              \qquad g = \text{soft maximum},
-
-    and g itself at level 0. The expectations over the levels add up to the one of the finest.
-    """
-    whole = soft_maximum(losses, 0.0, temperature)
-    draws = losses.shape[1]
-    if draws == 1:
-        return whole
-    halves = soft_maximum(losses.reshape(-1, draws // 2), 0.0, temperature).reshape(-1, 2)
-    return whole - halves.mean(1)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """The key of a batch's noise."""
-
-    index: Tensor
-    seed: int
-    step: int
-
-    def normal(
-        self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0
-    ) -> Tensor:
-        return standard_normal(
-            self.index,
-            draws,
-            size,
-            seed=self.seed,
-            step=self.step,
-            first=first,
-            stream=stream,
-            dtype=dtype,
-        )
-
-    def of(self, members: Tensor) -> _Draws:
-        """The key of some of the samples."""
-        return _Draws(self.index[members], self.seed, self.step)
-
-    def uniform(self, stream: int) -> Tensor:
-        return uniform(self.index, seed=self.seed, step=self.step, stream=stream)
-
-
-@dataclass(frozen=True)
-class LinearisedLaw:
-    r"""Worst-case law of the linearised residual at a multiplier, one Gaussian per sample.
-
-    .. math:: q = N\Bigl(v,\ \tfrac\varepsilon2\bigl(I + \sum_j
-              \tfrac{\sigma_j^2}{\lambda-\sigma_j^2} w_j w_j^\top\bigr)\Bigr),
-              \qquad v = (\lambda I - C^\top C)^{-1} C^\top r
-
-    with the Jacobian's leading singular values and right vectors; what they miss of v is kept to
-    first order in 1/λ. With all of them and an affine residual :math:`\ell/(\lambda\varepsilon) +
-    \log(p/q)` is constant (theory §8).
-    """
-
-    mean: Tensor  # (N, d)
-    directions: Tensor  # (N, d, r)
-    shares: Tensor  # (N, r): σ²/λ
-    scale: float  # √(ε/2)
-    largest: Tensor  # the largest singular value of the batch
-
-    #: σ²/λ is clipped to this: at 1 the law of the linearised problem has infinite variance.
-    CLIP = 0.99
-
-    @classmethod
-    def of(
-        cls, values: Tensor, right: Tensor, slope: Tensor, multiplier: Tensor, epsilon: float
-    ) -> LinearisedLaw:
-        """From singular values (N, r), right vectors (N, d, r) and slopes Cᵀr (N, d)."""
-        shares = (values.square() / multiplier).clamp(max=cls.CLIP)
-        along = (right.mT @ slope[..., None])[..., 0]
-        extra = along * (shares / (1.0 - shares))
-        mean = (slope + (right @ extra[..., None])[..., 0]) / multiplier
-        largest = values.max() if values.numel() else values.new_zeros(())
-        return cls(mean, right, shares, math.sqrt(0.5 * epsilon), largest)
-
-    def transform(self, normal: Tensor) -> Tensor:
-        """Draws (N, K, d) of the law from standard normal ones."""
-        stretch = (1.0 - self.shares).rsqrt() - 1.0
-        along = (normal @ self.directions) * stretch[:, None, :]
-        return self.mean[:, None, :] + self.scale * (normal + along @ self.directions.mT)
-
-    def log_ratio(self, displacement: Tensor) -> Tensor:
-        r""":math:`\log q - \log p` at displacements (N, K, d), p = N(0, ε/2): (N, K)."""
-        mean = self.mean[:, None, :]
-        quadratic = 2.0 * (displacement * mean).sum(-1) - squared_norm(mean)
-        along = (displacement - mean) @ self.directions
-        quadratic = quadratic + (along.square() * self.shares[:, None, :]).sum(-1)
-        log_determinant = torch.log1p(-self.shares).sum(1)
-        return quadratic / (2.0 * self.scale**2) + 0.5 * log_determinant[:, None]

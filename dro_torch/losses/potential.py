@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative, as_positive_integer
 from dro_torch.checks import as_multiplier, check_samples
-from dro_torch.losses.entropic import EstimatorWarning
+from dro_torch.losses.estimation import EstimatorWarning
 from dro_torch.models import bare_module
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
 from dro_torch.structure import Structure, as_structure
