@@ -1,5 +1,10 @@
 """PyTorch adapters of `dro_core`: the same objectives as losses for anyone's training loop.
 
+Moved samples, their linearisation, a loss, training: DRO paper, sections 3 to 6, and the learned
+transport maps of the unbalanced-transport paper. In go networks, tensors and radii, out come
+losses, trained networks and certificates. Below is `dro_core`, which knows nothing of torch; above
+are the experiments of `validation`.
+
 Needs the optional dependency torch.
 """
 

@@ -127,9 +127,11 @@ class StochasticDescent:
     """
 
     def __init__(
-        self, objective: Callable[[nn.Module, float, int], Tensor], optimiser: Optimiser = "adam",
+        self,
+        objective: Callable[[nn.Module, float, int], Tensor],
+        optimiser: Optimiser = "adam",
         rate: float = 1e-3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_option(optimiser, "optimiser", ("adam", "mirror-descent"))
         self.objective, self.optimiser = objective, optimiser
         self.rate = as_scalar(rate, "rate", "a number > 0")
@@ -173,10 +175,16 @@ class BisectedMultiplier:
 
 
 def bisect_multiplier(
-    model: nn.Module, train: Callable[[nn.Module, float, int], Any],
-    evaluate: Callable[[nn.Module, float], float], *, low: float, high: float, tolerance: float,
-    steps: int, last_steps: int,
-) -> BisectedMultiplier:  # fmt: skip
+    model: nn.Module,
+    train: Callable[[nn.Module, float, int], Any],
+    evaluate: Callable[[nn.Module, float], float],
+    *,
+    low: float,
+    high: float,
+    tolerance: float,
+    steps: int,
+    last_steps: int,
+) -> BisectedMultiplier:
     """The paper's outer loop: bisection over λ, one training per candidate, warm-started.
 
     Every candidate trains on from the map of the best candidate so far. At the end the model

@@ -62,9 +62,14 @@ class MovedSamples:
     """
 
     def __init__(
-        self, model: Any, x: Tensor, y: Tensor, structure: Structure,
-        residual: Residual = reconstruction_residual, loss: SampleLoss | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        x: Tensor,
+        y: Tensor,
+        structure: Structure,
+        residual: Residual = reconstruction_residual,
+        loss: SampleLoss | None = None,
+    ) -> None:
         self.model, self.x, self.y, self.structure = model, x, y, structure
         self.residual, self.loss = residual, loss
         self._own = loss is not None or residual not in (reconstruction_residual, forward_residual)

@@ -1,5 +1,9 @@
 r"""Data sets from local files, and batches that depend on nothing but (seed, step).
 
+The samples of the experiments of both papers (DRO paper, section 6). In go files, seeds and steps;
+out come tensors with the global numbers of their samples. Below are the checks of `dro_core`; above
+are `dro_torch.tomography`, transport maps and the experiments.
+
 Nothing is downloaded: files lie in a *data root*, the argument `root` or the environment variable
 ``DRO_DATA``. Every file is checked (magic number, shapes, counts, ranges); what is wrong with it,
 where it is expected and where it comes from is in the error. Formats, sources and licences are in

@@ -187,8 +187,15 @@ def read_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]]:
 
 #: TIFF tags, by their numbers in the TIFF 6.0 specification.
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _CHANNELS, _COUNTS, _FORMAT = (
-    256, 257, 258, 259, 273, 277, 279, 339
-)  # fmt: skip
+    256,
+    257,
+    258,
+    259,
+    273,
+    277,
+    279,
+    339,
+)
 
 
 def _float64_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]] | None:

@@ -27,8 +27,17 @@ from dro_torch.data.files import (
 #: Images in one batch file of CIFAR-10.
 CIFAR10_BATCH = 10_000
 CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 @dataclass(frozen=True)
@@ -238,9 +247,12 @@ def _read_cifar10_pickle(path: Path) -> tuple[Any, Any]:
         kind = dtype.arguments[0]
         labels = content[b"labels"]
         well = (
-            shape == (CIFAR10_BATCH, 3072) and kind in (b"u1", "u1") and not fortran
-            and isinstance(raw, bytes) and len(raw) == CIFAR10_BATCH * 3072
-        )  # fmt: skip
+            shape == (CIFAR10_BATCH, 3072)
+            and kind in (b"u1", "u1")
+            and not fortran
+            and isinstance(raw, bytes)
+            and len(raw) == CIFAR10_BATCH * 3072
+        )
         if not well:
             raise ValueError(f"array of shape {shape} and dtype {kind!r}")
         if type(labels) is not list or not all(type(label) is int for label in labels):
@@ -268,9 +280,14 @@ def decode_jpeg(path: Path, chosen: Any) -> tuple[Any, Any]:
     image_module = pillow()
     found = read_npz(
         path,
-        {"header": ("u", ("H",)), "scan": ("u", ("S",)), "offset": ("ui", ("O",)),
-         "label": ("ui", ("N",)), "is_test": ("b", ("N",))},
-    )  # fmt: skip
+        {
+            "header": ("u", ("H",)),
+            "scan": ("u", ("S",)),
+            "offset": ("ui", ("O",)),
+            "label": ("ui", ("N",)),
+            "is_test": ("b", ("N",)),
+        },
+    )
     offset = found["offset"].astype(np.int64)
     ordered = (np.diff(offset) > 0).all() and offset[:1] == 0 and offset[-1:] == len(found["scan"])
     if len(offset) != len(found["label"]) + 1 or not ordered:
@@ -310,9 +327,13 @@ def caltech101(split: str = "train", root: str | os.PathLike[str] | None = None)
     path = data_root(root) / "caltech101_rgb64.npz"
     found = read_npz(
         path,
-        {"images": ("u", ("N", "S", "S", 3)), "label": ("ui", ("N",)), "is_test": ("b", ("N",)),
-         "classes": ("U", ("K",))},
-    )  # fmt: skip
+        {
+            "images": ("u", ("N", "S", "S", 3)),
+            "label": ("ui", ("N",)),
+            "is_test": ("b", ("N",)),
+            "classes": ("U", ("K",)),
+        },
+    )
     kept = found["is_test"] == (split == "test")
     images = _channels_first(found["images"][kept])
     return labelled(path, images, found["label"][kept], found["classes"].tolist(), "npz")

@@ -101,9 +101,13 @@ def ct_slices(
     path = data_root(root) / "ct_axial_hu256.npz"
     found = read_npz(
         path,
-        {"hu": ("iuf", ("N", "S", "S")), "patient": ("U", ("N",)), "pixel_mm": ("f", ("N",)),
-         "is_test": ("b", ("N",))},
-    )  # fmt: skip
+        {
+            "hu": ("iuf", ("N", "S", "S")),
+            "patient": ("U", ("N",)),
+            "pixel_mm": ("f", ("N",)),
+            "is_test": ("b", ("N",)),
+        },
+    )
     _check_hounsfield(path, found["hu"])
     patient, is_test = found["patient"], found["is_test"]
     tested, learned = set(patient[is_test].tolist()), set(patient[~is_test].tolist())
@@ -206,9 +210,13 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
     )
     found = read_npz(
         path,
-        {f"{name}_angles_deg": ("iuf", ("V",)), f"{name}_sinogram": ("f", ("V", "D")),
-         image: (kinds, ("S", "S")), "geometry_json": ("U", ())},
-    )  # fmt: skip
+        {
+            f"{name}_angles_deg": ("iuf", ("V",)),
+            f"{name}_sinogram": ("f", ("V", "D")),
+            image: (kinds, ("S", "S")),
+            "geometry_json": ("U", ()),
+        },
+    )
     sinogram, picture = found[f"{name}_sinogram"], found[image]
     degrees = found[f"{name}_angles_deg"].astype(np.float64)
     if not (np.isfinite(sinogram).all() and np.isfinite(degrees).all()):
@@ -220,9 +228,13 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
         record = json.loads(str(found["geometry_json"]))
         lengths = [
             as_positive(record[key], key)
-            for key in ("distance_source_origin_mm", "distance_source_detector_mm",
-                        "detector_pixel_mm", "effective_pixel_mm")
-        ]  # fmt: skip
+            for key in (
+                "distance_source_origin_mm",
+                "distance_source_detector_mm",
+                "detector_pixel_mm",
+                "effective_pixel_mm",
+            )
+        ]
         if record["n_det"] != sinogram.shape[1]:
             raise ValueError(f"n_det {record['n_det']}, but {sinogram.shape[1]} detector pixels")
     except (ValueError, KeyError, TypeError) as error:
@@ -358,7 +370,11 @@ def load_2detect(
     projections = -np.log(np.maximum(transmission, SMALLEST_TRANSMISSION))[:, ::-1]
     angles = math.pi - 2 * math.pi * np.arange(views - 1) / (views - 1)
     return FanBeamScan(
-        torch.from_numpy(owned(projections.astype(np.float32))), torch.from_numpy(angles),
-        source_origin_mm=431.019989, source_detector_mm=529.000488,
-        detector_pixel_mm=2 * 0.0748, image_size=1024, image_pixel_mm=0.113797,
-    )  # fmt: skip
+        torch.from_numpy(owned(projections.astype(np.float32))),
+        torch.from_numpy(angles),
+        source_origin_mm=431.019989,
+        source_detector_mm=529.000488,
+        detector_pixel_mm=2 * 0.0748,
+        image_size=1024,
+        image_pixel_mm=0.113797,
+    )

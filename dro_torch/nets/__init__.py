@@ -1,4 +1,10 @@
-"""Networks: every one has a global Lipschitz constant, unless a normalisation is asked for."""
+"""Networks: every one has a global Lipschitz constant, unless a normalisation is asked for.
+
+DRO paper, section 4 (the constants) and 6.1 (reconstruction networks); unbalanced-transport paper,
+Appendix A (maps and potentials). In go measurements or images, out come images or numbers. Below
+are norms of layers and how models are copied; above are `dro_torch.lipschitz`,
+`dro_torch.certify` and `dro_torch.transport_map`.
+"""
 
 from dro_torch.nets.linear import LinearMap
 from dro_torch.nets.mlp import MLP

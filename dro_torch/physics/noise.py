@@ -79,8 +79,10 @@ def as_generator(generator: Any, device: torch.device) -> torch.Generator:
             "(torch.Generator().manual_seed(0))"
         )
     if generator.device.type not in ("cpu", device.type):
-        raise ValueError(f"generator: on {generator.device}, but y is on {device}; one on the CPU "
-                         "serves every device")  # fmt: skip
+        raise ValueError(
+            f"generator: on {generator.device}, but y is on {device}; one on the CPU "
+            "serves every device"
+        )
     return generator
 
 
