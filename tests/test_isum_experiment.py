@@ -114,7 +114,7 @@ def test_claims_and_provenance_are_written_beside_the_figures(done):
 @pytest.fixture
 def without_figures(monkeypatch):
     for name in ("plot", "plot_examples"):
-        monkeypatch.setattr(isum, name, lambda *arguments: None)
+        monkeypatch.setattr(isum.plots, name, lambda *arguments: None)
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -208,7 +208,7 @@ def test_images_out_of_range_are_refused(root, tmp_path, monkeypatch):
         pools.learn.value_range = (0.0, 255.0)
         return pools
 
-    monkeypatch.setattr(isum, "load_images", bright)
+    monkeypatch.setattr(isum.data, "load_images", bright)
     with pytest.raises(ValueError, match=r"measurements: value_range \(0.0, 255.0\)"):
         command(root, tmp_path)
 

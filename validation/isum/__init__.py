@@ -1,0 +1,37 @@
+"""Learned unbalanced transport maps on images: ISUM, its OT variant, single cost terms, floors.
+
+All arms share networks, data, steps and a tuning budget over the scale of the cost, chosen on
+validation images. The ablations run at matched total cost (twice the scale for a single term) and,
+where the preset says so, at the paper's fixed scale. Every training is a run of its own in a folder
+of its own: an experiment that was killed goes on where it was.
+
+It shows the paper's claims about ISUM against its OT variant and its single terms, under class
+imbalance and mixed noise. In go image files and the settings; out come trained maps, scores of
+every arm and floor, figures and claims. `settings` knows `arms` (the comparisons), then come
+`data`, `training`, `scores`, `claims` and `plots`, and `study` hands them to the runner
+`validation.experiment`; below is `dro_torch`.
+"""
+
+from validation.isum.arms import COMPARISONS, MAIN, Arm
+from validation.isum.claims import claim, interval, verdict
+from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement, wiener
+from validation.isum.settings import PRESETS, Config
+from validation.isum.study import run
+
+__all__ = [
+    "COMPARISONS",
+    "LEVELS",
+    "MAIN",
+    "PRESETS",
+    "Arm",
+    "Config",
+    "Pools",
+    "blur_spectrum",
+    "claim",
+    "interval",
+    "load_images",
+    "measurement",
+    "run",
+    "verdict",
+    "wiener",
+]

@@ -1,0 +1,116 @@
+"""Scores of every arm and floor on the same noisy test images, and the tables of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dro_core.checks import Array
+from dro_torch import metrics, physics
+from validation.experiment import Row
+from validation.isum.claims import interval
+from validation.isum.data import (
+    LEVELS,
+    TEST_SEED,
+    Pools,
+    noisy_measurement,
+    upsampling,
+    wiener,
+)
+from validation.isum.settings import Config
+from validation.isum.training import Trained
+
+
+@dataclass(frozen=True)
+class Scores:
+    """PSNR of every test image: {(arm, level): (seeds, images)}; the halves of their classes."""
+
+    values: dict[tuple[str, float], Array]
+    similarity: dict[tuple[str, float], float]
+    half: Array
+
+
+def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
+    """All arms and floors on the same noisy test images, at every level that they are made for."""
+    index, x, half = pools.test[torch.arange(len(pools.test))]
+    index, x = index.to(config.device), x.to(config.device)
+    values: dict[tuple[str, float], list[Array]] = {}
+    similarity: dict[tuple[str, float], list[float]] = {}
+    parts = config.size.comparisons
+    levels = sorted({config.noise} | set(LEVELS if "levels" in parts else ()))
+
+    def keep(name: str, level: float, found: Tensor) -> None:
+        found = found.clamp(-1, 1)
+        score = metrics.psnr(x, found, 2.0).double().cpu().numpy()
+        values.setdefault((name, level), []).append(score)
+        similarity.setdefault((name, level), []).append(float(metrics.ssim(x, found, 2.0).mean()))
+
+    _, clean = pools.unpaired(config, False)
+    enlarged = physics.Upsampling(upsampling(config.task))
+    for level in levels:
+        y, _ = noisy_measurement(config, (level,)).at(x, index, 0, seed=TEST_SEED + 1, step=0)
+        keep("measurement", level, enlarged(y))
+        if config.task == "deblur":
+            keep("Wiener", level, wiener(dataclasses.replace(config, noise=level), clean)(y))
+        for arm in arms:
+            made_for = LEVELS if arm.arm.part == "levels" else (config.noise,)
+            if level in made_for:
+                keep(arm.arm.name, level, arm.restoration.to(config.device).restore(y))
+    return Scores(
+        {key: np.stack(found) for key, found in values.items()},
+        {key: float(np.mean(found)) for key, found in similarity.items()},
+        half.numpy(),
+    )
+
+
+def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
+    """One row per arm and level."""
+    rows: list[Row] = []
+    for (name, level), values in scores.values.items():
+        runs = [run for run in arms if run.arm.name == name]
+        mean, low, high = interval(values)
+        row: Row = {
+            "arm": name,
+            "noise": level,
+            "factor": runs[0].factor if runs else "",
+            "seeds": len(values),
+            "psnr": mean,
+            "psnr_low": low,
+            "psnr_high": high,
+            "ssim": scores.similarity[name, level],
+        }
+        for half in (0, 1):
+            kept = values[:, scores.half == half]
+            row[f"psnr_half_{half}"] = float(kept.mean()) if kept.size else ""
+        group = LEVELS.index(level) if runs and runs[0].arm.part == "levels" else 0
+        key = f"weight {group}"
+        row["weight"] = float(np.mean([r.validation[key] for r in runs])) if runs else ""
+        rows.append(row)
+    return rows
+
+
+def training_rows(tried: Sequence[Trained]) -> list[Row]:
+    """One row per training: validation PSNR at the end and at its best, mean weights per group."""
+    rows: list[Row] = []
+    for run in tried:
+        best = max(run.history, key=lambda row: row["PSNR"])
+        weights = [f"{run.validation.get(f'weight {g}', math.nan):.6g}" for g in range(len(LEVELS))]
+        rows.append(
+            {
+                "arm": run.arm.name,
+                "factor": run.factor,
+                "seed": run.seed,
+                "validation_psnr": run.validation["PSNR"],
+                "best_validation_psnr": best["PSNR"],
+                "best_step": best["step"],
+                "weights": " ".join(w for w in weights if w != "nan"),
+                "seconds": run.seconds,
+            }
+        )
+    return rows
