@@ -6,15 +6,15 @@ Every message names the argument, says what was given and what is allowed.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import as_scalar, as_weights
 
 
-def check_tensor(value: Any, name: str, *, dimensions: int | None = None) -> Tensor:
+def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> Tensor:
     """A non-empty floating-point tensor whose entries are finite, of `dimensions` axes if given."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor")
@@ -64,7 +64,7 @@ def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> Non
         )
 
 
-def check_batch(value: Any, name: str) -> Tensor:
+def check_batch(value: object, name: str) -> Tensor:
     """A batch: axis 0 counts samples, at least one more axis holds a sample's entries."""
     tensor = check_tensor(value, name)
     if tensor.ndim < 2:
@@ -75,7 +75,7 @@ def check_batch(value: Any, name: str) -> Tensor:
     return tensor
 
 
-def check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+def check_samples(x: object, y: object) -> tuple[Tensor, Tensor]:
     """Batches x and y with equally many samples, of one dtype and device."""
     x, y = check_batch(x, "x"), check_batch(y, "y")
     check_alike(y, "y", x, "x")
@@ -84,7 +84,7 @@ def check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def sample_weights(value: Any, like: Tensor) -> Tensor:
+def sample_weights(value: ArrayLike | Tensor | None, like: Tensor) -> Tensor:
     """Non-negative weights (N,) that sum to one, in float64 on the device of the samples."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
@@ -95,7 +95,7 @@ def sample_weights(value: Any, like: Tensor) -> Tensor:
     return torch.tensor(weights.tolist(), dtype=torch.float64).to(like.device)
 
 
-def check_images(value: Any, name: str) -> Tensor:
+def check_images(value: object, name: str) -> Tensor:
     """A batch of images: (N, channels, height, width)."""
     tensor = check_tensor(value, name)
     if tensor.ndim != 4:
@@ -126,7 +126,7 @@ def sample_hint(value: Tensor, name: str, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def as_multiplier(value: Any, like: Tensor) -> Tensor:
+def as_multiplier(value: Tensor | float, like: Tensor) -> Tensor:
     """A finite positive multiplier as a 0-d tensor on the device of `like`, float32 or wider.
 
     A tensor keeps its graph, so that the multiplier can be learned.

@@ -176,7 +176,7 @@ class BisectedMultiplier:
 
 def bisect_multiplier(
     model: nn.Module,
-    train: Callable[[nn.Module, float, int], Any],
+    train: Callable[[nn.Module, float, int], object],
     evaluate: Callable[[nn.Module, float], float],
     *,
     low: float,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
 from dro_core.checks import check_option, unknown
 from dro_torch.models import call_model
+
+#: A constant, or one with its graph.
+Number = TypeVar("Number", float, Tensor)
 
 
 def _moved(value: Tensor, displacement: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ class Structure(ABC):
         """Transport cost of each sample, (N,), in squared units of the data."""
         return displacement.square().sum(1)
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: Number) -> Number | float:
         r"""κ of :math:`(\sqrt M + \rho\kappa)^2` for a reconstruction map with that constant.
 
         A tensor keeps its graph.
@@ -59,7 +62,7 @@ class YGivenX(Structure):
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return x, _moved(y, displacement)
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: Number) -> Number | float:
         """κ = L."""
         return lipschitz
 
@@ -75,7 +78,7 @@ class XGivenY(Structure):
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return _moved(x, displacement), y
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: Number) -> Number | float:
         """κ = 1: the residual moves as far as x does."""
         return 1.0
 
@@ -92,7 +95,7 @@ class Joint(Structure):
         dx, dy = displacement.split([x[0].numel(), y[0].numel()], dim=1)
         return _moved(x, dx), _moved(y, dy)
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: Number) -> Number | float:
         """κ = √(1 + L²)."""
         return (1.0 + lipschitz**2) ** 0.5
 
@@ -142,7 +145,7 @@ class XShift(Structure):
 _NAMED = {structure.name: structure for structure in (Joint, YGivenX, XGivenY)}
 
 
-def as_structure(value: Any) -> Structure:
+def as_structure(value: str | Structure) -> Structure:
     """The structure of that name ("joint", "y|x", "x|y"), or the Structure itself."""
     if isinstance(value, Structure):
         return value

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -66,20 +67,22 @@ def existing(path: Path, source: str, *others: Path) -> Path:
     raise FileNotFoundError(f"{path}{also}: not found; put it there from: {SOURCES[source]}")
 
 
-def check_option(name: str, value: Any, known: Sequence[str]) -> None:
+def check_option(name: str, value: str, known: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in known:
         raise ValueError(unknown(name, value, known))
 
 
+#: An array of any dtype and number of axes.
+AnyArray = np.ndarray[Any, np.dtype[Any]]
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def owned(array: Any) -> np.ndarray[Any, np.dtype[Any]]:
+def owned(array: AnyArray) -> AnyArray:
     """A writable, contiguous copy in the byte order of this machine, as torch needs it."""
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
+def read_idx(path: str | os.PathLike[str]) -> AnyArray:
     """The array in an IDX file (MNIST's format), gzipped if the name ends in ``.gz``.
 
     Returns
@@ -118,7 +121,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
 
 def read_npz(
     path: Path, arrays: Mapping[str, tuple[str, tuple[int | str, ...]]]
-) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+) -> dict[str, AnyArray]:
     """Arrays of an .npz file without pickles: name -> (kinds of dtype, shape with named sizes).
 
     Whatever the file's byte order and memory order, the arrays are native and contiguous.
@@ -159,7 +162,7 @@ def swapped(given: Sequence[int], needed: Sequence[int | str]) -> str:
     return " (axes swapped?)" if len(given) == len(needed) == 2 and fits and told else ""
 
 
-def read_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]]:
+def read_tiff(path: Path, source: str) -> AnyArray:
     """A single-page grey-scale TIFF image of integers or floats: native, writable, contiguous.
 
     By Pillow, which reads unsigned integers of 32 bits as signed ones; floats of 64 bits, which it
@@ -198,7 +201,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _CHANNELS, _COUNTS, _FORMAT = (
 )
 
 
-def _float64_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]] | None:
+def _float64_tiff(path: Path, source: str) -> AnyArray | None:
     """The pixels of an uncompressed image of 64-bit floats in strips; None for any other file."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -231,7 +234,7 @@ def _float64_tiff(path: Path, source: str) -> np.ndarray[Any, np.dtype[Any]] | N
     return np.frombuffer(pixels, order + "f8").reshape(shape)
 
 
-def pillow() -> Any:
+def pillow() -> ModuleType:
     try:
         from PIL import Image
     except ModuleNotFoundError:

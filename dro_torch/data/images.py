@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dro_torch.data.files import (
+    AnyArray,
     check_option,
     data_root,
     existing,
@@ -60,7 +61,9 @@ class LabelledImages:
         return len(self.images)
 
 
-def labelled(path: Path, images: Any, labels: Any, classes: Sequence[str], source: str) -> Any:
+def labelled(
+    path: Path, images: AnyArray, labels: AnyArray, classes: Sequence[str], source: str
+) -> LabelledImages:
     """Channels-first tensors of (N, ...) uint8 images and their labels, which are checked."""
     if len(images) != len(labels):
         raise fault(path, f"{len(images)} images, but {len(labels)} labels", source)
@@ -174,11 +177,11 @@ def cifar10(
     return labelled(path, images, labels, CIFAR10_CLASSES, origin)
 
 
-def _channels_first(images: Any) -> Any:
+def _channels_first(images: AnyArray) -> AnyArray:
     return np.ascontiguousarray(np.moveaxis(images, 3, 1))
 
 
-def lossless(folder: Path) -> tuple[Path, dict[str, Any]]:
+def lossless(folder: Path) -> tuple[Path, dict[str, AnyArray]]:
     """Path and arrays of ``cifar10_lossless4k.npz``."""
     path = folder / "cifar10_lossless4k.npz"
     return path, read_npz(
@@ -191,7 +194,7 @@ def lossless(folder: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _cifar10_official(folder: Path, split: str, source: str) -> tuple[Path, Any, Any]:
+def _cifar10_official(folder: Path, split: str, source: str) -> tuple[Path, AnyArray, AnyArray]:
     names = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
     images, labels = [], []
     for name in names:
@@ -239,7 +242,7 @@ class _InertUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it has persistent references, which no data need")
 
 
-def _read_cifar10_pickle(path: Path) -> tuple[Any, Any]:
+def _read_cifar10_pickle(path: Path) -> tuple[AnyArray, AnyArray]:
     """Pixels (N, 3072) and labels of one official batch."""
     try:
         content = _InertUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
@@ -262,7 +265,7 @@ def _read_cifar10_pickle(path: Path) -> tuple[Any, Any]:
         raise fault(path, f"not an official batch ({error!r})", "cifar10-python") from None
 
 
-def _cifar10_jpeg(folder: Path, split: str, evaluation: str) -> tuple[Path, Any, Any]:
+def _cifar10_jpeg(folder: Path, split: str, evaluation: str) -> tuple[Path, AnyArray, AnyArray]:
     path = folder / "cifar10_jpeg60k.npz"
     is_test = read_npz(path, {"is_test": ("b", ("N",))})["is_test"]
     chosen = np.flatnonzero(is_test == (split == "test"))
@@ -275,7 +278,7 @@ def _cifar10_jpeg(folder: Path, split: str, evaluation: str) -> tuple[Path, Any,
     return path, *decode_jpeg(path, chosen)
 
 
-def decode_jpeg(path: Path, chosen: Any) -> tuple[Any, Any]:
+def decode_jpeg(path: Path, chosen: AnyArray) -> tuple[AnyArray, AnyArray]:
     """Pixels (n, 3, 32, 32) and labels of chosen images of ``cifar10_jpeg60k.npz``."""
     image_module = pillow()
     found = read_npz(

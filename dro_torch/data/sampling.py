@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,8 +19,11 @@ from dro_core.checks import (
     as_scalar,
 )
 from dro_torch.data.files import (
+    AnyArray,
     check_option,
 )
+
+Positions = npt.NDArray[np.int64]
 
 
 class IndexedDataset(Dataset[tuple[Tensor, ...]]):
@@ -92,7 +95,7 @@ class IndexedDataset(Dataset[tuple[Tensor, ...]]):
         return IndexedDataset(*self.tensors, value_range=self.value_range, index=kept)
 
 
-def _as_positions(value: Any, size: int, name: str) -> Tensor:
+def _as_positions(value: Sequence[int] | Tensor, size: int, name: str) -> Tensor:
     """Integers from 0 to size - 1 as a 1-D int64 tensor on the CPU."""
     positions = torch.as_tensor(value)
     if positions.numel() == 0:
@@ -107,7 +110,7 @@ def _as_positions(value: Any, size: int, name: str) -> Tensor:
     return positions.to("cpu", torch.int64)
 
 
-def _shuffled(size: int, *key: int) -> Any:
+def _shuffled(size: int, *key: int) -> Positions:
     """The permutation of 0, ..., size - 1 that belongs to a key."""
     return np.random.default_rng(key).permutation(size)
 
@@ -116,7 +119,7 @@ def split(
     dataset: IndexedDataset,
     fractions: Sequence[float],
     seed: int = 0,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Hashable] | AnyArray | None = None,
 ) -> tuple[IndexedDataset, ...]:
     """Disjoint random subsets, the same for the same seed.
 
@@ -160,7 +163,7 @@ def split(
     return tuple(dataset.subset(torch.from_numpy(positions)) for positions in found)
 
 
-def _group_numbers(groups: Any, size: int) -> Any:
+def _group_numbers(groups: Sequence[Hashable] | AnyArray, size: int) -> Positions:
     """Number of the group of every sample, in the order of the groups."""
     try:
         if isinstance(groups, set | frozenset | Mapping):
@@ -190,7 +193,7 @@ def _group_numbers(groups: Any, size: int) -> Any:
     return np.array([number[value] for value in given], dtype=np.int64)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     """None, what differs from itself (NaN, NaT), pandas.NA, and tuples with one of them."""
     if value is None:
         return True
@@ -305,7 +308,7 @@ class Batches:
         self.dataset = dataset
         self.batch_size = as_positive_integer(batch_size, "batch_size")
         self.seed = as_count(seed, "seed")
-        self._orders: dict[int, Any] = {}
+        self._orders: dict[int, Positions] = {}
 
     def positions(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
         """Positions in the data set, int64, of this rank's part of global batch `step`."""
@@ -326,7 +329,7 @@ class Batches:
             found[epochs == epoch] = self._order(epoch)[places[epochs == epoch]]
         return torch.from_numpy(found)
 
-    def _order(self, epoch: int) -> Any:
+    def _order(self, epoch: int) -> Positions:
         if epoch not in self._orders:
             while len(self._orders) > 1:  # a batch reaches over two epochs at most, mostly
                 del self._orders[min(self._orders)]

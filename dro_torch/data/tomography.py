@@ -23,6 +23,7 @@ from dro_core.checks import (
     unknown,
 )
 from dro_torch.data.files import (
+    AnyArray,
     check_option,
     data_root,
     fault,
@@ -131,7 +132,7 @@ def ct_slices(
     return CTSlices(torch.from_numpy(hu), tuple(patient[kept].tolist()), torch.from_numpy(pixel))
 
 
-def _check_hounsfield(path: Path, hu: Any) -> None:
+def _check_hounsfield(path: Path, hu: AnyArray) -> None:
     """Refuse values that are not Hounsfield units, in which air is -1000."""
     remedy = (
         "Hounsfield units go below zero (air is -1000); undo the offset that the values were "
@@ -342,7 +343,7 @@ def load_2detect(
         raise ValueError(f"raw_shape: {raw_shape}; at least 2 views and an even number >= 4 pixels")
     place = Path(folder) / f"slice{number:05d}" / f"mode{mode}"
 
-    def read(name: str, rows: int) -> Any:
+    def read(name: str, rows: int) -> AnyArray:
         path = place / f"{name}.tif"
         counts = read_tiff(path, "2detect").astype(np.float64)
         if counts.shape != (rows, pixels):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class ReconstructionMap:
 
 
 @functools.cache
-def _loss_class() -> type[Any]:
+def _loss_class() -> Callable[..., nn.Module]:
     try:
         base: Any = importlib.import_module("deepinv.loss").Loss
     except ModuleNotFoundError as error:
@@ -56,7 +57,9 @@ def _loss_class() -> type[Any]:
     return StructuredDROLoss
 
 
-def as_deepinv_loss(criterion: Any, multiplier: Any = None) -> Any:
+def as_deepinv_loss(
+    criterion: Callable[..., Tensor], multiplier: nn.Module | float | None = None
+) -> nn.Module:
     r"""Wrap a loss of this package as a ``deepinv.loss.Loss``.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -15,9 +15,11 @@ SILU_SLOPE, GELU_SLOPE, GELU_TANH_SLOPE = 1.0998394, 1.1289042, 1.1290
 #: Thresholds of Softplus at which its jump is below rounding, and nothing overflows in float32.
 SOFTPLUS_THRESHOLDS = (34.0, 80.0)
 
+Slopes = TypeVar("Slopes", bound=Callable[[Any], tuple[float, float]])
 
-def _slopes(*kinds: type[nn.Module]) -> Callable[[Any], Any]:
-    def register(function: Callable[[Any], tuple[float, float]]) -> Any:
+
+def _slopes(*kinds: type[nn.Module]) -> Callable[[Slopes], Slopes]:
+    def register(function: Slopes) -> Slopes:
         SLOPES.update(dict.fromkeys(kinds, function))
         register_lipschitz(*kinds)(lambda layer, bounds: max(map(abs, function(layer))))
         return function

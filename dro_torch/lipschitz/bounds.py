@@ -268,7 +268,7 @@ def lipschitz_upper(module: nn.Module, input_shape: Sequence[int] | None = None)
     return LipschitzBound(value, bounds.rows)
 
 
-def checked_copy(module: Any, device: torch.device | str = "cpu") -> nn.Module:
+def checked_copy(module: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
     """A float64 copy without gradients, after the checks that concern the whole network."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: {type(module).__name__} is not a torch.nn.Module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from dro_torch.nets.norms import convolution_norm, matrix_norm, rounding_factor
 
 #: Circular convolutions with more points are bounded by the supremum of their symbol.
 LARGEST_CIRCULAR = 2**14
+
+T = TypeVar("T")
 
 
 @register_lipschitz(nn.Linear)
@@ -145,7 +147,7 @@ def _upsampling(layer: Any, bounds: LayerBounds) -> float:
         raise RefusedError("its norm depends on the size of its input; give input_shape=")
 
     def axis_norm(axis: int, size: int, dimension: int) -> float:
-        def of_axis(value: Any) -> Any:
+        def of_axis(value: T | tuple[T, ...]) -> T:
             return value[axis] if isinstance(value, tuple) else value
 
         matrix = functional.interpolate(

@@ -11,7 +11,7 @@ potential, and v = 0 is always among those compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -183,7 +183,7 @@ class WassersteinDROLoss(PotentialLoss):
         return lambda displacement: displacement.clamp(low, high)
 
 
-def _as_box(box: Any) -> tuple[float, float]:
+def _as_box(box: Sequence[float]) -> tuple[float, float]:
     if not isinstance(box, tuple | list) or len(box) != 2:
         raise ValueError(f"box: {box!r}; allowed: a pair (low, high) of numbers")
     for bound in box:

@@ -183,10 +183,11 @@ class BoundLoss(nn.Module):
             constant = self._constant(given, x).to(wide)
         if direct:
             return constant
-        return self.structure.modulus(constant)
+        modulus = self.structure.modulus(constant)
+        return modulus if isinstance(modulus, Tensor) else constant.new_tensor(modulus)
 
     @staticmethod
-    def _constant(value: Any, like: Tensor) -> Tensor:
+    def _constant(value: Tensor | float, like: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
             if not torch.compiler.is_compiling():
                 value = as_scalar(value, "lipschitz", "a number >= 0")

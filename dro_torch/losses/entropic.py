@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,13 @@ ESTIMATORS = ("sg", "rt-mlmc", "tilted")
 _DRAWS, _LEVELS, _DIRECTIONS, _POINTS = range(4)
 #: Calls between two looks at the effective sample size (a look waits for the device).
 _LOOK_EVERY = 100
+
+
+class EntropicState(TypedDict):
+    """What `EntropicDROLoss` keeps between calls."""
+
+    calls: int
+    directions: Tensor | None
 
 
 class EntropicDROLoss(nn.Module):
@@ -221,11 +228,11 @@ class EntropicDROLoss(nn.Module):
             f"samples={self.samples}, estimator={self.estimator!r}"
         )
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> EntropicState:
         """What a resumed run needs: the count of calls and the warm-started directions."""
         return {"calls": self._calls, "directions": self._directions}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: EntropicState) -> None:
         """Restore `get_extra_state`."""
         self._calls, self._directions = state["calls"], state["directions"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,17 @@ from dro_torch.structure import Structure, as_structure
 #: Calls between two looks at the share of indefinite problems (a look waits for the device).
 _LOOK_EVERY = 100
 
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
 
-def eagerly(function: Callable[..., Any], *arguments: Any) -> Any:
+
+def eagerly(
+    function: Callable[Arguments, Answer], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Answer:
     """Call a function outside of the graph that torch.compile is tracing, if it is."""
     if torch.compiler.is_compiling():  # (its import costs as much as torch itself)
         function = torch.compiler.disable(function)
-    return function(*arguments)
+    return function(*arguments, **named)
 
 
 class PotentialLoss(nn.Module):

@@ -2,7 +2,7 @@
 
 DRO paper, section 4 (the constants) and 6.1 (reconstruction networks); unbalanced-transport paper,
 Appendix A (maps and potentials). In go measurements or images, out come images or numbers. Below
-are norms of layers and how models are copied; above are `dro_torch.lipschitz`,
+are checks and how models are copied; above are `dro_torch.lipschitz`, the cost of transport maps,
 `dro_torch.certify` and `dro_torch.transport_map`.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 MONOTONE = ("relu", "leaky_relu", "elu", "tanh", "softplus")
 
 
+class Bounds(Protocol):
+    """What `dro_torch.lipschitz` gives a network that proves its own constant."""
+
+    def __call__(self, layer: nn.Module) -> float:
+        """Proved Lipschitz constant of a part of the network."""
+
+    def check(self, layer: nn.Module) -> None:
+        """Refuse a layer that was changed so that its type does not say what it computes."""
+
+    def slopes(self, activation: nn.Module) -> tuple[float, float]:
+        """Least and largest slope of a scalar activation."""
+
+
 def make_activation(name: str, allowed: Sequence[str] = tuple(ACTIVATIONS)) -> nn.Module:
     """A new activation module of that name; a Softplus whose jump to the identity is no jump."""
     check_option(name, "activation", allowed)
@@ -34,7 +47,7 @@ def make_activation(name: str, allowed: Sequence[str] = tuple(ACTIVATIONS)) -> n
     return nn.Softplus(threshold=40.0) if kind is nn.Softplus else kind()
 
 
-def as_dimension(value: Any) -> int:
+def as_dimension(value: int) -> int:
     """Number of axes of a signal: 1 or 2."""
     dimension = as_positive_integer(value, "dimension")
     if dimension > 2:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core.checks import Array, as_real_array
 from dro_torch.checks import check_finite
-from dro_torch.nets.common import check_features, check_shape
+from dro_torch.nets.common import Bounds, check_features, check_shape
 from dro_torch.nets.norms import matrix_norm
 
 
@@ -51,7 +51,7 @@ class LinearMap(nn.Module):
 
     def __init__(
         self,
-        matrix: Any,
+        matrix: ArrayLike,
         *,
         output_shape: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
@@ -75,6 +75,6 @@ class LinearMap(nn.Module):
         """B as a float64 numpy array (n, m)."""
         return np.asarray(self.weight.detach().double().cpu().numpy())
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         """Its largest singular value."""
         return matrix_norm(self.weight)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative, as_positive_integer
-from dro_torch.nets.common import check_features, check_shape, initialise, make_activation
+from dro_torch.nets.common import Bounds, check_features, check_shape, initialise, make_activation
 
 
 class MLP(nn.Module):
@@ -86,6 +85,6 @@ class MLP(nn.Module):
         shape = y.shape[1:] if self.output_shape is None else self.output_shape
         return self.layers(y.flatten(1)).unflatten(1, shape)
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         """That of its layers, taken together."""
         return bounds(self.layers)

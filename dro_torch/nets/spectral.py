@@ -20,6 +20,7 @@ weights is applied many times, `frozen` does that once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -28,11 +29,14 @@ from torch.nn import functional
 
 from dro_core.checks import as_positive, as_positive_integer
 from dro_torch.models import bare_copy
-from dro_torch.nets.common import MONOTONE, as_dimension, make_activation
+from dro_torch.nets.common import MONOTONE, Bounds, as_dimension, make_activation
 from dro_torch.nets.norms import convolution_norm, differentiable_norm
 
-CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d}
-TRANSPOSED: dict[int, Any] = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d}
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d}
+TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+}
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -146,7 +150,7 @@ class BoundedConvolution(_Normalised):
         weight = self.weight * self.factor().to(self.weight.dtype)
         return CONVOLUTIONS[self.dimension](z, weight, self.bias, padding=padding)
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         """The norm of the kernel that is applied."""
         return float(self.factor()) * self.proved_norm()
 
@@ -215,7 +219,7 @@ class GradientStep(_Normalised):
         change = TRANSPOSED[self.dimension](self.activation(hidden), scaled, padding=padding)
         return z - change
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         r""":math:`\max(1, \tau\|W\|^2 - 1)`, or what other slopes than [0, 1] make of it."""
         least, largest = bounds.slopes(self.activation)
         reach = float(self.factor()) * self.proved_norm() ** 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def _convolution(inputs: int, outputs: int, size: int, *, bias: bool) -> nn.Conv
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
 
 
-def _check_images(value: Any, name: str, channels: int) -> Tensor:
+def _check_images(value: object, name: str, channels: int) -> Tensor:
     """Shape and channels only: nothing here waits for the device."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor")
@@ -64,6 +64,23 @@ class _AttentionBlock(nn.Module):
         h = self.second(self.slope(self.first(x)))
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(h.mean((2, 3), keepdim=True)))))
         return x + gate * h
+
+
+class MapConfig(TypedDict):
+    """Arguments of a `TransportMap`."""
+
+    channels: int
+    widths: list[int]
+    upsample: int
+
+
+class PotentialConfig(TypedDict):
+    """Arguments of a `Potential`."""
+
+    channels: int
+    size: list[int]
+    width: int
+    minibatch_deviation: bool
 
 
 class TransportMap(nn.Module):
@@ -109,10 +126,10 @@ class TransportMap(nn.Module):
 
     def __init__(
         self,
-        channels: Any,
-        widths: Any = "paper",
+        channels: int,
+        widths: str | Sequence[int] = "paper",
         *,
-        upsample: Any = 1,
+        upsample: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -145,7 +162,7 @@ class TransportMap(nn.Module):
             self.head = _convolution(first, self.channels, 1, bias=False)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> MapConfig:
         """Arguments that make a network of this shape."""
         return {
             "channels": self.channels,
@@ -267,9 +284,9 @@ class Potential(nn.Module):
 
     def __init__(
         self,
-        channels: Any,
-        size: Any,
-        width: Any = "paper",
+        channels: int,
+        size: int | Sequence[int],
+        width: str | int = "paper",
         *,
         minibatch_deviation: bool = True,
         generator: torch.Generator | None = None,
@@ -305,7 +322,7 @@ class Potential(nn.Module):
             nn.init.zeros_(block.second.weight)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> PotentialConfig:
         """Arguments that make a network of this shape."""
         return {
             "channels": self.channels,

@@ -3,6 +3,7 @@ r"""U-Nets with a global Lipschitz constant: a plain one, and one whose constant
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dro_core.checks import as_count, as_positive_integer, as_scalar, unknown
 from dro_torch.nets.common import (
     ACTIVATIONS,
     MONOTONE,
+    Bounds,
     check_signal,
     initialise,
     make_activation,
@@ -25,9 +27,9 @@ from dro_torch.nets.spectral import (
     haar_synthesis,
 )
 
-_CONVOLUTION: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
-_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
-_POOLING: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d}
+_CONVOLUTION: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+_POOLING: dict[int, Callable[..., nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d}
 
 
 class UNet(nn.Module):
@@ -183,7 +185,7 @@ class UNet(nn.Module):
             z = z.narrow(axis, 0, size)
         return y + z if self.residual else z
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         """Padding and cropping count 1; the input is added."""
         return bounds(self.body) + float(self.residual)
 
@@ -277,7 +279,7 @@ class _PlainBody(nn.Module):
             z = decoder(merge(levels.pop(), up(z)))
         return self.head(z)
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         """From the coarsest level up: what a level does to the output of its encoder."""
         level = 1.0
         for i in reversed(range(len(self.ups))):
@@ -334,7 +336,7 @@ class _SpectralBody(nn.Module):
             z = decoder(haar_synthesis([z[:, :channels], *skips.pop()], self.dimension))
         return self.head(z)
 
-    def lipschitz_bound(self, bounds: Any) -> float:
+    def lipschitz_bound(self, bounds: Bounds) -> float:
         r"""Orthogonal transforms and unused channels count 1, skips :math:`\max(1, \cdot)`."""
         level = 1.0
         for i in reversed(range(len(self.decoders))):

@@ -2,7 +2,7 @@ r"""Differentiable measurements: forward operators, blur kernels and noise.
 
 The A of both papers, DRO paper, sections 2 and 6. In go images, out come measurements (and images
 from the adjoint), differentiable to every order. Below are checks and `dro_core.linear_map`; above
-are `dro_torch.tomography`, the structure x, transport maps and the experiments.
+are `dro_torch.tomography`, transport maps and the experiments.
 
 A forward operator is a module with `A(x)` and, if it is linear, `A_adjoint(y)`; `as_forward`
 accepts anything that has them (the physics of deepinv included), and plain functions. Tomography

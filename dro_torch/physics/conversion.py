@@ -55,7 +55,7 @@ class ForwardPhysics(LinearForward):
         return _tensor(self.physics.A_adjoint(y), "forward", "A_adjoint(y)")
 
 
-def _tensor(value: Any, name: str, what: str) -> Tensor:
+def _tensor(value: object, name: str, what: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: {what} is a {type(value).__name__}; needed: a torch.Tensor")
     return value
@@ -119,7 +119,7 @@ class AdjointError(ValueError, AssertionError):
         super().__init__(message)
         self.defect = defect
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[AdjointError], tuple[str, float]]:
         return type(self), (self.args[0], self.defect)
 
 

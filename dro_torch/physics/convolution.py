@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
 from dro_core.checks import (
+    Array,
     as_non_negative,
     as_positive_integer,
     as_real_array,
@@ -166,7 +168,7 @@ def motion_blur_kernel(
     return torch.from_numpy(kernel / kernel.sum())
 
 
-def _as_direction(angle: Any) -> float:
+def _as_direction(angle: float) -> float:
     """An angle in degrees, in radians; refused if it is whole half degrees in radians already."""
     degrees = as_scalar(angle, "angle", "degrees")
     halves = 2 * math.degrees(degrees)
@@ -179,7 +181,7 @@ def _as_direction(angle: Any) -> float:
     return math.radians(degrees)
 
 
-def _offsets(size: int | None, width: float) -> Any:
+def _offsets(size: int | None, width: float) -> Array:
     """Positions of the entries from the centre."""
     if size is None:
         size = 2 * int(TRUNCATION * width + 0.5) + 1
@@ -234,7 +236,7 @@ class Convolution(LinearForward):
 
     def __init__(
         self,
-        kernel: Any,
+        kernel: ArrayLike | Tensor,
         padding: Literal["circular", "zero", "reflect", "mirror"] = "circular",
     ) -> None:
         super().__init__()
@@ -312,7 +314,7 @@ class Convolution(LinearForward):
         return images.reshape(y.shape)
 
 
-def _rank_one_factors(kernel: Any, rounding: float) -> list[Any]:
+def _rank_one_factors(kernel: Array, rounding: float) -> list[Array]:
     """2-D kernels to be applied one after the other."""
     if kernel.ndim == 1:
         return [kernel[None, :]]
@@ -373,7 +375,9 @@ def _fold(padded: Tensor, axis: int, before: int, after: int, padding: str) -> T
     return inside
 
 
-def _margins(size: int, before: int, after: int, padding: str) -> tuple[Any, Any]:
+def _margins(
+    size: int, before: int, after: int, padding: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """(start, length) of the entries that the two margins copy."""
     if padding == "circular":
         return (size - before, before), (0, after)

@@ -13,20 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from dro_core.checks import as_positive_integer
+from dro_core.checks import Array, as_positive_integer
 from dro_core.linear_map import DenseMap, LinearMap, as_linear_map
 from dro_torch.checks import sample_hint
 from dro_torch.physics.forward import LinearForward
+
+#: A linear map of tensors.
+Product = Callable[[Tensor], Tensor]
 
 
 class LinearProduct(torch.autograd.Function):
     """A product whose derivative is itself, and whose gradient is the transposed product."""
 
     @staticmethod
-    def forward(x: Tensor, product: Any, transposed: Any) -> Tensor:
+    def forward(x: Tensor, product: Product, transposed: Product) -> Tensor:
         return product(x)
 
     @staticmethod
@@ -42,9 +47,7 @@ class LinearProduct(torch.autograd.Function):
         return linear_product(tangents[0], ctx.product, ctx.transposed)
 
 
-def linear_product(
-    x: Tensor, product: Callable[[Tensor], Tensor], transposed: Callable[[Tensor], Tensor]
-) -> Tensor:
+def linear_product(x: Tensor, product: Product, transposed: Product) -> Tensor:
     """product(x), differentiated through the pair in both modes and to every order."""
     answer: Tensor = LinearProduct.apply(x, product, transposed)  # type: ignore[no-untyped-call]
     return answer
@@ -57,7 +60,7 @@ class CompressedRows(nn.Module):
     columns: Tensor
     values: Tensor
 
-    def __init__(self, matrix: Any, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: sparse.csr_array, dtype: torch.dtype) -> None:
         super().__init__()
         self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
         index = np.int32 if max(matrix.nnz, *self.shape) < 2**31 else np.int64
@@ -87,7 +90,7 @@ class CompressedRows(nn.Module):
 class SparseMatrix(nn.Module):
     """A sparse matrix and its transpose, both by rows: equally fast products, twice the memory."""
 
-    def __init__(self, matrix: Any, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: sparse.sparray, dtype: torch.dtype) -> None:
         super().__init__()
         self.matrix = CompressedRows(sparse.csr_array(matrix), dtype)
         self.transpose = CompressedRows(sparse.csr_array(matrix.T), dtype)
@@ -120,7 +123,7 @@ def check_matrix_dtype(rows: Tensor, values: Tensor) -> None:
 class _DenseMatrix(nn.Module):
     matrix: Tensor
 
-    def __init__(self, matrix: Any, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: Array, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer(
             "matrix", torch.tensor(np.ascontiguousarray(matrix), dtype=dtype), persistent=False
@@ -153,12 +156,12 @@ class _NumpyOperator(nn.Module):
         return self._outside(self.operator.adjoint, rows)
 
     @staticmethod
-    def _outside(function: Callable[[Any], Any], rows: Tensor) -> Tensor:
+    def _outside(function: Callable[[Array], Array], rows: Tensor) -> Tensor:
         return torch.from_numpy(function(rows.detach().cpu().double().numpy())).to(rows)
 
 
 class _FunctionPair(nn.Module):
-    def __init__(self, function: Any, adjoint: Any) -> None:
+    def __init__(self, function: Product, adjoint: Product) -> None:
         super().__init__()
         self.function, self.adjoint = function, adjoint
 
@@ -169,7 +172,7 @@ class _FunctionPair(nn.Module):
         return linear_product(y, self.adjoint, self.function)
 
 
-def is_matrix_like(value: Any) -> bool:
+def is_matrix_like(value: object) -> bool:
     """Whether `LinearOperatorModule` takes the value without an adjoint."""
     return (
         isinstance(value, LinearMap | np.ndarray | Tensor)
@@ -216,7 +219,7 @@ class LinearOperatorModule(LinearForward):
 
     def __init__(
         self,
-        operator: Any,
+        operator: LinearMap | ArrayLike | Tensor | sparse.sparray | LinearOperator | Product,
         adjoint: Callable[[Tensor], Tensor] | None = None,
         *,
         input_shape: Sequence[int] | None = None,
@@ -270,13 +273,13 @@ class LinearOperatorModule(LinearForward):
         return self.map.transposed(y.flatten(1)).reshape(len(y), *self.input_shape)
 
 
-def check_dtype(dtype: Any) -> None:
+def check_dtype(dtype: object) -> None:
     """Refuse anything but float32 and float64, the dtypes that products are computed in."""
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype: {dtype}; allowed: torch.float32, torch.float64")
 
 
-def _sample_shape(shape: Any, size: int, name: str) -> tuple[int, ...]:
+def _sample_shape(shape: Sequence[int] | None, size: int, name: str) -> tuple[int, ...]:
     if shape is None:
         return (size,)
     sizes = tuple(as_positive_integer(entry, name) for entry in shape)

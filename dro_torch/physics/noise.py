@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ class Noise(ABC):
         """A noisy copy of a checked y of at least float32."""
 
 
-def as_generator(generator: Any, device: torch.device) -> torch.Generator:
+def as_generator(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
     """The generator given, or a fresh one seeded by the operating system."""
     if generator is None:
         generator = torch.Generator(device)
@@ -411,7 +410,7 @@ def _draw_indices(probabilities: Sequence[float], count: int, generator: torch.G
     return torch.multinomial(table, count, replacement=True, generator=generator)
 
 
-def _as_range(low: Any, high: Any) -> tuple[float, float]:
+def _as_range(low: float, high: float) -> tuple[float, float]:
     dark, bright = as_scalar(low, "low", "a number"), as_scalar(high, "high", "a number")
     if not dark < bright:
         raise ValueError(f"low, high: {dark} and {bright}; low must be below high")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import (
@@ -17,11 +19,14 @@ from dro_core.checks import (
     as_scalar,
     check_option,
 )
+from dro_torch.data.files import AnyArray
 from dro_torch.data.tomography import FanBeamScan
 
 DETECTORS = ("flat", "curved")
 #: Larger spans of angles are taken for degrees (16 turns, were they radians).
 LARGEST_SPAN = 100.0
+
+Coordinate = TypeVar("Coordinate", float, Array, Tensor)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class FanBeamGeometry:
     source_detector: float
     detector_pixel: float
     detector_count: int
-    angles: Any
+    angles: Sequence[float] | AnyArray
     image_size: int
     pixel_size: float
     detector_offset: float = 0.0
@@ -127,7 +132,7 @@ class FanBeamGeometry:
         )
 
     @classmethod
-    def htc2022(cls, angles: Any, *, image_size: int = 512) -> FanBeamGeometry:
+    def htc2022(cls, angles: ArrayLike, *, image_size: int = 512) -> FanBeamGeometry:
         r"""Helsinki Tomography Challenge 2022: 560 cells of 0.2 mm, sinograms as they are stored.
 
         Parameters
@@ -157,7 +162,7 @@ class FanBeamGeometry:
         )
 
     @classmethod
-    def from_scan(cls, scan: Any, *, image_size: int | None = None) -> FanBeamGeometry:
+    def from_scan(cls, scan: FanBeamScan, *, image_size: int | None = None) -> FanBeamGeometry:
         r"""The geometry of a measured scan: ``fan_beam_fbp(scan.sinogram[None], from_scan(scan))``.
 
         Parameters
@@ -211,11 +216,11 @@ class FanBeamGeometry:
         centred = np.arange(self.detector_count) - (self.detector_count - 1) / 2
         return np.asarray(centred * self.detector_pixel + self.detector_offset)
 
-    def on_detector(self, slope: Any) -> Any:
+    def on_detector(self, slope: Coordinate) -> Coordinate:
         """Where a ray of slope (t + c)/(D + s) meets the detector."""
         if self.detector == "curved":
-            inverse = torch.atan if isinstance(slope, Tensor) else np.arctan
-            slope = inverse(slope)
+            angle = torch.atan(slope) if isinstance(slope, Tensor) else np.arctan(slope)
+            return self.source_detector * angle
         return self.source_detector * slope
 
     @property
@@ -237,21 +242,23 @@ def _check_radians(angles: Array, largest: float = LARGEST_SPAN) -> None:
         )
 
 
-def check_geometry(value: Any) -> FanBeamGeometry:
+def check_geometry(value: object) -> FanBeamGeometry:
     """Refuse anything but a geometry."""
     if not isinstance(value, FanBeamGeometry):
         raise TypeError(f"geometry: {value!r} is not a FanBeamGeometry")
     return value
 
 
-def coordinates(geometry: FanBeamGeometry, angle: float, x: Any, y: Any) -> tuple[Any, Any]:
+def coordinates(
+    geometry: FanBeamGeometry, angle: float, x: Coordinate, y: Coordinate
+) -> tuple[Coordinate, Coordinate]:
     """Distance from the central ray, t + c, and from the source along it, D + s."""
     cosine, sine = math.cos(angle), math.sin(angle)
     lateral = x * cosine + y * sine + geometry.centre_offset
     return lateral, y * cosine - x * sine + geometry.source_origin
 
 
-def slope_at(geometry: FanBeamGeometry, angle: float, x: Any, y: Any) -> Any:
+def slope_at(geometry: FanBeamGeometry, angle: float, x: Coordinate, y: Coordinate) -> Coordinate:
     """Slope (t + c)/(D + s) of the ray through a point."""
     lateral, depth = coordinates(geometry, angle, x, y)
     return lateral / depth

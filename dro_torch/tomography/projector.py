@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from dro_torch.tomography.geometry import (
 
 #: Matrices with more entries than this (about 4 GiB with the transpose, in float32) are not built.
 LARGEST_MATRIX = 2**28
+
+Corners = tuple[Array, Array, Array, Array]
 
 
 def fan_beam_matrix(geometry: FanBeamGeometry, dtype: DTypeLike = np.float32) -> sparse.csr_array:
@@ -83,7 +84,8 @@ def fan_beam_matrix(geometry: FanBeamGeometry, dtype: DTypeLike = np.float32) ->
         below = np.zeros_like(height)
         rows, columns, values = [], [], []
         for step in range(steps):
-            through = height * _trapezoid_below(start + step + 1.0, corner)
+            end = np.asarray(start + step + 1.0, dtype=np.float64)
+            through = height * _trapezoid_below(end, corner)
             value, cell = through - below, start + step
             kept = np.flatnonzero((value > 0) & (cell >= 0) & (cell < count))
             rows.append(cell[kept])
@@ -104,7 +106,7 @@ def _length_of_central_ray(geometry: FanBeamGeometry, angle: float) -> Array:
     return np.asarray(geometry.pixel_size / steepest)
 
 
-def _in_order(*corner: Any) -> tuple[Any, Any, Any, Any]:
+def _in_order(*corner: Array) -> Corners:
     """The four values of every pixel in increasing order, flattened."""
     a, b, c, d = (part.ravel() for part in corner)
     a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
@@ -112,7 +114,7 @@ def _in_order(*corner: Any) -> tuple[Any, Any, Any, Any]:
     return a, np.minimum(b, c), np.maximum(b, c), d
 
 
-def _trapezoid_below(u: Any, corner: tuple[Any, Any, Any, Any]) -> Any:
+def _trapezoid_below(u: Array, corner: Corners) -> Array:
     """Integral up to u of the trapezoid of height 1 on the four ordered corners."""
     a, b, c, d = corner
     rising, falling = np.clip(u, a, b) - a, d - np.clip(u, c, d)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dro_core.checks import Array
 from dro_torch.tomography.geometry import FanBeamGeometry, check_geometry
@@ -105,7 +105,7 @@ def scan_weights(geometry: FanBeamGeometry) -> Array:
     return np.asarray(steps[:, None] * own / (own + other))[again]
 
 
-def _distinct(angles: Array) -> tuple[Array, Any, Any]:
+def _distinct(angles: Array) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Different angles on the circle in increasing order, which is whose, and how often each is."""
     turned = np.mod(angles, 2 * np.pi)
     turned = np.where(turned > 2 * np.pi - COINCIDENT, turned - 2 * np.pi, turned)
@@ -124,7 +124,7 @@ def _usual_gap(gaps: Array) -> float:
     return float(some[np.searchsorted(np.cumsum(some), some.sum() / 2)])
 
 
-def _other_side(geometry: FanBeamGeometry, view: Any, fan: Any) -> tuple[Any, Any]:
+def _other_side(geometry: FanBeamGeometry, view: Array, fan: Array) -> tuple[Array, Array]:
     """View and fan angle of the same ray from the other side."""
     displaced = math.atan(geometry.centre_offset / geometry.source_origin)
     return view + np.pi - 2 * (fan - displaced), 2 * displaced - fan
@@ -137,7 +137,7 @@ def _warn_of_unseen_rays(geometry: FanBeamGeometry, holes: list[tuple[float, flo
     reach = math.asin(min(1.0, radius / geometry.source_origin))
     view, fan = np.linspace(0, 2 * np.pi, 720)[:, None], np.linspace(-reach, reach, 33)[None, :]
 
-    def hidden(angle: Any) -> Any:
+    def hidden(angle: Array) -> npt.NDArray[np.bool_]:
         inside = [
             np.mod(angle - low, 2 * np.pi) < np.mod(high - low, 2 * np.pi) for low, high in holes
         ]

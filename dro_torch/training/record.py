@@ -40,7 +40,7 @@ class TrainingDivergedError(RuntimeError):
         super().__init__(message)
         self.step, self.multiplier, self.checkpoint = step, multiplier, checkpoint
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[TrainingDivergedError], tuple[object, ...]]:
         return type(self), (self.args[0], self.step, self.multiplier, self.checkpoint)
 
 
