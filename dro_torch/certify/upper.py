@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dro_core import LinearReconstruction
-from dro_core.checks import Array
 from dro_core.linear_map import DENSE_ENTRIES
+from dro_core.types import Array
 from dro_torch.certify.problem import Problem
 from dro_torch.lipschitz.bounds import UnsupportedLayerError, lipschitz_upper
 from dro_torch.nets.linear import LinearMap

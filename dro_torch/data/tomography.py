@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import (
@@ -22,6 +22,7 @@ from dro_core.checks import (
     check_magnitude,
     unknown,
 )
+from dro_core.types import Array
 from dro_torch.data.files import (
     AnyArray,
     check_option,
@@ -254,7 +255,7 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
     )
 
 
-def shift_detector(rows: Any, shift: float) -> Any:
+def shift_detector(rows: ArrayLike, shift: float) -> Array:
     """Rows of detector values read `shift` pixels further along: linear, extrapolated at the end.
 
     Entry j of a row becomes its value at j + shift.
@@ -276,7 +277,7 @@ def shift_detector(rows: Any, shift: float) -> Any:
     place = np.arange(size) + pixels
     left = np.clip(np.floor(place).astype(np.int64), 0, size - 2)
     share = place - left
-    return (1 - share) * values[..., left] + share * values[..., left + 1]
+    return np.asarray((1 - share) * values[..., left] + share * values[..., left + 1])
 
 
 def load_2detect(

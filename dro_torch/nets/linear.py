@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core.checks import Array, as_real_array
+from dro_core.checks import as_real_array
+from dro_core.types import Array
 from dro_torch.checks import check_finite
 from dro_torch.nets.common import Bounds, check_features, check_shape
 from dro_torch.nets.norms import matrix_norm

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dro_core.checks import (
-    Array,
     as_non_negative,
     as_positive_integer,
     as_real_array,
@@ -26,6 +25,7 @@ from dro_core.checks import (
     check_option,
 )
 from dro_core.operators import PADDINGS
+from dro_core.types import Array
 from dro_torch.physics.forward import LinearForward
 
 #: Gaussian kernels end at so many standard deviations.

@@ -18,8 +18,9 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
-from dro_core.checks import Array, as_positive_integer
+from dro_core.checks import as_positive_integer
 from dro_core.linear_map import DenseMap, LinearMap, as_linear_map
+from dro_core.types import Array
 from dro_torch.checks import sample_hint
 from dro_torch.physics.forward import LinearForward
 

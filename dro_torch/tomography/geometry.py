@@ -12,13 +12,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dro_core.checks import (
-    Array,
-    as_positive_integer,
-    as_real_array,
-    as_scalar,
-    check_option,
-)
+from dro_core.checks import as_positive_integer, as_real_array, as_scalar, check_option
+from dro_core.types import Array
 from dro_torch.data.files import AnyArray
 from dro_torch.data.tomography import FanBeamScan
 

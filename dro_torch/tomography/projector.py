@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from scipy import sparse
 from torch import Tensor
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch.physics.forward import LinearForward
 from dro_torch.physics.linear import SparseMatrix, check_dtype
 from dro_torch.tomography.backprojection import fan_beam_fbp

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch.tomography.geometry import FanBeamGeometry, check_geometry
 
 #: Gaps between views of more than so many usual ones count as missing data, not as coarse steps.

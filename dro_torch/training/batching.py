@@ -87,7 +87,10 @@ def _checked(given: Any, step: int) -> int:
     return len(index)
 
 
-def as_sources(batches: Any, phases: Sequence[Phase]) -> dict[str, Source]:
+def as_sources(
+    batches: Source | Mapping[str, Source], phases: Sequence[Phase]
+) -> dict[str, Source]:
+    """The source of every phase, by its name."""
     names = [phase.name for phase in phases]
     sources = dict(batches) if isinstance(batches, Mapping) else dict.fromkeys(names, batches)
     if set(sources) != set(names):

@@ -25,6 +25,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run."""
 
 
+#: What `torch.load` reads without running code.
+Plain = None | str | int | float | list["Plain"] | dict[str, "Plain"]
+
+
 class RunState(TypedDict):
     """What a run puts into a checkpoint."""
 
@@ -42,7 +46,7 @@ class Checkpoint(RunState):
 
     format: str
     versions: dict[str, str]
-    config: dict[str, Any]
+    config: dict[str, Plain]
 
 
 class Checkpoints:
@@ -54,9 +58,7 @@ class Checkpoints:
         The newest one of this run.
     """
 
-    def __init__(
-        self, folder: Path | None, config: dict[str, object], processes: Processes
-    ) -> None:
+    def __init__(self, folder: Path | None, config: dict[str, Plain], processes: Processes) -> None:
         self.folder, self.config, self.processes = folder, config, processes
         self.last: Path | None = None
         self._fresh = True  # what lies in the folder is of another run
@@ -87,7 +89,7 @@ class Checkpoints:
         self._fresh = False
 
     def load(
-        self, resume: str, steps: int, modules: Mapping[str, Mapping[str, Any]]
+        self, resume: str, steps: int, modules: Mapping[str, Mapping[str, object]]
     ) -> Checkpoint | None:
         """The newest readable checkpoint, if it is of this run, whose modules have this state."""
         if self.folder is None or resume == "never":
@@ -193,7 +195,7 @@ def _decode(data: bytes, path: Path) -> Checkpoint:
     return cast(Checkpoint, state)
 
 
-def as_plain(value: object, name: str) -> Any:
+def as_plain(value: object, name: str) -> Plain:
     """Nested mappings and sequences as dicts and lists of values a checkpoint holds."""
     if isinstance(value, Mapping):
         return {str(key): as_plain(item, f"{name}.{key}") for key, item in value.items()}
@@ -216,7 +218,7 @@ def _flatten(value: object, name: str) -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flatten(item, f"{name}.{key}").items()}
 
 
-def _shapes(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _shapes(modules: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
     return {
         f"modules.{name}.{key}": tuple(entry.shape)
         for name, entries in modules.items()

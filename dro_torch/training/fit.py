@@ -209,7 +209,8 @@ def fit(
         "phases": {phase.name: describe(phase) for phase in phases},
         "user": config or {},
     }
-    checkpoints = Checkpoints(directory, as_plain(description, "config"), processes)
+    plain = {key: as_plain(value, f"config.{key}") for key, value in description.items()}
+    checkpoints = Checkpoints(directory, plain, processes)
     with Signals() as signals, forked_random_state(processes.device):
         run = Run(
             phases, sources, options, processes, checkpoints, decays=decays, compiled=compiled

@@ -87,10 +87,12 @@ class Learner:
             norms[name] = norm
         return norms
 
-    def _differentiate(self, called: Mapping[str, Any], batch: Batch, step: int) -> dict[str, Any]:
+    def _differentiate(
+        self, called: Mapping[str, Any], batch: Batch, step: int
+    ) -> dict[str, Tensor | float]:
         """Accumulate the gradient of the loss; its value and the numbers to log."""
         parts = min(self.phase.micro_batches, len(batch[0]))
-        total: dict[str, Any] = {}
+        total: dict[str, Tensor | float] = {}
         for index, *given in zip(*(t.tensor_split(parts) for t in batch), strict=True):
             tensors = tuple(tensor.clone() for tensor in given)  # a network may work in place
             share = len(index) / len(batch[0])

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -28,6 +28,22 @@ Precision = Literal["float32", "bf16", "float64"]
 Resume = Literal["auto", "never", "must"]
 #: From the modules to the numbers of a row of validation.
 Validate = Callable[[Mapping[str, Any]], Mapping[str, float]]
+
+
+class FitOptions(TypedDict, total=False):
+    """Arguments of `fit` that whoever calls it for the user passes on."""
+
+    precision: Precision
+    schedule: Literal["cosine", "constant"]
+    warmup: int
+    final_rate: float
+    checkpoint_every: int
+    resume: Resume
+    log: Callable[[dict[str, float]], None] | None
+    log_every: int
+    progress: bool
+    compile: bool | Sequence[str]
+    channels_last: bool
 
 
 @dataclass(frozen=True, eq=False)

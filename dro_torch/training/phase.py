@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,18 @@ class Phase:
             as_positive_integer(getattr(self, name), f"{where}{name}")
         for name in ("rate", "weight_decay", "gradient_clip"):
             per_module(self, name)
+
+
+class PhaseOptions(TypedDict, total=False):
+    """The arguments of a `Phase` that have a default."""
+
+    rate: PerModule
+    weight_decay: PerModule
+    gradient_clip: PerModule | None
+    betas: tuple[float, float]
+    optimizer: Callable[[list[ParameterGroup]], torch.optim.Optimizer] | None
+    every: int
+    micro_batches: int
 
 
 def trained_parameters(modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:

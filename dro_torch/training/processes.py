@@ -36,7 +36,7 @@ class Signals:
         self.number = number
         self.__exit__()
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative
-from dro_torch.training.phase import Batch, Phase, StepContext
+from dro_torch.training.phase import Batch, Phase, PhaseOptions, StepContext, Values
 
 
 def reconstruction_phase(
     model: nn.Module,
-    criterion: Callable[..., Any],
+    criterion: Callable[..., Tensor | tuple[Tensor, Values]],
     multiplier: nn.Module | float | None = None,
     *,
     pairs: Callable[[Batch, StepContext], tuple[Tensor, Tensor]] | None = None,
     name: str = "reconstruction",
-    **options: Any,
+    **options: Unpack[PhaseOptions],
 ) -> Phase:
     r"""The phase that trains a reconstruction map: a loss of `dro_torch.losses`, or any other.
 
@@ -75,12 +75,14 @@ def reconstruction_phase(
         if isinstance(value, nn.Module):
             modules[key] = value
 
-    def loss(called: Mapping[str, Any], batch: Batch, context: StepContext) -> Any:
+    def loss(
+        called: Mapping[str, Any], batch: Batch, context: StepContext
+    ) -> tuple[Tensor, Values]:
         x, y = batch[:2] if pairs is None else pairs(batch, context)
         weight = called["multiplier"]() if learned else multiplier
         positional = (x, y) if multiplier is None else (x, y, weight)
-        value = criterion(called["model"], *positional, **{k: getattr(context, k) for k in keys})
-        value, logged = value if isinstance(value, tuple) else (value, {})
+        answer = criterion(called["model"], *positional, **{k: getattr(context, k) for k in keys})
+        value, logged = answer if isinstance(answer, tuple) else (answer, {})
         shown = {} if multiplier is None else {"multiplier": weight}
         penalty = called["multiplier"].penalty() if learned else 0.0
         return value + penalty, {**shown, **logged, **getattr(criterion, "diagnostics", {})}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +121,7 @@ class Record:
         self.history, self.validation, self.latest = history, validation, latest
 
 
-def as_value(value: Any, device: torch.device) -> Tensor:
+def as_value(value: Tensor | float, device: torch.device) -> Tensor:
     """A number as a 0-d float64 tensor on the device."""
     if isinstance(value, Tensor):
         return value.reshape(()).to(device, torch.float64)

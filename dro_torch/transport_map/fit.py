@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from dro_torch.data.sampling import Batches, IndexedDataset
 from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.training.fit import fit
+from dro_torch.training.options import FitOptions
 from dro_torch.training.phase import Phase
 from dro_torch.transport_map.measurement import Measure, NoisyMeasurement
 from dro_torch.transport_map.objective import Annealing, Measurements, Steps, Watch
@@ -42,7 +43,7 @@ def fit_transport_map(
     folder: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     config: Mapping[str, object] | None = None,
-    **options: Any,
+    **options: Unpack[FitOptions],
 ) -> TransportRestoration:
     r"""Train a transport map from measurements and clean images that do not belong together.
 
