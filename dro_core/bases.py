@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from dro_core.checks import Array
+from dro_core.types import Array
 
 
 class Basis(ABC):
@@ -48,9 +48,11 @@ class Basis(ABC):
         return np.asarray(vector / np.linalg.norm(vector))
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self).keys() == vars(other).keys() and all(
-            np.array_equal(value, vars(other)[name]) for name, value in vars(self).items()
-        )  # fmt: skip
+        return (
+            type(self) is type(other)
+            and vars(self).keys() == vars(other).keys()
+            and all(np.array_equal(value, vars(other)[name]) for name, value in vars(self).items())
+        )
 
     __hash__ = None  # type: ignore[assignment]  # compared by value
 

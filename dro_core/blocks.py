@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array, as_real_array
+from dro_core.checks import as_real_array
+from dro_core.types import Array, Booleans, Table
 
 #: Entries per block of candidates: 16 MiB of float64, a few of which are alive at a time.
 BLOCK_ENTRIES = 2**21
@@ -15,7 +17,7 @@ BLOCK_ENTRIES = 2**21
 CALL_ENTRIES = 2**14
 #: Larger losses and finite costs are refused: products and sums of them would overflow.
 LARGEST_ENTRY = 1e200
-BlockFunction = Callable[[slice], Any]
+BlockFunction = Callable[[slice], ArrayLike]
 
 
 class Candidates:
@@ -24,8 +26,10 @@ class Candidates:
     Forbidden moves (not admissible, or of infinite cost) come out with cost +inf.
     """
 
-    def __init__(self, loss: Any, cost: Any, admissible: Any, weights: Any) -> None:
-        self._functions = {"loss": loss, "cost": cost, "admissible": admissible}
+    def __init__(
+        self, loss: Table, cost: Table, admissible: Table | None, weights: ArrayLike | None
+    ) -> None:
+        self._functions: dict[str, Any] = {"loss": loss, "cost": cost, "admissible": admissible}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, value in self._functions.items():
             if callable(value) or (value is None and name == "admissible"):
@@ -69,7 +73,7 @@ class Candidates:
             )
         return checked
 
-    def _slices(self, needed: Any) -> Iterator[slice]:
+    def _slices(self, needed: Booleans | None) -> Iterator[slice]:
         """Slices of at most BLOCK_ENTRIES entries over all rows, or over those in a mask.
 
         Rows between two needed ones are taken along when that is cheaper than another call.
@@ -89,7 +93,7 @@ class Candidates:
                 yield slice(start, stop)
                 start, end = stop, self._rows if end is None else end
 
-    def blocks(self, needed: Any = None) -> Iterator[tuple[slice, Array, Array]]:
+    def blocks(self, needed: Booleans | None = None) -> Iterator[tuple[slice, Array, Array]]:
         """(rows, loss, cost) with forbidden moves at cost +inf; checked on the first pass.
 
         With a mask of the rows that are needed, others may be left out.
@@ -116,7 +120,7 @@ class Candidates:
         self._checked = True
 
 
-def as_block(value: Any, name: str) -> Array:
+def as_block(value: object, name: str) -> Array:
     array = np.asarray(value) if isinstance(value, np.matrix) else value
     if type(array) is not np.ndarray or array.dtype != np.float64:
         array = as_real_array(value, name, finite=False)
@@ -127,7 +131,7 @@ def as_block(value: Any, name: str) -> Array:
     return np.asarray(array)
 
 
-def _as_mask(value: Any, name: str) -> Any:
+def _as_mask(value: object, name: str) -> Booleans:
     mask = np.asarray(value)
     if mask.dtype != np.bool_ or mask.ndim != 2:
         raise TypeError(

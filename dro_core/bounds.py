@@ -2,17 +2,27 @@ r"""Explicit worst-case bounds (paper Theorems 4.1, 4.2, §4.3) and the gap of S
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import check_option, non_negative_array
 from dro_core.structure import Joint, Structure, structure_modulus
+from dro_core.types import Array, Real
 
 
+@overload
 def explicit_bound(
-    fidelity: Any, lipschitz: Any, radius: Any, structure: str | Structure = "y|x"
-) -> Any:
+    fidelity: Real, lipschitz: Real, radius: Real, structure: str | Structure = ...
+) -> float: ...
+@overload
+def explicit_bound(
+    fidelity: ArrayLike, lipschitz: ArrayLike, radius: ArrayLike, structure: str | Structure = ...
+) -> Array: ...
+def explicit_bound(
+    fidelity: ArrayLike, lipschitz: ArrayLike, radius: ArrayLike, structure: str | Structure = "y|x"
+) -> float | Array:
     r"""Bound :math:`(\sqrt M + \rho\,\kappa(L))^2` on the worst-case squared risk.
 
     Holds for every map, linear or not, with Lipschitz constant L. The modulus is
@@ -54,9 +64,23 @@ def explicit_bound(
     return bound
 
 
+@overload
 def conservatism_gap(
-    fidelity: Any, lipschitz: Any, radius: Any, form: Literal["root", "squared"] = "root"
-) -> Any:
+    fidelity: Real, lipschitz: Real, radius: Real, form: Literal["root", "squared"] = ...
+) -> float: ...
+@overload
+def conservatism_gap(
+    fidelity: ArrayLike,
+    lipschitz: ArrayLike,
+    radius: ArrayLike,
+    form: Literal["root", "squared"] = ...,
+) -> Array: ...
+def conservatism_gap(
+    fidelity: ArrayLike,
+    lipschitz: ArrayLike,
+    radius: ArrayLike,
+    form: Literal["root", "squared"] = "root",
+) -> float | Array:
     r"""How much of the joint bound is owed to letting x move as well (paper §5).
 
     .. math:: \frac{J_{joint} - J_{y|x}}{J_{joint}} =
@@ -98,7 +122,9 @@ def conservatism_gap(
     return (gap if form == "root" else gap * (2.0 - gap))[()]
 
 
-def _root_bound(fidelity: Any, lipschitz: Any, radius: Any, structure: str | Structure) -> Any:
+def _root_bound(
+    fidelity: ArrayLike, lipschitz: ArrayLike, radius: ArrayLike, structure: str | Structure
+) -> Array:
     """J = sqrt(M) + radius * modulus."""
     M = non_negative_array(fidelity, "fidelity")
     L = non_negative_array(lipschitz, "lipschitz")

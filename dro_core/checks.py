@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-Array = npt.NDArray[np.float64]
+from dro_core.types import Array
 
 #: How far weights in double precision may be from summing to one: rounding, not negligence.
 WEIGHT_SUM_TOLERANCE = 1e-9
@@ -34,13 +34,13 @@ class InfeasibleRadiusError(ValueError):
         return type(self), (self.args[0], self.smallest_radius)
 
 
-def magnitude(array: Any) -> float:
+def magnitude(array: ArrayLike) -> float:
     """Largest absolute value, without a temporary array; NaN if there is one."""
     entries = np.asarray(array)
     return float(max(entries.max(), -entries.min())) if entries.size else 0.0
 
 
-def check_magnitude(array: Any, name: str) -> None:
+def check_magnitude(array: ArrayLike, name: str) -> None:
     """Refuse data so large that their squares leave the range of floats."""
     largest = magnitude(array)
     if largest > LARGEST:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from dro_core.bases import Basis
-from dro_core.checks import Array
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum, residual_atoms, with_complement
 from dro_core.structure import AffineDisplacement
+from dro_core.types import Array
 
 
 class Decomposition(Protocol):

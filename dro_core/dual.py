@@ -26,8 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dro_core.checks import Array, as_non_negative, as_radius, check_magnitude
+from dro_core.checks import as_non_negative, as_radius, check_magnitude
 from dro_core.spectrum import ResidualSpectrum
+from dro_core.types import Array
 
 _EPS = float(np.finfo(np.float64).eps)
 

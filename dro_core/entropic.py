@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.certificate import LARGEST_RISK, relative_gap, risk_rounding
 from dro_core.checks import (
-    Array,
     InfeasibleRadiusError,
     as_positive_integer,
     as_radius,
@@ -30,10 +30,11 @@ from dro_core.checks import (
 )
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.gaussian_law import check_entropic, gaussian_law
-from dro_core.linear_map import DenseMap
+from dro_core.linear_map import DenseMap, MapLike
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
+from dro_core.types import Array, Integer, Real
 from dro_core.worst_case import LinearReconstruction
 
 CostConvention = Literal["squared", "half-squared"]
@@ -41,13 +42,13 @@ CostConvention = Literal["squared", "half-squared"]
 COST_FACTORS = {"squared": 1.0, "half-squared": 0.5}
 
 
-def _cost_factor(cost: Any) -> float:
+def _cost_factor(cost: str) -> float:
     if not isinstance(cost, str) or cost not in COST_FACTORS:
         raise ValueError(unknown("cost", cost, COST_FACTORS))
     return COST_FACTORS[cost]
 
 
-def _entropy_weight(epsilon: Any) -> float:
+def _entropy_weight(epsilon: Real) -> float:
     allowed = "an entropy weight > 0, in squared units of the data"
     weight = as_scalar(epsilon, "epsilon", allowed)
     if weight <= 0:
@@ -138,9 +139,13 @@ class EntropicWorstCase(ReadOnly):
     """
 
     def __init__(
-        self, problem: LinearReconstruction, structure: Joint | YGivenX | XGivenY,
-        radius: float, epsilon: float, cost: CostConvention,
-    ) -> None:  # fmt: skip
+        self,
+        problem: LinearReconstruction,
+        structure: Joint | YGivenX | XGivenY,
+        radius: float,
+        epsilon: float,
+        cost: CostConvention,
+    ) -> None:
         self._problem = problem
         self._factor = COST_FACTORS[cost]
         self.structure, self.adjusted_radius = structure, radius
@@ -155,9 +160,13 @@ class EntropicWorstCase(ReadOnly):
         self.risk = solution.value
         self.multiplier = solution.multiplier / self._factor
         self._law = gaussian_law(
-            problem, structure, decomposition, solution.multiplier, solution.margin,
+            problem,
+            structure,
+            decomposition,
+            solution.multiplier,
+            solution.margin,
             epsilon / self._factor,
-        )  # fmt: skip
+        )
         self._protect()
 
     @property
@@ -245,10 +254,17 @@ class EntropicWorstCase(ReadOnly):
             dual -= 0.5 * lam * epsilon * float(np.log1p(-values / lam).sum())
         gap = max(abs(relative_gap(self.risk, primal)), abs(relative_gap(dual, self.risk)))
         return EntropicCertificate(
-            self.risk, primal, dual, gap, self._factor * kl, self._factor * self.adjusted_radius**2,
-            self.multiplier, threshold / self._factor, 1e-24 * epsilon * float(free.sum()),
+            self.risk,
+            primal,
+            dual,
+            gap,
+            self._factor * kl,
+            self._factor * self.adjusted_radius**2,
+            self.multiplier,
+            threshold / self._factor,
+            1e-24 * epsilon * float(free.sum()),
             risk_rounding(max(self.risk, primal), size),
-        )  # fmt: skip
+        )
 
     def verify(self) -> EntropicCertificate:
         """Recompute risk, divergence and dual from the Gaussians by dense algebra; cached."""
@@ -289,14 +305,14 @@ def covariance_divergence(covariance: Array, reference: Array) -> float:
 
 
 def entropic_worst_case(
-    B: Any,
-    x: Any,
-    y: Any,
-    radius: Any,
-    epsilon: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: Real,
+    epsilon: Real,
     structure: str | Structure = "y|x",
     *,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
     cost: CostConvention = "squared",
 ) -> EntropicWorstCase:
     r"""Exact entropic (Sinkhorn) worst-case risk of a linear map, with its worst-case Gaussians.
@@ -365,7 +381,7 @@ def entropic_worst_case(
 
 
 def adjusted_radius(
-    radius: Any, epsilon: Any, dimension: Any, *, cost: CostConvention = "squared"
+    radius: Real, epsilon: Real, dimension: Integer, *, cost: CostConvention = "squared"
 ) -> float:
     r"""The adjusted radius of a Sinkhorn ball whose entropy is relative to Lebesgue measure.
 
@@ -405,7 +421,7 @@ def adjusted_radius(
 
 
 def unadjusted_radius(
-    adjusted: Any, epsilon: Any, dimension: Any, *, cost: CostConvention = "squared"
+    adjusted: Real, epsilon: Real, dimension: Integer, *, cost: CostConvention = "squared"
 ) -> float:
     r"""The inverse of `adjusted_radius`: :math:`\rho` of a given :math:`\bar\rho`.
 
@@ -432,7 +448,7 @@ def unadjusted_radius(
     return math.sqrt(max(rho * rho - forced, 0.0))
 
 
-def _lebesgue_term(epsilon: Any, dimension: Any, cost: Any) -> float:
+def _lebesgue_term(epsilon: Real, dimension: Integer, cost: str) -> float:
     """ε d/2 log(πε), with 2ε for the half-squared cost."""
     weight = _entropy_weight(epsilon) / _cost_factor(cost)
     return weight * 0.5 * as_positive_integer(dimension, "dimension") * math.log(math.pi * weight)

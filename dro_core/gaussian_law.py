@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.decomposition import ResidualDecomposition
 from dro_core.linear_data import LinearData
 from dro_core.linear_map import DENSE_ENTRIES
 from dro_core.structure import AffineDisplacement, Joint, Structure, XGivenY, YGivenX
+from dro_core.types import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,13 @@ def maximising_law(
 
 
 def gaussian_law(
-    problem: LinearData, structure: Joint | YGivenX | XGivenY,
-    decomposition: ResidualDecomposition, multiplier: float, margin: float, epsilon: float,
-) -> GaussianLaw:  # fmt: skip
+    problem: LinearData,
+    structure: Joint | YGivenX | XGivenY,
+    decomposition: ResidualDecomposition,
+    multiplier: float,
+    margin: float,
+    epsilon: float,
+) -> GaussianLaw:
     """The Gaussians at a multiplier of known margin."""
     if math.isinf(margin) or decomposition.spectrum.top == 0.0:
         dx, dy = np.zeros(problem.x.shape), np.zeros(problem.y.shape)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.linear_map import LinearMap
+from dro_core.types import Array
 
 _EPS = float(np.finfo(np.float64).eps)
 #: The Radau node lies beyond the bound by this, more than the recurrence's rounding.
@@ -85,7 +85,7 @@ class GolubKahan:
         matrices[:, low, low + 1] = matrices[:, low + 1, low] = alpha[:, :-1] * beta[:, 1:-1]
         return matrices
 
-    def combine(self, coefficients: Array, runs: Any) -> Array:
+    def combine(self, coefficients: Array, runs: slice | list[Any]) -> Array:
         """Σ_k coefficients_k u_k of some runs, by a second pass of the recurrence; (R, n)."""
         u = _over(self.starts[runs], self.lengths[runs])
         v = np.zeros((len(u), self.factor.shape[1]))

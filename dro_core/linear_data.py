@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.certificate import LARGEST_RISK
-from dro_core.checks import Array, as_samples, as_weights, check_samples_and_map
+from dro_core.checks import as_samples, as_weights, check_samples_and_map
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
 from dro_core.read_only import ReadOnly
 from dro_core.spectrum import residuals
 from dro_core.transport import squared_norms
+from dro_core.types import Array
 
 
 class LinearData(ReadOnly):

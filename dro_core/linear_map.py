@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator
 
 from dro_core.bases import Basis, ColumnBasis
-from dro_core.checks import Array, as_matrix, as_non_negative, check_magnitude, magnitude
+from dro_core.checks import as_matrix, as_non_negative, check_magnitude, magnitude
 from dro_core.transport import squared_norms
+from dro_core.types import Array, Real
 
 #: Maps that no fast basis diagonalises are decomposed densely up to this many entries (2048²).
 DENSE_ENTRIES = 2**22
@@ -263,7 +265,13 @@ class ColumnScaledMap(LinearMap):
         return None if bound is None else bound * self._scale_norm
 
 
-def as_linear_map(value: Any, name: str, *, norm_bound: Any = None, seed: int = 0) -> LinearMap:
+#: What is taken for a linear map: a matrix, dense or sparse, an operator, a LinearOperator.
+MapLike: TypeAlias = ArrayLike | LinearMap | LinearOperator | sparse.sparray | sparse.spmatrix
+
+
+def as_linear_map(
+    value: Any, name: str, *, norm_bound: Real | None = None, seed: int = 0
+) -> LinearMap:
     """A `LinearMap` from a matrix, a scipy sparse matrix, an operator or a LinearOperator.
 
     `norm_bound` is taken for a LinearOperator only; everything else knows its own norm.

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse, special
 
 from dro_core.blocks import BLOCK_ENTRIES, LARGEST_ENTRY, as_block
 from dro_core.checks import (
     LARGEST,
     WEIGHT_SUM_TOLERANCE,
-    Array,
     as_map,
     as_positive_integer,
     as_real_array,
@@ -36,6 +36,8 @@ from dro_core.checks import (
     check_magnitude,
     check_samples_and_map,
 )
+from dro_core.linear_map import MapLike
+from dro_core.types import Array, Table
 
 #: More weights (samples x members x atoms) than this are refused: a table of 1 GiB.
 LARGEST_TABLE = 2**27
@@ -48,7 +50,7 @@ POISSON_TAIL = 1e-12
 class _Measures:
     """K measures on P atoms, shared by all samples (sparse) or one family each (dense)."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.own = False
         self.weights: Any
         if sparse.issparse(value):
@@ -60,7 +62,7 @@ class _Measures:
                     "measures: a non-empty (members, atoms) array, or (samples, members, atoms) "
                     f"for each sample's own, is needed, given shape {array.shape}"
                 )
-            _check_measures(array.min(), array.argmin(), array.sum(axis=-1), array.shape)
+            _check_measures(array.min(), int(array.argmin()), array.sum(axis=-1), array.shape)
             self.own = array.ndim == 3
             self.weights = array if self.own else sparse.csr_array(array)
         self.members, self.atoms = (int(size) for size in self.weights.shape[-2:])
@@ -114,7 +116,7 @@ def _sparse_weights(value: Any) -> Any:
     return weights
 
 
-def _check_measures(smallest: float, where: Any, sums: Any, shape: tuple[int, ...]) -> None:
+def _check_measures(smallest: float, where: int, sums: Array, shape: tuple[int, ...]) -> None:
     """Weights >= 0 (the smallest one and its flat index are given) with rows that sum to one."""
     if smallest < 0:
         index = tuple(int(i) for i in np.unravel_index(int(where), shape))
@@ -131,7 +133,7 @@ def _check_measures(smallest: float, where: Any, sums: Any, shape: tuple[int, ..
         )
 
 
-def hull_candidates(loss: Any, cost: Any, measures: Any) -> tuple[Any, Any]:
+def hull_candidates(loss: Table, cost: Table, measures: ArrayLike) -> tuple[Table, Table]:
     r"""Loss and cost of the members of each sample's hull of measures, for `finite_worst_case`.
 
     .. math:: L_{ik} = \sum_p \gamma_{ikp}\,\ell_{ip},\qquad C_{ik} = \sum_p \gamma_{ikp}\,c_{ip}
@@ -245,7 +247,7 @@ def _blockwise(
     return expected
 
 
-def _as_members(value: Any, name: str, smallest: float) -> Array:
+def _as_members(value: object, name: str, smallest: float) -> Array:
     """Parameters of the members of a family: a read-only copy, 1-D and not empty."""
     array = as_real_array(value, name)
     if array.ndim != 1 or array.size == 0:
@@ -303,7 +305,7 @@ class GaussianNoise:
         """(K,) and (N, m): the variance of component j of member k at sample i is v_k u_ij."""
         return np.asarray(self.levels**2), np.ones(clean.shape)
 
-    def moments(self, clean: Any) -> tuple[Array, Array]:
+    def moments(self, clean: ArrayLike) -> tuple[Array, Array]:
         r"""Mean and variance of every member: :math:`a_i` and :math:`s_k^2` per component.
 
         Parameters
@@ -325,7 +327,7 @@ class GaussianNoise:
         """
         return _moments(self, as_samples(clean, "clean"))
 
-    def atoms(self, clean: Any, order: int = 64) -> tuple[Array, Any]:
+    def atoms(self, clean: ArrayLike, order: int = 64) -> tuple[Array, Array]:
         r"""Every member as a Gauss-Hermite rule: atoms :math:`a_i + s_k t_q` with weights w_q.
 
         For scalar data and maps that are not linear. Expectations of polynomials of degree up to
@@ -392,7 +394,7 @@ class PoissonNoise:
         """(K,) and (N, m): the variance of component j of member k at sample i is v_k u_ij."""
         return 1.0 / self.photons, _non_negative_clean(clean)
 
-    def moments(self, clean: Any) -> tuple[Array, Array]:
+    def moments(self, clean: ArrayLike) -> tuple[Array, Array]:
         r"""Mean and variance of every member: :math:`a_i` and :math:`a_i / p_k` per component.
 
         Parameters
@@ -414,7 +416,7 @@ class PoissonNoise:
         """
         return _moments(self, as_samples(clean, "clean"))
 
-    def atoms(self, clean: Any) -> tuple[Array, Array]:
+    def atoms(self, clean: ArrayLike) -> tuple[Array, Array]:
         r"""Every member on its counts: atoms :math:`c / p_k`, :math:`c = 0, 1, \dots`, and weights.
 
         For scalar data and maps that are not linear. Counts beyond Bernstein's bound
@@ -476,7 +478,9 @@ def _moments(noise: GaussianNoise | PoissonNoise, clean: Array) -> tuple[Array, 
     return clean, per_member[None, :, None] * per_entry[:, None, :]
 
 
-def noise_candidates(B: Any, x: Any, y: Any, clean: Any, noise: Any) -> tuple[Array, Array]:
+def noise_candidates(
+    B: MapLike, x: ArrayLike, y: ArrayLike, clean: ArrayLike, noise: GaussianNoise | PoissonNoise
+) -> tuple[Array, Array]:
     r"""Exact loss and cost of a family of noise models for a linear map, for `finite_worst_case`.
 
     Kernel k at sample i is :math:`\delta_{x_i}\otimes\gamma_{ik}`, where :math:`\gamma_{ik}` has

@@ -18,10 +18,12 @@ operator           what it is                                   diagonal in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import fft
 
 from dro_core.bases import (
@@ -35,7 +37,6 @@ from dro_core.bases import (
     cosine_sums,
 )
 from dro_core.checks import (
-    Array,
     as_non_negative,
     as_positive_integer,
     as_real_array,
@@ -44,6 +45,7 @@ from dro_core.checks import (
     magnitude,
 )
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
+from dro_core.types import Array, Integer, Real
 
 
 class SpectralOperator(LinearMap):
@@ -109,7 +111,7 @@ class SpectralOperator(LinearMap):
         modulus = np.abs(self.multipliers)
         return float(self.left.multiplicity @ (modulus * modulus))
 
-    def inverse(self, regularization: Any = 0.0) -> SpectralInverse:
+    def inverse(self, regularization: Real = 0.0) -> SpectralInverse:
         r"""Tikhonov-regularised inverse :math:`R\,\mathrm{diag}(\bar a/(|a|^2+\alpha))\,L^*`.
 
         Parameters
@@ -156,7 +158,7 @@ class Diagonal(SpectralOperator):
         For a negative or non-finite decay, or a size that is not an integer >= 1.
     """
 
-    def __init__(self, decay: Any, size: Any) -> None:
+    def __init__(self, decay: ArrayLike, size: Integer) -> None:
         alpha, n = as_non_negative(decay, "decay"), as_positive_integer(size, "size")
         basis = StandardBasis(n)
         super().__init__(basis, np.arange(1, n + 1, dtype=np.float64) ** -alpha, basis)
@@ -189,8 +191,8 @@ class BackwardHeat(SpectralOperator):
 
     def __init__(
         self,
-        time: Any,
-        size: Any,
+        time: Real,
+        size: Integer,
         boundary: Literal["periodic", "dirichlet", "neumann"] = "periodic",
     ) -> None:
         T, n = as_non_negative(time, "time"), as_positive_integer(size, "size")
@@ -226,7 +228,7 @@ class Integration(SpectralOperator):
         For a size that is not an integer >= 1.
     """
 
-    def __init__(self, size: Any) -> None:
+    def __init__(self, size: Integer) -> None:
         n = as_positive_integer(size, "size")
         k = np.arange(1, n + 1)
         values = 1 / (2 * n * np.sin((2 * k - 1) * np.pi / (2 * (2 * n + 1))))
@@ -278,8 +280,8 @@ class Convolution(LinearMap):
 
     def __init__(
         self,
-        kernel: Any,
-        shape: Any,
+        kernel: ArrayLike,
+        shape: Integer | Sequence[Integer],
         padding: Literal["circular", "zero", "reflect", "mirror"] = "circular",
     ) -> None:
         self.kernel = as_real_array(kernel, "kernel")
@@ -461,7 +463,7 @@ class Convolution(LinearMap):
         """Lipschitz constant, that is the largest singular value."""
         return self._decomposition.lipschitz
 
-    def inverse(self, regularization: Any = 0.0) -> SpectralInverse:
+    def inverse(self, regularization: Real = 0.0) -> SpectralInverse:
         """Tikhonov-regularised inverse; see `SpectralOperator.inverse`."""
         return self._decomposition.inverse(regularization)
 

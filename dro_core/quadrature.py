@@ -24,12 +24,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.decomposition import DecompositionAnswer, ResidualDecomposition
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.golub_kahan import KrylovRuns
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import AffineDisplacement
+from dro_core.types import Array
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,12 @@ class QuadratureDecomposition:
         self.displacement = displacement
         self.settings = settings
         self.krylov = runs or KrylovRuns(
-            displacement.factor, displacement.residual, weights,
-            settings.random_starts, settings.seed,
-        )  # fmt: skip
+            displacement.factor,
+            displacement.residual,
+            weights,
+            settings.random_starts,
+            settings.seed,
+        )
         self.weights = weights
         self._looks = 0
 

@@ -8,9 +8,10 @@ into that radius, and between the units in which radii are quoted.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import (
     as_positive_integer,
@@ -23,12 +24,13 @@ from dro_core.checks import (
     check_option,
     non_negative_array,
 )
-from dro_core.linear_map import as_linear_map
+from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.structure import as_covariance
 from dro_core.transport import squared_norms
+from dro_core.types import Array, Integer, Real
 
 
-def radius_of_noise(covariance: Any, size: Any = None) -> float:
+def radius_of_noise(covariance: ArrayLike, size: Integer | None = None) -> float:
     r"""Radius of additive noise, :math:`\rho = \sqrt{\operatorname{tr}\Sigma}`.
 
     Adding independent noise of covariance :math:`\Sigma` to the measurements moves the law of
@@ -74,7 +76,9 @@ def radius_of_noise(covariance: Any, size: Any = None) -> float:
     return math.sqrt(float(non_negative_array(variances, "covariance").sum()))
 
 
-def radius_of_poisson_noise(clean: Any, photons: Any, *, weights: Any = None) -> float:
+def radius_of_poisson_noise(
+    clean: ArrayLike, photons: Real, *, weights: ArrayLike | None = None
+) -> float:
     r"""Radius of photon-counting noise, :math:`\rho^2 = \mathbb E\sum_j (Ax)_j / I`.
 
     The noisy measurement is y' = Poisson(I · Ax)/I with photon count I, whose variance is Ax/I
@@ -107,7 +111,9 @@ def radius_of_poisson_noise(clean: Any, photons: Any, *, weights: Any = None) ->
     return math.sqrt(squared)
 
 
-def radius_of_operator_change(forward: Any, changed: Any, x: Any, *, weights: Any = None) -> float:
+def radius_of_operator_change(
+    forward: MapLike, changed: MapLike, x: ArrayLike, *, weights: ArrayLike | None = None
+) -> float:
     r"""Radius of a wrong forward operator, :math:`\rho^2 = \sum_i\mu_i\|(A' - A)x_i\|^2`.
 
     The law of (x, A'x) is at most that far from that of (x, Ax), with x kept: the distance of the
@@ -145,9 +151,23 @@ def radius_of_operator_change(forward: Any, changed: Any, x: Any, *, weights: An
     return math.sqrt(squared)
 
 
+@overload
 def radius_for_gap(
-    gap: Any, fidelity: Any, lipschitz: Any, form: Literal["root", "squared"] = "root"
-) -> Any:
+    gap: Real, fidelity: Real, lipschitz: Real, form: Literal["root", "squared"] = ...
+) -> float: ...
+@overload
+def radius_for_gap(
+    gap: ArrayLike,
+    fidelity: ArrayLike,
+    lipschitz: ArrayLike,
+    form: Literal["root", "squared"] = ...,
+) -> Array: ...
+def radius_for_gap(
+    gap: ArrayLike,
+    fidelity: ArrayLike,
+    lipschitz: ArrayLike,
+    form: Literal["root", "squared"] = "root",
+) -> float | Array:
     r"""The radius at which the conservatism gap has a given value (inverts `conservatism_gap`).
 
     .. math:: \rho = \frac{g\sqrt M}{\kappa(1 - g) - L},\qquad \kappa = \sqrt{1 + L^2}
@@ -205,7 +225,7 @@ def radius_for_gap(
     return (root_gap * np.sqrt(M) / (1.0 / (kappa + L) - root_gap * kappa))[()]
 
 
-def radius_from_rms(rms: Any, size: Any) -> float:
+def radius_from_rms(rms: Real, size: Integer) -> float:
     r"""Radius of a change with a given root mean square per entry, :math:`\rho = s\sqrt d`.
 
     Radii are lengths of whole displacements (a sum over entries). For an image of d pixels that
@@ -226,7 +246,7 @@ def radius_from_rms(rms: Any, size: Any) -> float:
     return as_radius(rms, "rms") * math.sqrt(as_positive_integer(size, "size"))
 
 
-def rms_from_radius(radius: Any, size: Any) -> float:
+def rms_from_radius(radius: Real, size: Integer) -> float:
     r"""Root mean square per entry of a change as large as the radius, :math:`s = \rho/\sqrt d`.
 
     Parameters

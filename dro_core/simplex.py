@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dro_core.checks import Array
+from dro_core.types import Array
 
 #: Relative excess over the lower value at which a plan is optimal, and above which it is refused.
 SOUGHT, REFUSED = 3e-11, 1e-7
@@ -48,7 +48,7 @@ def optimal_plan(a: Array, b: Array, cost: Array) -> tuple[Array, Array, Array]:
     for _ in range(ROUNDS):
         plan, log = ot.emd(
             a, b, table, numItermax=10**9, log=True, center_dual=False, check_marginals=False
-        )  # fmt: skip
+        )
         if log["result_code"] != 1:
             raise ArithmeticError(f"POT found no optimal plan: {log['warning']}")
         _forget_rounding(plan, a, b)

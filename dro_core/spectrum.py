@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.bases import Basis, ColumnBasis
 from dro_core.checks import (
-    Array,
     as_non_negative,
     as_positive_integer,
     as_samples,
@@ -26,9 +26,10 @@ from dro_core.checks import (
     non_negative_array,
 )
 from dro_core.golub_kahan import KrylovRuns
-from dro_core.linear_map import LinearMap, as_linear_map
+from dro_core.linear_map import LinearMap, MapLike, as_linear_map
 from dro_core.structure import AffineDisplacement, Structure, as_structure
 from dro_core.transport import squared_norms
+from dro_core.types import Array, Integer, Real
 
 #: Of an upper spectrum whose factor has no norm bound.
 FAILURE_PROBABILITY = 5e-7
@@ -74,12 +75,12 @@ class ResidualSpectrum:
     @classmethod
     def from_matrix(
         cls,
-        B: Any,
-        x: Any,
-        y: Any,
+        B: MapLike,
+        x: ArrayLike,
+        y: ArrayLike,
         structure: str | Structure = "y|x",
         *,
-        weights: Any = None,
+        weights: ArrayLike | None = None,
     ) -> ResidualSpectrum:
         r"""Exact spectrum of a linear map, :math:`m_j = \sum_i\mu_i(u_j^\top r_i)^2`.
 
@@ -113,15 +114,15 @@ class ResidualSpectrum:
     @classmethod
     def from_linear_operator(
         cls,
-        B: Any,
-        x: Any,
-        y: Any,
+        B: MapLike,
+        x: ArrayLike,
+        y: ArrayLike,
         structure: str | Structure = "y|x",
         *,
-        steps: Any,
-        norm_bound: Any = None,
-        weights: Any = None,
-        random_starts: Any = 4,
+        steps: Integer,
+        norm_bound: Real | None = None,
+        weights: ArrayLike | None = None,
+        random_starts: Integer = 4,
         seed: int = 0,
     ) -> ResidualSpectrum:
         r"""Small spectrum of a matrix-free map by `steps` of Golub-Kahan bidiagonalisation.
@@ -220,7 +221,7 @@ class ResidualSpectrum:
 
 
 def _displacement(
-    B: LinearMap, x: Any, y: Any, structure: str | Structure, weights: Any
+    B: LinearMap, x: ArrayLike, y: ArrayLike, structure: str | Structure, weights: ArrayLike | None
 ) -> tuple[AffineDisplacement, Array]:
     x, y = as_samples(x, "x"), as_samples(y, "y")
     check_samples_and_map(B, x, y, "B")

@@ -34,6 +34,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 try:
     from hypothesis import strategies as st
@@ -46,7 +47,7 @@ except ModuleNotFoundError as error:
         name="hypothesis",
     ) from None
 
-from dro_core.checks import Array, as_radius, as_samples, as_weights
+from dro_core.checks import as_radius, as_samples, as_weights
 from dro_core.structure import (
     Joint,
     Structure,
@@ -56,6 +57,7 @@ from dro_core.structure import (
     YShift,
     as_structure,
 )
+from dro_core.types import Array
 from dro_core.worst_case import WorstCase, worst_case_risk
 
 #: Relative slack that checkers grant to rounding.
@@ -113,7 +115,7 @@ def sizes(largest: int = 6) -> st.SearchStrategy[int]:
 
 @st.composite
 def samples(
-    draw: Any, rows: int | None = None, columns: int | None = None, *, duplicates: bool = True
+    draw: st.DrawFn, rows: int | None = None, columns: int | None = None, *, duplicates: bool = True
 ) -> Array:
     """Samples as rows: Gaussian, sometimes on a subspace, with repeated or zero rows."""
     count = draw(sizes(8)) if rows is None else rows
@@ -129,7 +131,7 @@ def samples(
 
 
 @st.composite
-def maps(draw: Any, rows: int | None = None, columns: int | None = None) -> Array:
+def maps(draw: st.DrawFn, rows: int | None = None, columns: int | None = None) -> Array:
     """Linear maps, rows x columns: any rank (zero included) and condition numbers up to 1e10."""
     n = draw(sizes()) if rows is None else rows
     m = draw(sizes()) if columns is None else columns
@@ -143,7 +145,7 @@ def maps(draw: Any, rows: int | None = None, columns: int | None = None) -> Arra
 
 
 @st.composite
-def weights(draw: Any, size: int) -> Array:
+def weights(draw: st.DrawFn, size: int) -> Array:
     """Non-negative weights that sum to one: uniform, uneven, or with zeros."""
     kind = draw(st.sampled_from(["uniform", "uneven", "zeros"]))
     if kind == "uniform" or size == 1:
@@ -173,7 +175,7 @@ def structures(
 
 
 @st.composite
-def weighted_structures(draw: Any, n: int, m: int) -> Structure:
+def weighted_structures(draw: st.DrawFn, n: int, m: int) -> Structure:
     """joint, y|x and x|y with anisotropic transport costs: per axis, frozen axes, matrices."""
 
     def weight(size: int) -> Any:
@@ -201,7 +203,7 @@ def weighted_structures(draw: Any, n: int, m: int) -> Structure:
 
 @st.composite
 def problems(
-    draw: Any, *, structure: str | Structure | None = None, zero_radius: bool = True
+    draw: st.DrawFn, *, structure: str | Structure | None = None, zero_radius: bool = True
 ) -> Any:
     """A whole `Problem`: residuals of any size, none at all, or off the top singular space.
 
@@ -237,7 +239,7 @@ def problems(
 
 
 @st.composite
-def laws(draw: Any, problem: Problem) -> Any:
+def laws(draw: st.DrawFn, problem: Problem) -> Any:
     """A random law of the problem's ambiguity ball, with up to three branches per sample.
 
     Displacements are random, along the gradient of the loss, or along the direction that the map
@@ -331,14 +333,14 @@ def check_ordering(*values: float, rtol: float = RTOL) -> None:
 
 
 def check_feasible(
-    x: Any,
-    y: Any,
-    displacement_x: Any,
-    displacement_y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
+    displacement_x: ArrayLike,
+    displacement_y: ArrayLike,
     radius: float,
     structure: str | Structure,
     *,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
     rtol: float = RTOL,
 ) -> None:
     """A law made of displaced samples is in the ambiguity ball.

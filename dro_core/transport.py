@@ -7,16 +7,22 @@ freeze what they stand for.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array, as_real_array, check_magnitude
+from dro_core.checks import as_real_array, check_magnitude
+from dro_core.types import Array
 
 
 def squared_norms(rows: Array) -> Array:
     """Squared Euclidean norm of each row, (N, d) -> (N,)."""
     return np.einsum("ij,ij->i", rows, rows)
+
+
+#: Weight of a transport cost: one, one per axis, or a matrix; None is 1.
+WeightLike: TypeAlias = ArrayLike | None
 
 
 class TransportWeight:
@@ -123,9 +129,11 @@ class TransportWeight:
 
     def half(self, size: int) -> Array:
         r""":math:`W^{-1/2}` as a (size, size) matrix."""
-        return self.inverse_root if self.is_matrix else np.diag(
-            np.broadcast_to(self.inverse_root, (size,))
-        )  # fmt: skip
+        return (
+            self.inverse_root
+            if self.is_matrix
+            else np.diag(np.broadcast_to(self.inverse_root, (size,)))
+        )
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import (
-    Array,
     as_count,
     as_positive_integer,
     as_samples,
@@ -18,9 +18,13 @@ from dro_core.checks import (
     non_negative_array,
 )
 from dro_core.estimator.search import fit_linear
-from dro_core.linear_map import as_linear_map
+from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.structure import Structure, as_structure
+from dro_core.types import Array, Integer
 from dro_core.worst_case import LinearReconstruction
+
+#: A map to test, a structure to fit maps for, or a function (x, y, radius) -> map.
+Fit: TypeAlias = MapLike | str | Structure | Callable[[Array, Array, float], MapLike] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +57,14 @@ class CrossValidatedRadius:
 
 
 def cross_validated_radius(
-    x: Any,
-    y: Any,
-    radii: Any,
-    fit: Any = None,
+    x: ArrayLike,
+    y: ArrayLike,
+    radii: ArrayLike,
+    fit: Fit = None,
     *,
     criterion: Literal["risk", "coverage"] = "risk",
     structure: str | Structure = "y|x",
-    folds: Any = 5,
+    folds: Integer = 5,
     seed: int = 0,
 ) -> CrossValidatedRadius:
     r"""Choose a radius from held-out data, for linear maps.
@@ -138,7 +142,7 @@ def _fit_of(structure: Structure) -> Callable[[Array, Array, float], Any]:
     return lambda x, y, radius: fit_linear(x=x, y=y, radius=radius, structure=structure.name).matrix
 
 
-def _as_fit(fit: Any, criterion: str) -> Callable[[Array, Array, float], Any]:
+def _as_fit(fit: Fit, criterion: str) -> Callable[[Array, Array, float], Any]:
     if callable(fit) and not hasattr(fit, "matvec"):
         return fit
     fixed = as_linear_map(fit, "fit")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.certificate import relative_gap, risk_rounding
-from dro_core.checks import Array, as_samples
+from dro_core.checks import as_samples
 from dro_core.entropic import EntropicWorstCase
 from dro_core.estimator.law import Law
 from dro_core.linear_map import DenseMap
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.types import Array
 from dro_core.worst_case import WorstCase
 
 #: Structures that a map can be fitted for: (x moves, y moves).
@@ -79,9 +80,15 @@ class LinearFit(ReadOnly):
     """
 
     def __init__(
-        self, matrix: Array, worst: WorstCase | EntropicWorstCase, law: Law,
-        data: tuple[Array, Array, Array], structure: str, radius: float, epsilon: float,
-    ) -> None:  # fmt: skip
+        self,
+        matrix: Array,
+        worst: WorstCase | EntropicWorstCase,
+        law: Law,
+        data: tuple[Array, Array, Array],
+        structure: str,
+        radius: float,
+        epsilon: float,
+    ) -> None:
         self.matrix, self.worst, self._law, self._data = matrix, worst, law, data
         self.structure, self.radius, self.epsilon = structure, radius, epsilon
         self.risk = worst.risk
@@ -109,7 +116,7 @@ class LinearFit(ReadOnly):
         """Singular values of the map, in decreasing order."""
         return read_only(np.linalg.svd(self.matrix, compute_uv=False))
 
-    def predict(self, y: Any) -> Array:
+    def predict(self, y: ArrayLike) -> Array:
         """Reconstructions of rows of y: (N, m) -> (N, n)."""
         rows = as_samples(y, "y")
         if rows.shape[1] != self.matrix.shape[1]:
@@ -129,9 +136,14 @@ class LinearFit(ReadOnly):
             spent = self._law.divergence(weights, self.epsilon, MOVES[self.structure])
         resolution = 1e-300 + 1e-24 * self.epsilon * (x.shape[1] + y.shape[1])
         return FitCertificate(
-            upper, lower, self._gap(upper, lower), spent, self.radius**2, resolution,
+            upper,
+            lower,
+            self._gap(upper, lower),
+            spent,
+            self.radius**2,
+            resolution,
             risk_rounding(upper, 16 * self._size),
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         n, m = self.matrix.shape

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from dro_core.checks import Array
 from dro_core.entropic import covariance_divergence
+from dro_core.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import (
-    Array,
     as_real_array,
     as_samples,
     as_weights,
@@ -19,6 +19,7 @@ from dro_core.checks import (
 )
 from dro_core.estimator.cross_validation import cross_validated_radius
 from dro_core.estimator.search import fit_linear
+from dro_core.types import Array, Integer, Real
 
 
 class LinearDRO:
@@ -63,9 +64,13 @@ class LinearDRO:
     _names = ("radius", "epsilon", "structure", "folds", "seed")
 
     def __init__(
-        self, radius: Any = 0.1, epsilon: Any = 0.0, structure: str = "y|x", folds: Any = 5,
+        self,
+        radius: Real | ArrayLike = 0.1,
+        epsilon: Real = 0.0,
+        structure: str = "y|x",
+        folds: Integer = 5,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.radius, self.epsilon, self.structure = radius, epsilon, structure
         self.folds, self.seed = folds, seed
 
@@ -93,7 +98,7 @@ class LinearDRO:
             input_tags=InputTags(),
         )
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearDRO:
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> LinearDRO:
         """Fit the map from measurements to signals.
 
         Parameters
@@ -109,18 +114,27 @@ class LinearDRO:
         measurements, (signals, flat) = _features(X), _targets(y)
         if len(signals) != len(measurements):
             raise ValueError(f"y: {len(signals)} rows, but X has {len(measurements)}")
-        radius = self.radius
+        radius: Any = self.radius
         if as_real_array(radius, "radius").ndim > 0:
             if sample_weight is not None:
                 raise ValueError("sample_weight: not available with cross-validation")
             radius = cross_validated_radius(
-                signals, measurements, radius, self._map, structure=self.structure,
-                folds=self.folds, seed=self.seed,
-            ).radius  # fmt: skip
+                signals,
+                measurements,
+                radius,
+                self._map,
+                structure=self.structure,
+                folds=self.folds,
+                seed=self.seed,
+            ).radius
         self.fit_ = fit_linear(
-            x=signals, y=measurements, radius=radius, epsilon=self.epsilon,
-            structure=self.structure, weights=_shares(sample_weight, len(signals)),
-        )  # fmt: skip
+            x=signals,
+            y=measurements,
+            radius=radius,
+            epsilon=self.epsilon,
+            structure=self.structure,
+            weights=_shares(sample_weight, len(signals)),
+        )
         self.coef_, self.radius_ = self.fit_.matrix, radius
         self.n_features_in_ = measurements.shape[1]
         self._flat = flat
@@ -136,7 +150,7 @@ class LinearDRO:
             x=x, y=y, radius=radius, epsilon=self.epsilon, structure=self.structure
         ).matrix
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: ArrayLike) -> Array:
         """Reconstructions of rows of measurements: (N, m) -> (N, n), or (N,) for 1-D targets."""
         if not hasattr(self, "fit_"):
             raise _not_fitted("LinearDRO: call fit(X, y) before predict")
@@ -145,7 +159,7 @@ class LinearDRO:
         predicted = rows @ self.coef_.T
         return predicted[:, 0] if self._flat else predicted
 
-    def _check_columns(self, X: Any, rows: Array) -> None:
+    def _check_columns(self, X: ArrayLike, rows: Array) -> None:
         """Columns are those of `fit`, by number and, where both have them, by name."""
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -168,7 +182,7 @@ class LinearDRO:
                 f"order; given {list(names)}, fitted with {list(expected)}"
             )
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         r"""Coefficient of determination, residual and total sum of squares over all entries of y.
 
         .. math:: 1 - \frac{\sum_i w_i\|y_i - \hat y_i\|^2}{\sum_i w_i\|y_i - \bar y\|^2}
@@ -180,8 +194,9 @@ class LinearDRO:
         mean = np.average(signals, axis=0, weights=shares)
         left = (signals - predicted.reshape(signals.shape)) ** 2
         total = (signals - mean) ** 2
-        left_sum, total_sum = (float(np.average(s, axis=0, weights=shares).sum())
-                               for s in (left, total))  # fmt: skip
+        left_sum, total_sum = (
+            float(np.average(s, axis=0, weights=shares).sum()) for s in (left, total)
+        )
         if total_sum == 0.0:
             raise ValueError("y: all samples are equal; the coefficient of determination needs two")
         return 1.0 - left_sum / total_sum
@@ -191,7 +206,7 @@ class LinearDRO:
         return f"LinearDRO({listed})"
 
 
-def _numbers(value: Any, name: str) -> Array:
+def _numbers(value: object, name: str) -> Array:
     """As `as_real_array`; arrays of Python numbers are converted, as scikit-learn does."""
     if hasattr(value, "dtypes") or hasattr(value, "toarray") or isinstance(value, list | tuple):
         return as_real_array(value, name)
@@ -207,7 +222,7 @@ def _numbers(value: Any, name: str) -> Array:
     return as_real_array(given, name)
 
 
-def _features(X: Any) -> Array:
+def _features(X: ArrayLike) -> Array:
     """Rows of measurements, refused in the words that scikit-learn's own checks look for."""
     array = _numbers(X, "X")
     if array.ndim == 1:
@@ -220,7 +235,7 @@ def _features(X: Any) -> Array:
     return as_samples(array, "X")
 
 
-def _targets(y: Any) -> tuple[Array, bool]:
+def _targets(y: ArrayLike) -> tuple[Array, bool]:
     """Signals as rows, and whether they were given as a 1-D array, which is one column."""
     if y is None:
         raise ValueError("y: LinearDRO requires y to be passed, but the target y is None")
@@ -228,7 +243,7 @@ def _targets(y: Any) -> tuple[Array, bool]:
     return as_samples(array[:, None] if array.ndim == 1 else array, "y"), array.ndim == 1
 
 
-def _shares(sample_weight: Any, size: int) -> Array | None:
+def _shares(sample_weight: ArrayLike | None, size: int) -> Array | None:
     """Weights of any positive sum, divided by it."""
     if sample_weight is None:
         return None
@@ -240,7 +255,7 @@ def _shares(sample_weight: Any, size: int) -> Array | None:
     return as_weights(relative / relative.sum(), size, "sample_weight")
 
 
-def _column_names(X: Any) -> Any:
+def _column_names(X: ArrayLike) -> Any:
     """Names of a data frame's columns if all are strings, as an object array; otherwise None."""
     names = list(getattr(X, "columns", []))
     if not names or not all(isinstance(name, str) for name in names):

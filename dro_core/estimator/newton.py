@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from dro_core.checks import Array
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
+from dro_core.types import Array
 
 #: Without entropy the path ends at this share of the squared radius.
 LEAST_ENTROPY = 1e-8

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from dro_core.checks import Array, as_non_negative, as_radius, as_samples, as_weights, check_option
+from dro_core.checks import as_non_negative, as_radius, as_samples, as_weights, check_option
 from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import MOVES, LinearFit
 from dro_core.estimator.law import Law
 from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
 from dro_core.threads import single_threaded
+from dro_core.types import Array, Real
 from dro_core.worst_case import WorstCase, worst_case_risk
 
 #: Up to this many entries of the second moments one thread is faster: Newton steps are short.
@@ -39,12 +40,12 @@ class NotOptimalWarning(UserWarning):
 
 def fit_linear(
     *,
-    x: Any,
-    y: Any,
-    radius: Any,
-    epsilon: Any = 0.0,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: Real,
+    epsilon: Real = 0.0,
     structure: str = "y|x",
-    weights: Any = None,
+    weights: ArrayLike | None = None,
 ) -> LinearFit:
     r"""The linear map with the smallest (entropic) worst-case risk, certified.
 
@@ -196,9 +197,14 @@ class _Search:
             laws = nearly
             if self.epsilon == 0.0:
                 smoothed = entropic_worst_case(
-                    B, self.x, self.y, self.radius, point.epsilon * unit**2, self.structure,
+                    B,
+                    self.x,
+                    self.y,
+                    self.radius,
+                    point.epsilon * unit**2,
+                    self.structure,
                     weights=self.weights,
-                )  # fmt: skip
+                )
                 law = _sharpened(smoothed)
                 shares = (0.0, *BLURS) if B.size <= LARGE_MAP else (1e-7,)
                 laws = laws + [self._blurred(law, share) for share in shares]
@@ -274,9 +280,10 @@ class _Search:
         powers, vectors = np.linalg.eigh(rest)
         roots = (vectors * np.sqrt(np.maximum(powers, 0.0))).T @ moving.T * unit
         law = Law(
-            shifts[:, :k] @ space_x.basis.T, shifts[:, k:] @ space_y.basis.T,
+            shifts[:, :k] @ space_x.basis.T,
+            shifts[:, k:] @ space_y.basis.T,
             np.hstack([roots[:, :k] @ space_x.basis.T, roots[:, k:] @ space_y.basis.T]),
-        )  # fmt: skip
+        )
         return law.scaled(self.radius**2, self.weights)
 
     def _ridge(self) -> Array:
@@ -350,9 +357,12 @@ class _Search:
         direction = np.concatenate([float(self.moves_x) * u, -sigma * w]) / kappa
         n = self.x.shape[1]
         return [
-            Law(share[:, None] * direction[:n], share[:, None] * direction[n:],
-                math.sqrt(rest) * direction[None])
-        ]  # fmt: skip
+            Law(
+                share[:, None] * direction[:n],
+                share[:, None] * direction[n:],
+                math.sqrt(rest) * direction[None],
+            )
+        ]
 
 
 def _sharpened(worst: EntropicWorstCase) -> Law:

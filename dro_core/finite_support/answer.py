@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from dro_core.blocks import Candidates
-from dro_core.checks import Array
 from dro_core.read_only import ReadOnly
+from dro_core.types import Array, Indices
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -96,9 +95,14 @@ class FiniteWorstCase(ReadOnly):
     """
 
     def __init__(
-        self, candidates: Candidates, weights: Array, radius: float, multiplier: float,
-        risk: float, entries: tuple[Any, Any, Array, Array, Array],
-    ) -> None:  # fmt: skip
+        self,
+        candidates: Candidates,
+        weights: Array,
+        radius: float,
+        multiplier: float,
+        risk: float,
+        entries: tuple[Indices, Indices, Array, Array, Array],
+    ) -> None:
         self._candidates = candidates
         rows, columns, mass, loss, cost = entries
         self.weights = weights

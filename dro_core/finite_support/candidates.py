@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.blocks import BlockFunction, Candidates
-from dro_core.checks import Array, as_map, as_non_negative, as_samples, check_samples_and_map
+from dro_core.checks import as_map, as_non_negative, as_samples, check_samples_and_map
 from dro_core.finite_support.solver import plan_at
+from dro_core.linear_map import MapLike
+from dro_core.types import Array, Indices, Real, Table
 
 
 def finite_potential(
-    loss: Any, cost: Any, multiplier: Any, admissible: Any = None
-) -> tuple[Array, Any]:
+    loss: Table, cost: Table, multiplier: Real, admissible: Table | None = None
+) -> tuple[Array, Indices]:
     r"""Dual potential :math:`\varphi_\lambda(z_i) = \max_j (\ell_{ij} - \lambda c_{ij})`.
 
     Parameters
@@ -46,7 +49,12 @@ def finite_potential(
 
 
 def quadratic_candidates(
-    B: Any, x: Any, y: Any, *, x_candidates: Any = None, y_candidates: Any = None
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    x_candidates: ArrayLike | None = None,
+    y_candidates: ArrayLike | None = None,
 ) -> tuple[BlockFunction, BlockFunction]:
     r"""Loss and cost of moving samples of a linear map to shared candidates, as block callables.
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.blocks import LARGEST_ENTRY, Candidates
-from dro_core.checks import Array, InfeasibleRadiusError, as_radius, as_weights
+from dro_core.checks import InfeasibleRadiusError, as_radius, as_weights
 from dro_core.finite_support.answer import EPS, FiniteWorstCase, penalised_losses
+from dro_core.types import Array, Indices, Real, Table
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """One candidate per sample, with its loss and cost: arrays of shape (N,)."""
 
-    index: Any
+    index: Indices
     loss: Array
     cost: Array
 
 
-def _cheapest_argmax(score: Array, cost: Array) -> Any:
+def _cheapest_argmax(score: Array, cost: Array) -> Indices:
     """Per row the argmax of `score`; among exact ties the one of least `cost`."""
     index = score.argmax(axis=1)
     best = np.take_along_axis(score, index[:, None], axis=1)
@@ -70,7 +71,7 @@ def _plan_between(candidates: Candidates, multiplier: float, dear: _Plan, cheap:
     return plan
 
 
-def _pick(loss: Array, cost: Array, index: Any) -> _Plan:
+def _pick(loss: Array, cost: Array, index: Indices) -> _Plan:
     rows = np.arange(len(index))
     return _Plan(index, loss[rows, index], cost[rows, index])
 
@@ -84,7 +85,12 @@ def _join(parts: list[_Plan]) -> _Plan:
 
 
 def finite_worst_case(
-    loss: Any, cost: Any, radius: Any, *, weights: Any = None, admissible: Any = None
+    loss: Table,
+    cost: Table,
+    radius: Real,
+    *,
+    weights: ArrayLike | None = None,
+    admissible: Table | None = None,
 ) -> FiniteWorstCase:
     r"""Exact worst-case expected loss over all plans on finitely many candidates.
 
@@ -190,7 +196,7 @@ def _newton(
 
 def _mix(
     mu: Array, budget: float, dear: _Plan, cheap: _Plan
-) -> tuple[Any, Any, Array, Array, Array]:
+) -> tuple[Indices, Indices, Array, Array, Array]:
     """Plan entries: as many samples on the dearer plan as the budget allows, one of them split."""
     extra = mu * (dear.cost - cheap.cost)
     differs = np.flatnonzero(extra > 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import (
     as_map,
@@ -19,7 +19,9 @@ from dro_core.checks import (
     check_samples_and_map,
 )
 from dro_core.dual import threshold_rounding
+from dro_core.linear_map import MapLike
 from dro_core.reference.worst_case import DISPLACEMENTS
+from dro_core.types import Real
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,17 @@ class MonteCarloEstimate:
 
 
 def entropic_dual_monte_carlo(
-    B: Any,
-    x: Any,
-    y: Any,
-    multiplier: Any,
-    radius: Any,
-    epsilon: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    multiplier: Real,
+    radius: Real,
+    epsilon: Real,
     structure: str = "y|x",
     *,
     draws: int = 10_000,
     seed: int = 0,
-    weights: Any = None,
+    weights: ArrayLike | None = None,
 ) -> MonteCarloEstimate:
     r"""The entropic dual at a multiplier, from its definition by sampling.
 

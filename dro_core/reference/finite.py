@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 
 from dro_core.checks import (
-    Array,
     InfeasibleRadiusError,
     as_radius,
     as_real_array,
     as_weights,
     check_option,
 )
+from dro_core.types import Array, Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,11 @@ class ReferenceSolution:
 
 
 def _programme(
-    loss: Any, cost: Any, radius: Any, weights: Any, admissible: Any
+    loss: ArrayLike,
+    cost: ArrayLike,
+    radius: Real,
+    weights: ArrayLike | None,
+    admissible: ArrayLike | None,
 ) -> tuple[Array, Array, float, Array]:
     gain, price = as_real_array(loss, "loss"), as_real_array(cost, "cost", finite=False)
     if gain.ndim != 2 or gain.size == 0 or price.shape != gain.shape:
@@ -60,7 +65,12 @@ def _programme(
 
 
 def finite_worst_case_highs(
-    loss: Any, cost: Any, radius: Any, *, weights: Any = None, admissible: Any = None
+    loss: ArrayLike,
+    cost: ArrayLike,
+    radius: Real,
+    *,
+    weights: ArrayLike | None = None,
+    admissible: ArrayLike | None = None,
 ) -> ReferenceSolution:
     r"""The linear programme of `finite_worst_case`, solved by HiGHS through scipy.
 
@@ -100,12 +110,12 @@ def finite_worst_case_highs(
 
 
 def finite_worst_case_cvxpy(
-    loss: Any,
-    cost: Any,
-    radius: Any,
+    loss: ArrayLike,
+    cost: ArrayLike,
+    radius: Real,
     *,
-    weights: Any = None,
-    admissible: Any = None,
+    weights: ArrayLike | None = None,
+    admissible: ArrayLike | None = None,
     solver: str = "HIGHS",
 ) -> ReferenceSolution:
     """The same linear programme, written in cvxpy; `solver` is any LP solver cvxpy knows.
@@ -158,7 +168,12 @@ _GAIN_SCALE = 1e6
 
 
 def finite_worst_case_pure(
-    loss: Any, cost: Any, radius: Any, *, weights: Any = None, admissible: Any = None
+    loss: ArrayLike,
+    cost: ArrayLike,
+    radius: Real,
+    *,
+    weights: ArrayLike | None = None,
+    admissible: ArrayLike | None = None,
 ) -> PureChoice:
     r"""The best plan of `finite_worst_case` that splits no sample: a multiple-choice knapsack.
 

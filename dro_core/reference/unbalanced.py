@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array, as_non_negative, as_positive_integer, as_real_array, unknown
+from dro_core.checks import as_non_negative, as_positive_integer, as_real_array, unknown
+from dro_core.types import Array, Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,9 @@ class UnbalancedReference:
     potentials: tuple[Array, Array] | None = None
 
 
-def _unbalanced_programme(cost: Any, a: Any, b: Any, weight: Any) -> tuple[Array, ...]:
+def _unbalanced_programme(
+    cost: ArrayLike, a: ArrayLike, b: ArrayLike, weight: Real
+) -> tuple[Array, ...]:
     price, first, second = (
         as_real_array(value, name) for value, name in ((cost, "cost"), (a, "a"), (b, "b"))
     )
@@ -46,14 +51,14 @@ def _unbalanced_programme(cost: Any, a: Any, b: Any, weight: Any) -> tuple[Array
 
 
 def unbalanced_ot_cvxpy(
-    cost: Any,
-    a: Any,
-    b: Any,
-    divergence: Any = ("kl", "kl"),
+    cost: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    divergence: str | Sequence[str] = ("kl", "kl"),
     *,
-    weight: Any = 1.0,
+    weight: Real = 1.0,
     form: str = "dual",
-    bound: Any = 1000.0,
+    bound: Real = 1000.0,
 ) -> UnbalancedReference:
     r"""Unbalanced transport as an exponential-cone programme (cvxpy, Clarabel).
 
@@ -128,7 +133,7 @@ def unbalanced_ot_cvxpy(
 
 
 def unbalanced_ot_mm(
-    cost: Any, a: Any, b: Any, *, weight: Any = 1.0, iterations: int = 5000
+    cost: ArrayLike, a: ArrayLike, b: ArrayLike, *, weight: Real = 1.0, iterations: int = 5000
 ) -> UnbalancedReference:
     """Unbalanced transport, KL on both sides, by POT's majorisation-minimisation.
 
@@ -146,9 +151,14 @@ def unbalanced_ot_mm(
 
     price, first, second = _unbalanced_programme(cost, a, b, weight)
     plan = ot.unbalanced.mm_unbalanced(
-        first, second, price, float(weight), div="kl", stopThr=0.0,
+        first,
+        second,
+        price,
+        float(weight),
+        div="kl",
+        stopThr=0.0,
         numItermax=as_positive_integer(iterations, "iterations"),
-    )  # fmt: skip
+    )
     value = float((price * plan).sum())
     for axis, mass in ((1, first), (0, second)):
         value += float(weight) * float(kl_div(plan.sum(axis=axis), mass).sum())

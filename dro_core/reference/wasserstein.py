@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 
-from dro_core.checks import Array, as_samples, as_weights
+from dro_core.checks import as_samples, as_weights
+from dro_core.types import Array
 
 
 def wasserstein_pot(
-    points0: Any, points1: Any, *, weights0: Any = None, weights1: Any = None
+    points0: ArrayLike,
+    points1: ArrayLike,
+    *,
+    weights0: ArrayLike | None = None,
+    weights1: ArrayLike | None = None,
 ) -> float:
     """W2 distance between two weighted point clouds, by POT's network simplex.
 
@@ -46,7 +50,12 @@ def wasserstein_pot(
 
 
 def _two_laws(
-    x0: Any, y0: Any, x1: Any, y1: Any, weights0: Any, weights1: Any
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
+    weights0: ArrayLike | None,
+    weights1: ArrayLike | None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Two weighted samples of (x, y), checked against each other."""
     x0, y0 = as_samples(x0, "x0"), as_samples(y0, "y0")
@@ -65,13 +74,13 @@ def _two_laws(
 
 
 def conditional_wasserstein_pot(
-    x0: Any,
-    y0: Any,
-    x1: Any,
-    y1: Any,
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
     *,
-    weights0: Any = None,
-    weights1: Any = None,
+    weights0: ArrayLike | None = None,
+    weights1: ArrayLike | None = None,
 ) -> float:
     r"""Conditional distance :math:`(\sum_x \mu_X(x) W_2^2(\mu(\cdot|x), \nu(\cdot|x)))^{1/2}`.
 
@@ -118,13 +127,13 @@ def conditional_wasserstein_pot(
 
 
 def conditional_wasserstein_lp(
-    x0: Any,
-    y0: Any,
-    x1: Any,
-    y1: Any,
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
     *,
-    weights0: Any = None,
-    weights1: Any = None,
+    weights0: ArrayLike | None = None,
+    weights1: ArrayLike | None = None,
     p: float = 2.0,
 ) -> float:
     r"""Transport with cost :math:`\|y-y'\|^p` where x = x' and infinity elsewhere, as one LP.

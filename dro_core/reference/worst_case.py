@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import (
-    Array,
     as_map,
     as_radius,
     as_samples,
@@ -17,7 +16,9 @@ from dro_core.checks import (
     check_samples_and_map,
     unknown,
 )
+from dro_core.linear_map import MapLike
 from dro_core.reference.finite import ReferenceSolution
+from dro_core.types import Array, Real
 
 #: Displacement matrices C of the structures, from their definition (theory, structure table).
 DISPLACEMENTS: dict[str, Callable[[Array], Array]] = {
@@ -28,14 +29,14 @@ DISPLACEMENTS: dict[str, Callable[[Array], Array]] = {
 
 
 def worst_case_risk_sdp(
-    B: Any,
-    x: Any,
-    y: Any,
-    radius: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: Real,
     structure: str = "y|x",
     *,
-    forward: Any = None,
-    weights: Any = None,
+    forward: MapLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> ReferenceSolution:
     r"""The strong dual of a linear map as a semidefinite programme (cvxpy, Clarabel).
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array
 from dro_core.linear_map import LinearMap
+from dro_core.types import Array, Booleans
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Structure(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: ArrayLike) -> Array:
         r"""Modulus :math:`\kappa` of the explicit bound :math:`(\sqrt M + \rho\kappa)^2`.
 
         `lipschitz` is the Lipschitz constant of the reconstruction map (structure x: of
@@ -78,5 +79,5 @@ class Structure(ABC):
         """Transport cost of each displacement, shape (N,), in squared units of the data."""
 
     @abstractmethod
-    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
+    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Booleans:
         """Which candidates (x'_j, y'_j) sample i may be moved to: a boolean (N, M) mask."""

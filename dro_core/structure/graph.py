@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import qr, solve_triangular
 
 from dro_core.bases import Basis
-from dro_core.checks import Array, as_real_array, check_magnitude, check_option
-from dro_core.linear_map import DenseMap, LinearMap, as_linear_map
+from dro_core.checks import as_real_array, check_magnitude, check_option
+from dro_core.linear_map import DenseMap, LinearMap, MapLike, as_linear_map
 from dro_core.operators import SpectralOperator
 from dro_core.structure.base import AffineDisplacement, Structure
-from dro_core.transport import TransportWeight
+from dro_core.transport import TransportWeight, WeightLike
+from dro_core.types import Array, Booleans
 
 
 class _Root(ABC):
@@ -69,7 +71,12 @@ class GraphShift(Structure):
     _argument: ClassVar[str]
 
     def __init__(
-        self, kernel: Any, cost: str, covariance: Any, weight_leader: Any, weight_follower: Any
+        self,
+        kernel: MapLike,
+        cost: str,
+        covariance: ArrayLike | None,
+        weight_leader: WeightLike,
+        weight_follower: WeightLike,
     ) -> None:
         names = ("x", "y")[self._leader], ("y", "x")[self._leader]
         self.kernel = as_linear_map(kernel, self._argument)
@@ -100,13 +107,14 @@ class GraphShift(Structure):
         else:
             blocks = [_as_matrix(self._weight.root, leader)]
             if cost == "joint":
-                blocks.append(_as_matrix(self._follower_weight.root, follower) @ kernel_matrix(
-                    self.kernel, self._argument
-                ))  # fmt: skip
+                blocks.append(
+                    _as_matrix(self._follower_weight.root, follower)
+                    @ kernel_matrix(self.kernel, self._argument)
+                )
             # R from a QR of the two halves: the Gram matrix is never formed.
             self._root = _TriangularRoot(qr(np.vstack(blocks), mode="r")[0][:leader])
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: ArrayLike) -> Array:
         r""":math:`\kappa` = Lip of the residual map on the graph, passed as `lipschitz`.
 
         (This project's extension. A weight of the leader divides it by its root.)
@@ -153,9 +161,16 @@ class GraphShift(Structure):
             move = np.zeros(leader.shape)
         base = self._pair(move, self.kernel.apply(move) - off_graph)
         return AffineDisplacement(
-            defect.apply(leader + move), factor, 0.0, displace, base,
-            self.transport_cost(*base), noise_cost, noise_risk, terms,
-        )  # fmt: skip
+            defect.apply(leader + move),
+            factor,
+            0.0,
+            displace,
+            base,
+            self.transport_cost(*base),
+            noise_cost,
+            noise_risk,
+            terms,
+        )
 
     def _check_shape(self, x: Array, y: Array) -> None:
         sizes = (x.shape[1], y.shape[1])
@@ -183,7 +198,7 @@ class GraphShift(Structure):
     def _pair(self, leader: Array, follower: Array) -> tuple[Array, Array]:
         return (leader, follower) if self._leader == 0 else (follower, leader)
 
-    def _on_graph(self, x: Array, y: Array) -> Any:
+    def _on_graph(self, x: Array, y: Array) -> Booleans:
         """Rows on the graph up to the rounding of the product; (N,) bool."""
         leader, follower = (x, y) if self._leader == 0 else (y, x)
         image = self.kernel.apply(leader)
@@ -225,7 +240,7 @@ class GraphShift(Structure):
         cost = self._weight.cost(leader)
         return cost + self._follower_weight.cost(follower) if self.cost == "joint" else cost
 
-    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
+    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Booleans:
         """Candidates on the graph (to rounding), for every sample."""
         if self._covariance is not None:
             raise ValueError(
@@ -279,7 +294,7 @@ def _as_matrix(value: Array, size: int) -> Array:
     return value if value.ndim == 2 else np.diag(np.broadcast_to(value, (size,)))
 
 
-def as_covariance(value: Any, size: int) -> Array | None:
+def as_covariance(value: object, size: int) -> Array | None:
     """A variance, variances per axis, or a symmetric positive semi-definite matrix; or None."""
     if value is None:
         return None
@@ -343,12 +358,12 @@ class XShift(GraphShift):
 
     def __init__(
         self,
-        forward: Any,
+        forward: MapLike,
         cost: Literal["joint", "x"] = "joint",
-        covariance: Any = None,
+        covariance: ArrayLike | None = None,
         *,
-        weight_x: Any = None,
-        weight_y: Any = None,
+        weight_x: WeightLike | None = None,
+        weight_y: WeightLike | None = None,
     ) -> None:
         super().__init__(forward, cost, covariance, weight_x, weight_y)
 
@@ -412,12 +427,12 @@ class YShift(GraphShift):
 
     def __init__(
         self,
-        posterior: Any,
+        posterior: MapLike,
         cost: Literal["joint", "y"] = "joint",
-        covariance: Any = None,
+        covariance: ArrayLike | None = None,
         *,
-        weight_x: Any = None,
-        weight_y: Any = None,
+        weight_x: WeightLike | None = None,
+        weight_y: WeightLike | None = None,
     ) -> None:
         super().__init__(posterior, cost, covariance, weight_y, weight_x)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import as_samples, unknown
 from dro_core.structure.base import Structure
 from dro_core.structure.graph import GraphShift, XShift, YShift
 from dro_core.structure.point import Joint, XGivenY, YGivenX
+from dro_core.types import Array, Booleans
 
 #: Structures by name; "x" and "y" need their map, so only their modulus can be used by name.
 STRUCTURES: dict[str, type[Structure]] = {
@@ -18,7 +19,7 @@ STRUCTURES: dict[str, type[Structure]] = {
 }
 
 
-def _check_name(structure: Any, name: str) -> None:
+def _check_name(structure: object, name: str) -> None:
     if not isinstance(structure, str):
         raise TypeError(
             f"{name}: {structure!r} is neither a name nor a Structure; "
@@ -28,7 +29,7 @@ def _check_name(structure: Any, name: str) -> None:
         raise ValueError(unknown(name, structure, STRUCTURES))
 
 
-def structure_modulus(structure: str | Structure, lipschitz: Any) -> Any:
+def structure_modulus(structure: str | Structure, lipschitz: ArrayLike) -> Array:
     r"""The modulus :math:`\kappa(L)` of a structure given by name or as an object."""
     if isinstance(structure, Structure):
         return structure.modulus(lipschitz)
@@ -60,8 +61,12 @@ def _by_name(cls: type[Structure]) -> Structure:
 
 
 def admissible_candidates(
-    x: Any, y: Any, x_candidates: Any, y_candidates: Any, structure: str | Structure = "y|x"
-) -> Any:
+    x: ArrayLike,
+    y: ArrayLike,
+    x_candidates: ArrayLike,
+    y_candidates: ArrayLike,
+    structure: str | Structure = "y|x",
+) -> Booleans:
     """Which candidate points each sample may be moved to under a structure (paper §2.1).
 
     Parameters

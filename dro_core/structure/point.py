@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array, as_real_array
+from dro_core.checks import as_real_array
 from dro_core.linear_map import ColumnScaledMap, DenseMap, LinearMap
 from dro_core.structure.base import AffineDisplacement, Structure
-from dro_core.transport import TransportWeight, norming_vector
+from dro_core.transport import TransportWeight, WeightLike, norming_vector
+from dro_core.types import Array, Booleans, Real
 
 
-def rows_equal(a: Array, b: Array) -> Any:
+def rows_equal(a: Array, b: Array) -> Booleans:
     """Mask (N, M): row i of `a` equals row j of `b` exactly."""
     _, labels = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
     labels = labels.reshape(-1)
@@ -28,7 +29,7 @@ class _PointMove(Structure):
     :math:`\|(W_x^{1/2}dx, W_y^{1/2}dy)\|_q^2`.
     """
 
-    def __init__(self, weight_x: TransportWeight, weight_y: TransportWeight, norm: Any) -> None:
+    def __init__(self, weight_x: TransportWeight, weight_y: TransportWeight, norm: Real) -> None:
         self.weight_x, self.weight_y = weight_x, weight_y
         order = as_real_array(norm, "norm", finite=False)
         if order.ndim != 0 or not order >= 1:
@@ -47,7 +48,7 @@ class _PointMove(Structure):
             return math.inf
         return 1.0 if math.isinf(self.norm) else self.norm / (self.norm - 1.0)
 
-    def modulus(self, lipschitz: Any) -> Any:
+    def modulus(self, lipschitz: ArrayLike) -> Array:
         r""":math:`\kappa = \sqrt{\|W_x^{-1}\| + \|W_y^{-1}\| L^2}` (paper Theorem 4.1).
 
         With ``norm`` q, :math:`\|(w_x, w_y L)\|_p` for the constant L in that norm.
@@ -99,23 +100,29 @@ class _PointMove(Structure):
             )
         c = np.concatenate([np.ones(1), -B.adjoint(np.ones((1, 1)))[0]])
         half = np.concatenate(
-            [np.broadcast_to(weight.inverse_root, (size,))
-             for weight, size in ((self.weight_x, 1), (self.weight_y, m))]
-        )  # fmt: skip
+            [
+                np.broadcast_to(weight.inverse_root, (size,))
+                for weight, size in ((self.weight_x, 1), (self.weight_y, m))
+            ]
+        )
         kappa, direction = norming_vector(c * half, self.norm)
         return AffineDisplacement(
-            residual, DenseMap(np.array([[kappa]])), 0.0,
+            residual,
+            DenseMap(np.array([[kappa]])),
+            0.0,
             partial(_move_along, kappa * half * direction, n),
-        )  # fmt: skip
+        )
 
     def transport_cost(self, dx: Array, dy: Array) -> Array:
         r""":math:`dx_i^\top W_x dx_i + dy_i^\top W_y dy_i` (or the square of the q-norm); (N,)."""
         if self.norm == 2.0:
             return self.weight_x.cost(dx) + self.weight_y.cost(dy)
         whitened = np.hstack(
-            [weight.multiply(weight.root, rows)
-             for weight, rows in ((self.weight_x, dx), (self.weight_y, dy))]
-        )  # fmt: skip
+            [
+                weight.multiply(weight.root, rows)
+                for weight, rows in ((self.weight_x, dx), (self.weight_y, dy))
+            ]
+        )
         largest = np.abs(whitened).max(axis=1, initial=0.0)
         scaled = np.divide(
             whitened, largest[:, None], out=np.zeros_like(whitened), where=largest[:, None] > 0
@@ -126,7 +133,7 @@ class _PointMove(Structure):
             )
         return np.asarray(length * length)
 
-    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Any:
+    def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Booleans:
         """Candidates that agree exactly with the sample on every frozen axis."""
         still_x, still_y = (
             weight.frozen(rows.shape[1])
@@ -161,10 +168,15 @@ def _move(
 ) -> tuple[Array, Array]:
     """dx = Wx⁻¹q, dy = -Wy⁻¹Bᵀq."""
     sizes = ((len(q), B.shape[0]), (len(q), B.shape[1]))
-    dx = q if weight_x.scalar_inverse == 1.0 else (
-        np.zeros(sizes[0]) if weight_x.scalar_inverse == 0.0
-        else weight_x.multiply(weight_x.inverse, q)
-    )  # fmt: skip
+    dx = (
+        q
+        if weight_x.scalar_inverse == 1.0
+        else (
+            np.zeros(sizes[0])
+            if weight_x.scalar_inverse == 0.0
+            else weight_x.multiply(weight_x.inverse, q)
+        )
+    )
     if weight_y.scalar_inverse == 0.0:
         return dx, np.zeros(sizes[1])
     dy = -B.adjoint(q)
@@ -200,7 +212,9 @@ class Joint(_PointMove):
 
     name = "joint"
 
-    def __init__(self, weight_x: Any = None, weight_y: Any = None, norm: Any = 2) -> None:
+    def __init__(
+        self, weight_x: WeightLike | None = None, weight_y: WeightLike | None = None, norm: Real = 2
+    ) -> None:
         super().__init__(
             TransportWeight(weight_x, "weight_x"), TransportWeight(weight_y, "weight_y"), norm
         )
@@ -222,7 +236,7 @@ class YGivenX(_PointMove):
 
     name = "y|x"
 
-    def __init__(self, weight_y: Any = None, norm: Any = 2) -> None:
+    def __init__(self, weight_y: WeightLike | None = None, norm: Real = 2) -> None:
         super().__init__(_frozen(), TransportWeight(weight_y, "weight_y"), norm)
 
 
@@ -242,5 +256,5 @@ class XGivenY(_PointMove):
 
     name = "x|y"
 
-    def __init__(self, weight_x: Any = None, norm: Any = 2) -> None:
+    def __init__(self, weight_x: WeightLike | None = None, norm: Real = 2) -> None:
         super().__init__(TransportWeight(weight_x, "weight_x"), _frozen(), norm)

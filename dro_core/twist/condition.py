@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.checks import as_non_negative, as_samples, check_magnitude
-from dro_core.linear_map import as_linear_map
+from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.twist.linear import decide_linear
 from dro_core.twist.nonlinear import decide_nonlinear
 from dro_core.twist.report import Finding, TwistReport
 from dro_core.twist.twisted import LinearTwisted, Twisted, as_twisted
+from dro_core.types import Array, Real
 
 
 def twist_condition(
-    forward: Any,
-    weight: Any,
+    forward: MapLike | Callable[[Array], Array],
+    weight: Real,
     *,
-    upsample: Any = None,
-    lipschitz: Any = None,
+    upsample: MapLike | None = None,
+    lipschitz: Real | None = None,
     monotone: bool | None = None,
-    points: Any = None,
+    points: ArrayLike | None = None,
 ) -> TwistReport:
     r"""Whether the cost :math:`\|A(x)-y\|^2 + \lambda\|y-x\|^2` satisfies the left twist condition.
 
@@ -96,10 +98,21 @@ def twist_condition(
         first, second = finding.witness
         residual, distance = F.residual(first, second), float(np.linalg.norm(first - second))
     return TwistReport(
-        finding.holds, finding.certificate, finding.margin, finding.witness, residual, distance,
-        finding.sufficient, finding.sufficient_certificate, finding.monotone, finding.failing,
-        _checklist(finding, F, shape, bound), weight, Q, rows,
-    )  # fmt: skip
+        finding.holds,
+        finding.certificate,
+        finding.margin,
+        finding.witness,
+        residual,
+        distance,
+        finding.sufficient,
+        finding.sufficient_certificate,
+        finding.monotone,
+        finding.failing,
+        _checklist(finding, F, shape, bound),
+        weight,
+        Q,
+        rows,
+    )
 
 
 def _checklist(
@@ -112,15 +125,27 @@ def _checklist(
     grows = linear or bound is not None
     moments = "finite second moments of μ and ν" + ("" if grows else " and of A under ν")
     return (
-        ("cost lower semicontinuous and bounded below", "checked" if linear else "assumed",
-         "a sum of squares, >= 0; continuous " + ("with A" if linear else "if A is, not checked")),
-        ("semi-concave in y, locally uniformly in x", "checked",
-         "c(., x) is quadratic in y with the Hessian "
-         + ("2(1 + λ)I" if F.Q is None else "2(I + λQᵀQ)") + ", the same for every x"),
+        (
+            "cost lower semicontinuous and bounded below",
+            "checked" if linear else "assumed",
+            "a sum of squares, >= 0; continuous "
+            + ("with A" if linear else "if A is, not checked"),
+        ),
+        (
+            "semi-concave in y, locally uniformly in x",
+            "checked",
+            "c(., x) is quadratic in y with the Hessian "
+            + ("2(1 + λ)I" if F.Q is None else "2(I + λQᵀQ)")
+            + ", the same for every x",
+        ),
         ("twist condition", twist, finding.certificate),
-        ("μ gives no mass to sets of dimension n - 1", "violated" if small else "assumed",
-         f"upsampled measurements Qy lie on a set of dimension {m} in R^{n}" if small else
-         "true when additive noise has a density; samples cannot show it, and without noise a map "
-         "that is not locally injective breaks it"),
+        (
+            "μ gives no mass to sets of dimension n - 1",
+            "violated" if small else "assumed",
+            f"upsampled measurements Qy lie on a set of dimension {m} in R^{n}"
+            if small
+            else "true when additive noise has a density; samples cannot show it, and without noise "
+            "a map that is not locally injective breaks it",
+        ),
         ("finite infimum", "assumed", f"the product plan has a finite cost with {moments}"),
-    )  # fmt: skip
+    )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.sparse.linalg import lsmr
 
-from dro_core.checks import Array
 from dro_core.linear_map import LinearMap
+from dro_core.types import Array
 
 EPS = float(np.finfo(np.float64).eps)
 

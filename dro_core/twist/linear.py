@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from dro_core.bases import Basis, cosine_sums
-from dro_core.checks import Array
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
 from dro_core.operators import Convolution
 from dro_core.twist.estimates import (
@@ -25,6 +24,7 @@ from dro_core.twist.estimates import (
 )
 from dro_core.twist.report import Finding, wording
 from dro_core.twist.twisted import LinearTwisted
+from dro_core.types import Array
 
 
 def _null_pair(F: LinearTwisted, direction: Array) -> tuple[Array, Array] | None:
@@ -39,8 +39,13 @@ def decide_linear(F: LinearTwisted, bound: float | None, stated: bool) -> Findin
         pair = _null_pair(F, null_direction(F))
         reason = f"dimension argument: a linear map from R^{n} to R^{m} has a null direction"
         if pair is None:
-            return Finding(None, f"{reason}, but none was found to rounding", math.nan,
-                            sufficient=math.inf, sufficient_certificate=reason)  # fmt: skip
+            return Finding(
+                None,
+                f"{reason}, but none was found to rounding",
+                math.nan,
+                sufficient=math.inf,
+                sufficient_certificate=reason,
+            )
         return Finding(False, f"{reason}; {wording(F, pair)}", 0.0, pair, math.inf, reason)
     if F.Q is None and m == n:
         spectrum = _spectrum(F.A)

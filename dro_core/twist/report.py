@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
-from dro_core.linear_map import LinearMap
+from dro_core.linear_map import LinearMap, MapLike
 from dro_core.twist.twisted import LinearTwisted, as_twisted
+from dro_core.types import Array
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TwistReport:
     upsample: LinearMap | None
     points: Array | None
 
-    def verify(self, forward: Any) -> TwistCertificate:
+    def verify(self, forward: MapLike | Callable[[Array], Array]) -> TwistCertificate:
         """Recompute the witness, or look for a pair that contradicts the margin.
 
         Parameters
@@ -102,9 +102,14 @@ class TwistReport:
         if self.witness is not None:
             first, second = self.witness
             return TwistCertificate(
-                self.holds, self.margin, F.violated_by(first, second), F.residual(first, second),
-                F.rounding(first, second), float(np.linalg.norm(first - second)), nan,
-            )  # fmt: skip
+                self.holds,
+                self.margin,
+                F.violated_by(first, second),
+                F.residual(first, second),
+                F.rounding(first, second),
+                float(np.linalg.norm(first - second)),
+                nan,
+            )
         stretch = F.smallest_stretch()
         return TwistCertificate(self.holds, self.margin, False, nan, nan, nan, stretch)
 

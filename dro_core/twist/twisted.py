@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
-from dro_core.linear_map import LinearMap, as_linear_map
+from dro_core.linear_map import LinearMap, MapLike, as_linear_map
 from dro_core.twist.estimates import (
     EPS,
     FARTHEST,
@@ -18,6 +17,7 @@ from dro_core.twist.estimates import (
     norm_estimate,
     smallest_singular_estimate,
 )
+from dro_core.types import Array
 
 
 class Twisted:
@@ -145,7 +145,10 @@ class LinearTwisted(LinearMap):
 
 
 def as_twisted(
-    forward: Any, weight: float, Q: LinearMap | None, points: Array | None
+    forward: MapLike | Callable[[Array], Array],
+    weight: float,
+    Q: LinearMap | None,
+    points: Array | None,
 ) -> Twisted | LinearTwisted:
     linear = isinstance(forward, LinearMap) or hasattr(forward, "matvec")
     if not callable(forward) or linear:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
-from dro_core.checks import Array
+from dro_core.types import Array, Indices, SparseArray
 from dro_core.unbalanced.problem import PART, TINY, Marginal
 
 
@@ -23,7 +22,7 @@ def longest(change: Array, z: Array) -> float:
     return min(1.0, 0.99 / max(-slowest, 1e-300))
 
 
-def plan_between(alpha: Array, beta: Array, cost: Array) -> tuple[Any, Array]:
+def plan_between(alpha: Array, beta: Array, cost: Array) -> tuple[SparseArray, Array]:
     """Balanced plan, and potential v, between marginals of nearly equal totals (POT)."""
     import ot
 
@@ -39,7 +38,7 @@ def plan_between(alpha: Array, beta: Array, cost: Array) -> tuple[Any, Array]:
     return plan, log["v"]
 
 
-def spanning(support: Any) -> Iterator[Any]:
+def spanning(support: SparseArray) -> Iterator[SparseArray]:
     """Forests of the largest entries, of fewer and fewer of them."""
     (i, j), (n, m) = support.coords, support.shape
     for least in (1.0, 1e3, 1e6, 1e9):
@@ -52,7 +51,9 @@ def spanning(support: Any) -> Iterator[Any]:
         yield sparse.coo_array((-forest.data, (forest.row, forest.col - n)), shape=(n, m))
 
 
-def _attached(plan: Any, cost: Array, u: Array, v: Array) -> tuple[Any, Any, Array, Array]:
+def _attached(
+    plan: SparseArray, cost: Array, u: Array, v: Array
+) -> tuple[SparseArray, Indices, Array, Array]:
     """Arcs of a plan, and the tightest one for every point without, whose potential it gives.
 
     Such a point has next to no mass at the optimum, so that its partner does not feel it: rows find
@@ -72,8 +73,8 @@ def _attached(plan: Any, cost: Array, u: Array, v: Array) -> tuple[Any, Any, Arr
 
 
 def on_forest(
-    plan: Any, cost: Array, rows: Marginal, columns: Marginal, u: Array, v: Array
-) -> tuple[Any, Array]:
+    plan: SparseArray, cost: Array, rows: Marginal, columns: Marginal, u: Array, v: Array
+) -> tuple[SparseArray, Array]:
     """Plan and v of the optimum on the forest that supports a plan.
 
     On a tree all potentials follow from one, and the flows from the leaves. The shift t of a tree
@@ -105,7 +106,7 @@ def on_forest(
     return sparse.coo_array((flow[::-1], tuple(arcs)), shape=(n, m)), v
 
 
-def forest_shift(rows: Marginal, columns: Marginal, u: Array, v: Array, label: Any) -> Array:
+def forest_shift(rows: Marginal, columns: Marginal, u: Array, v: Array, label: Indices) -> Array:
     """Per group of points the t for which u + t, v - t has marginals of equal totals."""
     groups, free = int(label.max()) + 1, int(rows.free) + int(columns.free)
     if not free:

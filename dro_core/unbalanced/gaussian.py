@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import linalg
 
 from dro_core.checks import (
-    Array,
     as_map,
     as_non_negative,
     as_real_array,
@@ -19,6 +18,8 @@ from dro_core.checks import (
     check_magnitude,
     magnitude,
 )
+from dro_core.linear_map import MapLike
+from dro_core.types import Array, Real
 from dro_core.unbalanced.problem import as_weight
 
 
@@ -53,18 +54,18 @@ class UnbalancedGaussian:
     weight: float
     _log_mass: float = field(repr=False)
 
-    def transport(self, y: Any) -> Array:
+    def transport(self, y: ArrayLike) -> Array:
         """The optimal map, affine: (N, m) samples to (N, n)."""
         return self.target_mean + (_as_points(y, "y", self.source_mean) - self.source_mean) @ (
             self.matrix.T
         )
 
-    def potential(self, x: Any) -> Array:
+    def potential(self, x: ArrayLike) -> Array:
         r"""v at (N, n) points, quadratic: :math:`-w\log(d\pi_1/d\nu)`; (N,)."""
         points = _as_points(x, "x", self.target_mean)
         return self._potential(points, self.target_mean, self.target_covariance, 1)
 
-    def source_potential(self, y: Any) -> Array:
+    def source_potential(self, y: ArrayLike) -> Array:
         r"""u at (N, m) points, the c-transform of v: :math:`-w\log(d\pi_0/d\mu)`; (N,)."""
         points = _as_points(y, "y", self.source_mean)
         return self._potential(points, self.source_mean, self.source_covariance, 0)
@@ -77,7 +78,7 @@ class UnbalancedGaussian:
         return -self.weight * (self._log_mass - math.log(mass) + ratio)
 
 
-def _as_points(value: Any, name: str, mean: Array) -> Array:
+def _as_points(value: object, name: str, mean: Array) -> Array:
     points = as_samples(value, name)
     if points.shape[1] != len(mean):
         raise ValueError(f"{name}: {points.shape[1]} columns; needed: {len(mean)}")
@@ -91,7 +92,9 @@ def _log_density(points: Array, mean: Array, covariance: Array) -> Array:
     return -0.5 * (scaled**2).sum(axis=0) - float(np.log(np.diag(factor)).sum())
 
 
-def _as_gaussian(mean: Any, covariance: Any, mass: Any, number: int) -> tuple[Array, Array, float]:
+def _as_gaussian(
+    mean: ArrayLike, covariance: ArrayLike, mass: Real, number: int
+) -> tuple[Array, Array, float]:
     centre = as_real_array(mean, f"mean{number}")
     if centre.ndim != 1 or centre.size == 0:
         raise ValueError(f"mean{number}: a 1-D array is needed, given shape {centre.shape}")
@@ -129,17 +132,17 @@ def _root(matrix: Array) -> tuple[Array, Array]:
 
 
 def unbalanced_gaussian(
-    mean0: Any,
-    covariance0: Any,
-    mean1: Any,
-    covariance1: Any,
+    mean0: ArrayLike,
+    covariance0: ArrayLike,
+    mean1: ArrayLike,
+    covariance1: ArrayLike,
     *,
-    forward: Any = None,
-    likelihood: Any = 0.0,
-    quadratic: Any = 1.0,
-    mass0: Any = 1.0,
-    mass1: Any = 1.0,
-    weight: Any = 1.0,
+    forward: MapLike | None = None,
+    likelihood: Real = 0.0,
+    quadratic: Real = 1.0,
+    mass0: Real = 1.0,
+    mass1: Real = 1.0,
+    weight: Real = 1.0,
 ) -> UnbalancedGaussian:
     r"""Unbalanced transport between Gaussian measures, KL on both sides, in closed form.
 
@@ -235,9 +238,17 @@ def unbalanced_gaussian(
         log_mass += float((_log_density(point, *given[:2]) - _log_density(point, mean, own))[0])
     mass = math.exp(log_mass / 2)
     return UnbalancedGaussian(
-        w * (total0 + total1 - 2 * mass), mass, mean_y, cover_y, mean_x, cover_x,
-        matrix, (source, target), w, log_mass / 2,
-    )  # fmt: skip
+        w * (total0 + total1 - 2 * mass),
+        mass,
+        mean_y,
+        cover_y,
+        mean_x,
+        cover_x,
+        matrix,
+        (source, target),
+        w,
+        log_mass / 2,
+    )
 
 
 def _coupled(own: Array, other: Array, coupling: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg, sparse
 
-from dro_core.checks import Array
+from dro_core.types import Array, SparseArray
 from dro_core.unbalanced.forest import longest
 from dro_core.unbalanced.problem import SMALL_SHARE, Marginal
 
@@ -18,7 +18,7 @@ _INTERIOR_TOLERANCE = 1e-15
 
 def interior_point(
     cost: Array, rows: Marginal, columns: Marginal, max_steps: int
-) -> tuple[Any, Array, Array, int]:
+) -> tuple[SparseArray, Array, Array, int]:
     """Tight arcs, with plan over slack, and feasible potentials; least cost 0, masses of sum 1.
 
     Slacks s = c - u - v stay positive, so the potentials are feasible all the time, and the plan x

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
 
-from dro_core.checks import (
-    LARGEST,
-    Array,
-    as_real_array,
-    as_scalar,
-    check_magnitude,
-    magnitude,
-    unknown,
-)
+from dro_core.checks import LARGEST, as_real_array, as_scalar, check_magnitude, magnitude, unknown
+from dro_core.types import Array, SparseArray
 
 DIVERGENCES = ("kl", "balanced")
 #: Total masses of two fixed marginals must agree to this relative accuracy.
@@ -69,7 +62,7 @@ class Marginal:
         return marginal, -marginal * off, gap
 
 
-def as_sides(divergence: Any) -> tuple[str, str]:
+def as_sides(divergence: str | Sequence[str]) -> tuple[str, str]:
     pair = (divergence, divergence) if isinstance(divergence, str) else divergence
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(
@@ -82,7 +75,7 @@ def as_sides(divergence: Any) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
-def as_masses(value: Any, name: str) -> Array:
+def as_masses(value: object, name: str) -> Array:
     array = as_real_array(value, name)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name}: a non-empty 1-D array is needed, given shape {array.shape}")
@@ -95,7 +88,7 @@ def as_masses(value: Any, name: str) -> Array:
     return array
 
 
-def as_weight(value: Any) -> float:
+def as_weight(value: object) -> float:
     weight = as_scalar(value, "weight", "a number > 0")
     if weight <= 0:
         raise ValueError(f"weight: {weight}; allowed: a number > 0")
@@ -144,7 +137,7 @@ class UnbalancedProblem:
             ]
         return sum(gains)
 
-    def primal(self, plan: Any, cost: Array) -> tuple[float, float, float]:
+    def primal(self, plan: SparseArray, cost: Array) -> tuple[float, float, float]:
         """(objective of a plan, size, error of the fixed marginals)."""
         plan = plan.tocoo()
         i, j = plan.coords

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.blocks import BLOCK_ENTRIES, as_block
-from dro_core.checks import Array, as_real_array, check_magnitude
+from dro_core.checks import as_real_array, check_magnitude
+from dro_core.types import Array, Real, Table
 from dro_core.unbalanced.problem import (
     UnbalancedProblem,
     as_masses,
@@ -19,16 +20,27 @@ from dro_core.unbalanced.problem import (
 )
 
 
-def _cost_blocks(cost: Any, columns: int, rows: int | None) -> Iterator[tuple[slice, Array]]:
+def _cost_blocks(cost: Table, columns: int, rows: int | None) -> Iterator[tuple[slice, Array]]:
     """(rows, checked block) of an array or of a block callable; at most BLOCK_ENTRIES each."""
-    table = None if callable(cost) else as_block(cost, "cost")
-    if table is not None and rows not in (None, len(table)):
-        raise ValueError(f"cost: {len(table)} rows, but a has {rows} entries; they must agree")
-    end = rows if table is None else len(table)
+    end = rows
+    if callable(cost):
+        function = cost
+
+        def read(piece: slice) -> Array:
+            return as_block(function(piece), "cost")
+    else:
+        table = as_block(cost, "cost")
+        if rows not in (None, len(table)):
+            raise ValueError(f"cost: {len(table)} rows, but a has {rows} entries; they must agree")
+        end = len(table)
+
+        def read(piece: slice) -> Array:
+            return table[piece]
+
     step, start = max(1, BLOCK_ENTRIES // columns), 0
     while end is None or start < end:
         stop = start + step if end is None else min(start + step, end)
-        block = as_block(cost(slice(start, stop)), "cost") if table is None else table[start:stop]
+        block = read(slice(start, stop))
         if block.shape[1] != columns or len(block) > stop - start:
             raise ValueError(
                 f"cost: rows {start}:{stop} have shape {block.shape}, but v has {columns} entries; "
@@ -51,14 +63,14 @@ def _cost_blocks(cost: Any, columns: int, rows: int | None) -> Iterator[tuple[sl
         start = stop
 
 
-def transform_blocks(v: Array, cost: Any, rows: int | None) -> Array:
+def transform_blocks(v: Array, cost: Table, rows: int | None) -> Array:
     parts = [(block - v).min(axis=1) for _, block in _cost_blocks(cost, len(v), rows)]
     if not parts:
         raise ValueError("cost: no rows; at least one is needed")
     return np.concatenate(parts)
 
 
-def _as_potential(value: Any, name: str) -> Array:
+def _as_potential(value: object, name: str) -> Array:
     array = as_real_array(value, name)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name}: a non-empty 1-D array is needed, given shape {array.shape}")
@@ -66,7 +78,7 @@ def _as_potential(value: Any, name: str) -> Array:
     return array
 
 
-def c_transform(v: Any, cost: Any) -> Array:
+def c_transform(v: ArrayLike, cost: Table) -> Array:
     r"""The c-transform :math:`v^c_i = \min_j c_{ij} - v_j`, blockwise.
 
     The largest u with :math:`u_i + v_j \le c_{ij}`. For the other side pass ``cost.T``.
@@ -102,7 +114,13 @@ def c_transform(v: Any, cost: Any) -> Array:
 
 
 def semidual_value(
-    v: Any, cost: Any, a: Any, b: Any, divergence: Any = "kl", *, weight: Any = 1.0
+    v: ArrayLike,
+    cost: Table,
+    a: ArrayLike,
+    b: ArrayLike,
+    divergence: str | Sequence[str] = "kl",
+    *,
+    weight: Real = 1.0,
 ) -> float:
     r"""The semi-dual :math:`-\sum_i a_i\Psi_1^*(-v^c_i) - \sum_j b_j\Psi_2^*(-v_j)`.
 

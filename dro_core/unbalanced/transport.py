@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 
-from dro_core.checks import Array, as_matrix, as_non_negative, as_positive_integer, magnitude
+from dro_core.checks import as_matrix, as_non_negative, as_positive_integer, magnitude
 from dro_core.read_only import protect_arrays
 from dro_core.threads import single_threaded
+from dro_core.types import Array, Integer, Real, SparseArray
 from dro_core.unbalanced.forest import forest_shift, on_forest, plan_between, spanning
 from dro_core.unbalanced.interior_point import interior_point
 from dro_core.unbalanced.problem import (
@@ -112,7 +113,7 @@ class UnbalancedTransport:
     """
 
     value: float
-    plan: Any
+    plan: SparseArray
     potentials: tuple[Array, Array]
     mass: float
     gap: float
@@ -154,14 +155,14 @@ class NotConvergedError(RuntimeError):
 
 
 def unbalanced_ot(
-    cost: Any,
-    a: Any,
-    b: Any,
-    divergence: Any = "kl",
+    cost: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    divergence: str | Sequence[str] = "kl",
     *,
-    weight: Any = 1.0,
-    rtol: Any = 1e-9,
-    max_steps: Any = 200,
+    weight: Real = 1.0,
+    rtol: Real = 1e-9,
+    max_steps: Integer = 200,
     raise_unconverged: bool = True,
 ) -> UnbalancedTransport:
     r"""Unregularised unbalanced optimal transport between finite measures, with a certificate.
@@ -238,9 +239,20 @@ def unbalanced_ot(
     gap = (check_finite_value(primal, "cost, weight") - dual) / size
     converged = gap <= tolerance and error <= MASS_TOLERANCE
     result = UnbalancedTransport(
-        primal, plan, (u, v), float(plan.sum()), gap, dual, converged, taken,
-        sides, w, a, b, table,
-    )  # fmt: skip
+        primal,
+        plan,
+        (u, v),
+        float(plan.sum()),
+        gap,
+        dual,
+        converged,
+        taken,
+        sides,
+        w,
+        a,
+        b,
+        table,
+    )
     if not converged and raise_unconverged:
         raise NotConvergedError(
             f"rtol: the relative gap is {gap:.3g} after {taken} steps, above {tolerance:g}; likely "
@@ -253,7 +265,7 @@ def unbalanced_ot(
 
 def _solve(
     problem: UnbalancedProblem, cost: Array, max_steps: int
-) -> tuple[Any, Array, Array, int]:
+) -> tuple[SparseArray, Array, Array, int]:
     """Plan, potentials and steps, from the problem of least cost 0, weight 1 and unit masses.
 
     Adding k to the cost and scaling the masses to totals A and B scales the plan by S: the total of
@@ -290,7 +302,7 @@ def _solve(
 
 def _solve_normalised(
     cost: Array, rows: Marginal, columns: Marginal, max_steps: int
-) -> tuple[Any, Array, int]:
+) -> tuple[SparseArray, Array, int]:
     """The plan of least objective and the v of largest dual over all forests that are tried."""
     if len(cost) > cost.shape[1]:
         plan, u, steps = _solve_normalised(np.ascontiguousarray(cost.T), columns, rows, max_steps)
@@ -320,11 +332,11 @@ class _Best:
         first, second = ("kl" if side.free else "balanced" for side in (rows, columns))
         self.problem = UnbalancedProblem(rows.mass, columns.mass, (first, second), 1.0)
         self.cost, self.sides = cost, (rows, columns)
-        self.plan: Any = sparse.coo_array(cost.shape)
+        self.plan: SparseArray = sparse.coo_array(cost.shape)
         self.primal, self.dual, self.size = math.inf, -math.inf, 0.0
         self.u, self.v = cost.min(axis=1), np.zeros(cost.shape[1])
 
-    def consider(self, plan: Any, v: Array) -> None:
+    def consider(self, plan: SparseArray, v: Array) -> None:
         """A plan and a potential; both may be far from any optimum (a wrong forest)."""
         self.raise_dual(v)
         with np.errstate(over="ignore", invalid="ignore"):  # NaN compares as worse
@@ -348,7 +360,7 @@ class _Best:
         return self.primal - self.dual <= _ROUNDING * self.size
 
 
-def _pruned(plan: Any) -> Iterator[Any]:
+def _pruned(plan: SparseArray) -> Iterator[SparseArray]:
     """A plan without the entries that may be rounding of the marginals between two trees."""
     (i, j), seen = plan.coords, 0
     smaller = np.minimum(plan.sum(axis=1)[i], plan.sum(axis=0)[j])

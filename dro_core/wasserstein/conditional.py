@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 
 from dro_core.checks import (
-    Array,
     as_non_negative,
     as_samples,
     as_scalar,
@@ -19,6 +18,7 @@ from dro_core.checks import (
     magnitude,
 )
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.types import Array, Real, SparseArray
 from dro_core.wasserstein.certificate import DistanceCertificate, relative_gap
 from dro_core.wasserstein.grouping import as_text, equal_rows
 from dro_core.wasserstein.problem import MASS_TOLERANCE, Difference, TransportProblem
@@ -115,7 +115,7 @@ class ConditionalDistance(ReadOnly):
         return self._solved.entropic_cost
 
     @cached_property
-    def plan(self) -> Any:
+    def plan(self) -> SparseArray:
         """The optimal plan."""
         i, j, mass = self._solved.entries
         return sparse.csr_array(
@@ -159,11 +159,14 @@ class ConditionalDistance(ReadOnly):
         problem = self._problem
         if math.isinf(self.value):
             masses = [
-                float(weights[np.linalg.norm(x - problem.difference.x, axis=1)
-                              <= self.tolerance].sum())
+                float(
+                    weights[
+                        np.linalg.norm(x - problem.difference.x, axis=1) <= self.tolerance
+                    ].sum()
+                )
                 for x, weights in ((problem.x0, problem.weights0), (problem.x1, problem.weights1))
                 if problem.difference is not None
-            ]  # fmt: skip
+            ]
             differ = bool(masses) and abs(masses[0] - masses[1]) > MASS_TOLERANCE * max(masses)
             proved = math.inf if differ else 0.0  # the dual grows with the potential of one x
             return DistanceCertificate(self.value, math.inf, proved, 0.0, 0.0, math.inf)
@@ -203,7 +206,12 @@ def _reason(found: Difference, tolerance: float) -> str:
 
 
 def _as_measures(
-    x0: Any, y0: Any, x1: Any, y1: Any, weights0: Any, weights1: Any
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
+    weights0: ArrayLike | None,
+    weights1: ArrayLike | None,
 ) -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array]]:
     x0, y0 = as_samples(x0, "x0"), as_samples(y0, "y0")
     x1, y1 = as_samples(x1, "x1"), as_samples(y1, "y1")
@@ -221,7 +229,7 @@ def _as_measures(
     return (x0, y0, x1, y1), weights
 
 
-def _as_power(value: Any) -> float:
+def _as_power(value: object) -> float:
     p = as_scalar(value, "p", "a number >= 1")
     if p < 1:
         raise ValueError(f"p: {p} is below 1; allowed: a number >= 1")
@@ -231,8 +239,9 @@ def _as_power(value: Any) -> float:
 def _check_costs(samples: tuple[Array, Array, Array, Array], p: float, beta: float | None) -> None:
     """Refuse what would overflow."""
     for name, first, second, factor in (
-        ("y0, y1", samples[1], samples[3], 1.0), ("x0, x1", samples[0], samples[2], beta or 0.0),
-    ):  # fmt: skip
+        ("y0, y1", samples[1], samples[3], 1.0),
+        ("x0, x1", samples[0], samples[2], beta or 0.0),
+    ):
         widest = (magnitude(first) + magnitude(second)) * first.shape[1] ** 0.5
         if factor and p * math.log(max(widest, 1.0)) + math.log(factor) > math.log(LARGEST_COST):
             raise ValueError(
@@ -242,27 +251,29 @@ def _check_costs(samples: tuple[Array, Array, Array, Array], p: float, beta: flo
             )
 
 
-def _only_for(name: str, value: Any, method: str, needed: str) -> None:
+def _only_for(name: str, value: object, method: str, needed: str) -> None:
     if method == needed and value is None:
         raise ValueError(f"{name}: method={needed!r} needs it")
     if method != needed and value is not None:
-        raise ValueError(f"{name}: {value!r} given, but method={method!r} has no use for it; "
-                         f"allowed: with method={needed!r}")  # fmt: skip
+        raise ValueError(
+            f"{name}: {value!r} given, but method={method!r} has no use for it; "
+            f"allowed: with method={needed!r}"
+        )
 
 
 def conditional_wasserstein(
-    x0: Any,
-    y0: Any,
-    x1: Any,
-    y1: Any,
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
     *,
-    weights0: Any = None,
-    weights1: Any = None,
-    p: Any = 2.0,
+    weights0: ArrayLike | None = None,
+    weights1: ArrayLike | None = None,
+    p: Real = 2.0,
     method: str = "exact",
-    beta: Any = None,
-    epsilon: Any = None,
-    tolerance: Any = 0.0,
+    beta: Real | None = None,
+    epsilon: Real | None = None,
+    tolerance: Real = 0.0,
 ) -> ConditionalDistance:
     r"""Conditional Wasserstein distance of two weighted samples of (x, y).
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dro_core.checks import Array, as_real_array, as_samples, as_weights, check_magnitude
+from dro_core.checks import as_real_array, as_samples, as_weights, check_magnitude
 from dro_core.read_only import ReadOnly
+from dro_core.types import Array
 from dro_core.wasserstein.certificate import EPS, DistanceCertificate, relative_gap
 
 #: Covariances may have eigenvalues this far below zero, relative to the largest: rounding.
@@ -84,7 +84,11 @@ def _roots(matrices: Array) -> tuple[Array, Array]:
 
 
 def gaussian_conditional_wasserstein(
-    means0: Any, covariances0: Any, means1: Any, covariances1: Any, weights: Any = None
+    means0: ArrayLike,
+    covariances0: ArrayLike,
+    means1: ArrayLike,
+    covariances1: ArrayLike,
+    weights: ArrayLike | None = None,
 ) -> GaussianDistance:
     r"""Conditional W2 distance between laws with Gaussian conditionals, by the Bures formula.
 
@@ -121,7 +125,7 @@ def gaussian_conditional_wasserstein(
     return GaussianDistance(means0 - means1, left, right, as_weights(weights, len(means0)))
 
 
-def _factors(value: Any, name: str, shape: tuple[int, ...]) -> Array:
+def _factors(value: object, name: str, shape: tuple[int, ...]) -> Array:
     """L with C = L L' for every covariance C."""
     matrices = as_real_array(value, name)
     needed = (*shape, shape[1])

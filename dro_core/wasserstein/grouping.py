@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from dro_core.checks import Array
+from dro_core.types import Array, Booleans, Indices
 
 #: More pairs of x within the tolerance than this are refused: 1 GiB of indices.
 MOST_PAIRS = 2**26
 
 
-def equal_rows(x: Array) -> tuple[Any, Array]:
+def equal_rows(x: Array) -> tuple[Indices, Array]:
     """(label of every row, distinct rows): equal rows have equal labels, in order of appearance.
 
     Rows are compared through a hash of their bits; what it says is then checked on the rows.
@@ -37,7 +36,7 @@ def equal_rows(x: Array) -> tuple[Any, Array]:
     return label, distinct
 
 
-def close_rows(x: Array, tolerance: float) -> tuple[Any, Array]:
+def close_rows(x: Array, tolerance: float) -> tuple[Indices, Array]:
     """As `equal_rows` with "within the tolerance", refused where that is not transitive."""
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
@@ -55,8 +54,9 @@ def close_rows(x: Array, tolerance: float) -> tuple[Any, Array]:
     graph = sparse.coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(rows),) * 2)
     _, group = connected_components(graph, directed=False)
     size = np.bincount(group)
-    chained = np.flatnonzero(np.bincount(group[pairs[:, 0]], minlength=len(size))
-                             != size * (size - 1) // 2)  # fmt: skip
+    chained = np.flatnonzero(
+        np.bincount(group[pairs[:, 0]], minlength=len(size)) != size * (size - 1) // 2
+    )
     if chained.size:
         example = as_text(rows[np.flatnonzero(group == chained[0])[0]])
         raise ValueError(
@@ -68,7 +68,7 @@ def close_rows(x: Array, tolerance: float) -> tuple[Any, Array]:
     return group[label], rows[first]
 
 
-def _in_order_of_appearance(label: Any, first: Any) -> tuple[Any, Any]:
+def _in_order_of_appearance(label: Indices, first: Indices) -> tuple[Indices, Indices]:
     """Labels 0 .. K - 1 renumbered by the place of their first appearance, and these places."""
     order = np.argsort(first)
     rank = np.empty_like(order)
@@ -80,7 +80,7 @@ def as_text(row: Array) -> str:
     return np.array2string(row, precision=6, threshold=6, edgeitems=2, separator=", ")
 
 
-def by_group(label: Any, groups: int) -> tuple[Any, Any]:
+def by_group(label: Indices, groups: int) -> tuple[Indices, Indices]:
     """Places of the labels >= 0 in the order of the groups, and where each group starts."""
     place = np.flatnonzero(label >= 0)
     if (np.diff(label) >= 0).all():  # in that order already
@@ -89,7 +89,7 @@ def by_group(label: Any, groups: int) -> tuple[Any, Any]:
     return table.data, table.indptr.astype(np.int64)
 
 
-def row_tables(start: Any) -> Iterator[tuple[Any, Any]]:
+def row_tables(start: Indices) -> Iterator[tuple[Indices, Booleans]]:
     """Consecutive groups as rows of tables: (places, which of them are in the group).
 
     Groups of 2^(k-1) to 2^k - 1 entries share a table, so few tables hold all, at most half empty.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from dro_core.blocks import BLOCK_ENTRIES
-from dro_core.checks import Array
+from dro_core.types import Array, Indices
 from dro_core.wasserstein.grouping import by_group, close_rows
 from dro_core.wasserstein.quantiles import Quantiles, make_quantiles, sorted_transform
 
@@ -37,9 +36,13 @@ class TransportProblem:
     """
 
     def __init__(
-        self, samples: tuple[Array, Array, Array, Array], weights: tuple[Array, Array], p: float,
-        beta: float | None, tolerance: float,
-    ) -> None:  # fmt: skip
+        self,
+        samples: tuple[Array, Array, Array, Array],
+        weights: tuple[Array, Array],
+        p: float,
+        beta: float | None,
+        tolerance: float,
+    ) -> None:
         self.x0, self.y0, self.x1, self.y1 = samples
         self.weights0, self.weights1 = weights
         self.p, self.beta, self.tolerance = p, beta, tolerance
@@ -58,9 +61,12 @@ class TransportProblem:
         if (off > MASS_TOLERANCE).any():
             worst = int(np.argmax(np.abs(mass0 - mass1) * (off > MASS_TOLERANCE)))
             self.difference = Difference(
-                rows[worst], float(mass0[worst]), float(mass1[worst]),
-                int((off > MASS_TOLERANCE).sum()), len(rows),
-            )  # fmt: skip
+                rows[worst],
+                float(mass0[worst]),
+                float(mass1[worst]),
+                int((off > MASS_TOLERANCE).sum()),
+                len(rows),
+            )
         kept = mass0 > 0
         number = np.where(kept, np.cumsum(kept) - 1, -1)
         self.label0, self.label1 = number[self.label0], number[self.label1]
@@ -79,7 +85,7 @@ class TransportProblem:
             make_quantiles(self.label1, self.y1[:, 0], self.weights1, groups),
         )
 
-    def groups(self) -> Iterator[tuple[Any, Any]]:
+    def groups(self) -> Iterator[tuple[Indices, Indices]]:
         """Indices (in the first, in the second measure) of each condition."""
         sides = []
         for label in (self.label0, self.label1):
@@ -92,7 +98,7 @@ class TransportProblem:
             return distance
         return distance * distance if self.p == 2.0 else distance**self.p
 
-    def block(self, rows: Any, columns: Any) -> Array:
+    def block(self, rows: Indices, columns: Indices) -> Array:
         """Ground cost between atoms of one condition (of all, if relaxed)."""
         from scipy.spatial.distance import cdist
 
@@ -106,16 +112,17 @@ class TransportProblem:
             cost += self.beta * powers(self.x0[rows], self.x1[columns])
         return cost
 
-    def pairs(self, i: Any, j: Any) -> tuple[Array, Array]:
+    def pairs(self, i: Indices, j: Indices) -> tuple[Array, Array]:
         """(cost in y, distance in x) of single moves."""
         parts = [
-            np.linalg.norm(start[i] - end[j], axis=1) if start.shape[1] > 1
+            np.linalg.norm(start[i] - end[j], axis=1)
+            if start.shape[1] > 1
             else np.abs(start[i, 0] - end[j, 0])
             for start, end in ((self.y0, self.y1), (self.x0, self.x1))
-        ]  # fmt: skip
+        ]
         return self._power(parts[0]), parts[1]
 
-    def costs(self, i: Any, j: Any) -> Array:
+    def costs(self, i: Indices, j: Indices) -> Array:
         """Ground cost of single moves; infinite where x would move and may not."""
         cost, moved = self.pairs(i, j)
         if self.beta is None:
@@ -140,8 +147,9 @@ class TransportProblem:
         """A bound of the ground cost: that of the diagonal of a box around all samples."""
         total = 0.0
         for first, second, factor in (
-            (self.y0, self.y1, 1.0), (self.x0, self.x1, self.beta or 0.0),
-        ):  # fmt: skip
+            (self.y0, self.y1, 1.0),
+            (self.x0, self.x1, self.beta or 0.0),
+        ):
             low = np.minimum(first.min(axis=0), second.min(axis=0))
             high = np.maximum(first.max(axis=0), second.max(axis=0))
             total += factor * float(np.linalg.norm(high - low)) ** self.p if factor else 0.0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
+from dro_core.types import Array, Indices
 from dro_core.wasserstein.grouping import by_group, row_tables
 
 
-def running_sums(values: Array, start: Any) -> Array:
+def running_sums(values: Array, start: Indices) -> Array:
     """Cumulative sums within each group, none of which sees the rounding of another."""
     if (np.diff(start) == start[1]).all():  # groups of one size
         return np.asarray(values.reshape(-1, start[1]).cumsum(axis=1).reshape(-1))
@@ -23,7 +22,7 @@ def running_sums(values: Array, start: Any) -> Array:
     return sums
 
 
-def _sorted_places(values: Array, start: Any) -> Any:
+def _sorted_places(values: Array, start: Indices) -> Indices:
     """Places of the values in increasing order within each group; ties as they come."""
     if (np.diff(start) == start[1]).all():
         rank = values.reshape(-1, start[1]).argsort(axis=1, kind="stable")
@@ -41,14 +40,14 @@ def _sorted_places(values: Array, start: Any) -> Any:
 class Quantiles:
     """Atoms of one measure in the order (condition, y), with the quantile level each ends at."""
 
-    order: Any
-    start: Any
-    label: Any
+    order: Indices
+    start: Indices
+    label: Indices
     y: Array
     level: Array
 
 
-def make_quantiles(label: Any, y: Array, weights: Array, groups: int) -> Quantiles:
+def make_quantiles(label: Indices, y: Array, weights: Array, groups: int) -> Quantiles:
     """Levels are sums of multiples of the group's largest weight: k/n exactly if all are equal."""
     order, start = by_group(label, groups)
     order = order[_sorted_places(y[order], start)]
@@ -62,7 +61,7 @@ def make_quantiles(label: Any, y: Array, weights: Array, groups: int) -> Quantil
     return Quantiles(order, start, owner, y[order], level)
 
 
-def staircase(first: Quantiles, second: Quantiles) -> tuple[Any, Any, Any, Array]:
+def staircase(first: Quantiles, second: Quantiles) -> tuple[Indices, Indices, Indices, Array]:
     """(i, j, start, length): the monotone coupling as a path of cells through every atom.
 
     From cell to cell i or j advances by one, or neither; the length is the share of the
@@ -80,7 +79,7 @@ def staircase(first: Quantiles, second: Quantiles) -> tuple[Any, Any, Any, Array
     return i, j, start, step_lengths(level[order], start)
 
 
-def step_lengths(level: Array, start: Any) -> Array:
+def step_lengths(level: Array, start: Indices) -> Array:
     length = np.diff(level, prepend=0.0)
     length[start[:-1]] = level[start[:-1]]
     return length

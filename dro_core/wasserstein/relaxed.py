@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.blocks import BLOCK_ENTRIES
-from dro_core.checks import Array, as_real_array
+from dro_core.checks import as_real_array
+from dro_core.types import Array, Real
 from dro_core.wasserstein.conditional import ConditionalDistance, conditional_wasserstein
 
 
@@ -37,15 +39,15 @@ class RelaxedCurve:
 
 
 def relaxed_curve(
-    x0: Any,
-    y0: Any,
-    x1: Any,
-    y1: Any,
+    x0: ArrayLike,
+    y0: ArrayLike,
+    x1: ArrayLike,
+    y1: ArrayLike,
     *,
-    betas: Any,
-    weights0: Any = None,
-    weights1: Any = None,
-    p: Any = 2.0,
+    betas: ArrayLike,
+    weights0: ArrayLike | None = None,
+    weights1: ArrayLike | None = None,
+    p: Real = 2.0,
 ) -> RelaxedCurve:
     r"""The relaxed distance at several beta: increasing, with limit :math:`W_{p,Y|X}`.
 
@@ -77,12 +79,11 @@ def relaxed_curve(
         raise ValueError(f"betas: a non-empty 1-D array is needed, given shape {prices.shape}")
     if (prices < 0).any():
         raise ValueError(f"betas: {prices.min()} is negative; every entry must be >= 0")
-    same = {"weights0": weights0, "weights1": weights1, "p": p}
-    exact = conditional_wasserstein(x0, y0, x1, y1, **same)
-    found = [
-        conditional_wasserstein(x0, y0, x1, y1, method="relaxed", beta=float(price), **same)
-        for price in prices
-    ]
+    distance = partial(
+        conditional_wasserstein, x0, y0, x1, y1, weights0=weights0, weights1=weights1, p=p
+    )
+    exact = distance()
+    found = [distance(method="relaxed", beta=float(price)) for price in prices]
     value, moved, mean = (
         np.array([getattr(one, name) for one in found])
         for name in ("value", "moved_x", "mean_move_x")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.simplex import optimal_plan
+from dro_core.types import Array, Indices
 from dro_core.wasserstein.problem import TransportProblem
 from dro_core.wasserstein.quantiles import running_sums, staircase, step_lengths
 
@@ -28,7 +28,7 @@ class SinkhornWarning(RuntimeWarning):
 class Solution:
     """Entries of a plan, costs per condition, and potentials when asked for."""
 
-    entries: tuple[Any, Any, Array]
+    entries: tuple[Indices, Indices, Array]
     costs: Array
     potentials: Callable[[], tuple[Array, Array]]
     entropic_cost: float | None = None
@@ -93,8 +93,9 @@ def solve_groups(problem: TransportProblem, epsilon: float | None) -> Solution:
         f[rows], g[columns] = scale * own_f, scale * own_g
         costs[k] = scale * np.vdot(plan, cost)
         i, j = plan.nonzero()
-        for part, entry in zip(parts, (rows[i], columns[j], problem.masses[k] * plan[i, j]),
-                               strict=True):  # fmt: skip
+        for part, entry in zip(
+            parts, (rows[i], columns[j], problem.masses[k] * plan[i, j]), strict=True
+        ):
             part.append(entry)
     entries = np.concatenate(parts[0]), np.concatenate(parts[1]), np.concatenate(parts[2])
     total = None if epsilon is None else float(problem.masses @ costs) + entropic
@@ -113,16 +114,24 @@ def _sinkhorn(a: Array, b: Array, cost: Array, epsilon: float) -> tuple[Array, A
     inner = np.ix_(here, there)
     with np.errstate(over="ignore", invalid="ignore"):  # POT also exponentiates the potentials
         some, log = ot.sinkhorn(
-            a[here], b[there], cost[inner], epsilon, method="sinkhorn_log", log=True, warn=False,
-            numItermax=SINKHORN_ITERATIONS, stopThr=SINKHORN_STOP,
-        )  # fmt: skip
+            a[here],
+            b[there],
+            cost[inner],
+            epsilon,
+            method="sinkhorn_log",
+            log=True,
+            warn=False,
+            numItermax=SINKHORN_ITERATIONS,
+            stopThr=SINKHORN_STOP,
+        )
     if not np.isfinite(some).all():
         raise ValueError(
             f"epsilon: {epsilon:.3g} of the largest cost is too small for Sinkhorn's iteration in "
             "floats; use a larger one, or method='exact'"
         )
-    missed = float(max(np.abs(some.sum(axis=1) - a[here]).sum(),
-                       np.abs(some.sum(axis=0) - b[there]).sum()))  # fmt: skip
+    missed = float(
+        max(np.abs(some.sum(axis=1) - a[here]).sum(), np.abs(some.sum(axis=0) - b[there]).sum())
+    )
     if missed > SINKHORN_MISSED:
         warnings.warn(
             f"sinkhorn has not converged in {SINKHORN_ITERATIONS} iterations: its plan missed "

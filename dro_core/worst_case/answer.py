@@ -10,13 +10,13 @@ import numpy as np
 from scipy.linalg import svdvals
 
 from dro_core.certificate import LARGEST_RISK, Certificate, relative_gap, risk_rounding
-from dro_core.checks import Array
 from dro_core.decomposition import Decomposition
 from dro_core.dual import DualSolution
 from dro_core.linear_data import LinearData
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.structure import Structure, XShift
 from dro_core.transport import squared_norms
+from dro_core.types import Array
 
 
 class WorstCase(ReadOnly):

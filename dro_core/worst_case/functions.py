@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
+from numpy.typing import ArrayLike
+
+from dro_core.linear_map import MapLike
 from dro_core.structure import Structure
+from dro_core.types import Real
 from dro_core.worst_case.answer import WorstCase, WorstCaseCurve
-from dro_core.worst_case.problem import LinearReconstruction
+from dro_core.worst_case.problem import LinearReconstruction, MatrixFree
 
 
 def worst_case_risk(
-    B: Any,
-    x: Any,
-    y: Any,
-    radius: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: Real,
     structure: str | Structure = "y|x",
     *,
-    weights: Any = None,
-    **matrix_free: Any,
+    weights: ArrayLike | None = None,
+    **matrix_free: Unpack[MatrixFree],
 ) -> WorstCase:
     r"""Exact worst-case risk of a linear reconstruction map, with its worst-case law.
 
@@ -72,14 +76,14 @@ def worst_case_risk(
 
 
 def worst_case_curve(
-    B: Any,
-    x: Any,
-    y: Any,
-    radii: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    radii: ArrayLike,
     structure: str | Structure = "y|x",
     *,
-    weights: Any = None,
-    **matrix_free: Any,
+    weights: ArrayLike | None = None,
+    **matrix_free: Unpack[MatrixFree],
 ) -> WorstCaseCurve:
     """Worst-case risks of one map along many radii, from one residual spectrum.
 
@@ -100,16 +104,16 @@ def worst_case_curve(
 
 
 def dual_value(
-    B: Any,
-    x: Any,
-    y: Any,
-    multiplier: Any,
-    radius: Any,
+    B: MapLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    multiplier: Real,
+    radius: Real,
     structure: str | Structure = "y|x",
     *,
-    epsilon: Any = 0.0,
-    weights: Any = None,
-    **matrix_free: Any,
+    epsilon: Real = 0.0,
+    weights: ArrayLike | None = None,
+    **matrix_free: Unpack[MatrixFree],
 ) -> float:
     r"""The dual function at a given multiplier: an upper bound on the worst-case risk.
 

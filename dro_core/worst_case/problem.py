@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dro_core.certificate import LARGEST_RISK
 from dro_core.checks import (
-    Array,
     InfeasibleRadiusError,
     as_non_negative,
     as_positive_integer,
@@ -25,10 +25,11 @@ from dro_core.dual import (
 )
 from dro_core.gaussian_law import check_entropic, maximising_law
 from dro_core.linear_data import LinearData
-from dro_core.linear_map import as_linear_map
+from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import AffineDisplacement, Structure, as_structure
+from dro_core.types import Array, Integer, Real
 from dro_core.worst_case.answer import (
     Answer,
     WorstCase,
@@ -39,6 +40,17 @@ from dro_core.worst_case.answer import (
 
 #: Squares of smaller maps are not accurate; they matter if radius times map exceeds the second.
 SMALLEST_MAP, SMALLEST_PRODUCT = 1e-140, 1e-150
+
+
+class MatrixFree(TypedDict, total=False):
+    """What `LinearReconstruction` takes for maps that are known by their products."""
+
+    norm_bound: Real | None
+    rtol: Real
+    max_steps: Integer
+    random_starts: Integer
+    failure_probability: Real
+    seed: Integer
 
 
 class LinearReconstruction(LinearData):
@@ -87,17 +99,17 @@ class LinearReconstruction(LinearData):
 
     def __init__(
         self,
-        B: Any,
-        x: Any,
-        y: Any,
+        B: MapLike,
+        x: ArrayLike,
+        y: ArrayLike,
         *,
-        weights: Any = None,
-        norm_bound: Any = None,
-        rtol: Any = 1e-6,
-        max_steps: Any = 300,
-        random_starts: Any = 4,
-        failure_probability: Any = 1e-6,
-        seed: Any = 0,
+        weights: ArrayLike | None = None,
+        norm_bound: Real | None = None,
+        rtol: Real = 1e-6,
+        max_steps: Integer = 300,
+        random_starts: Integer = 4,
+        failure_probability: Real = 1e-6,
+        seed: Integer = 0,
     ) -> None:
         self._settings = QuadratureSettings(
             as_non_negative(rtol, "rtol"),
@@ -106,7 +118,9 @@ class LinearReconstruction(LinearData):
             _as_probability(failure_probability, "failure_probability"),
             _as_seed(seed),
         )
-        super().__init__(as_linear_map(B, "B", norm_bound=norm_bound, seed=seed), x, y, weights)
+        super().__init__(
+            as_linear_map(B, "B", norm_bound=norm_bound, seed=self._settings.seed), x, y, weights
+        )
         self._own: ResidualDecomposition | QuadratureDecomposition | None = None
         self._protect()
 
@@ -183,13 +197,13 @@ class LinearReconstruction(LinearData):
             raise OverflowError(too_large(name, radius))
         return answer
 
-    def worst_case(self, radius: Any, structure: str | Structure = "y|x") -> WorstCase:
+    def worst_case(self, radius: Real, structure: str | Structure = "y|x") -> WorstCase:
         """The worst case at one radius; see `worst_case_risk`."""
         rho, resolved = as_radius(radius), as_structure(structure)
         answer = self._answer(resolved, self._decompose(resolved), rho, "radius")
         return WorstCase(self, resolved, answer, rho)
 
-    def curve(self, radii: Any, structure: str | Structure = "y|x") -> WorstCaseCurve:
+    def curve(self, radii: ArrayLike, structure: str | Structure = "y|x") -> WorstCaseCurve:
         """Worst-case risks at many radii from one decomposition; see `worst_case_curve`."""
         radius = non_negative_array(radii, "radii")
         if radius.ndim != 1 or radius.size == 0:
@@ -209,7 +223,7 @@ class LinearReconstruction(LinearData):
         )
 
     def _at_multiplier(
-        self, multiplier: Any, radius: Any, structure: str | Structure, epsilon: Any
+        self, multiplier: Real, radius: Real, structure: str | Structure, epsilon: Real
     ) -> tuple[AffineDisplacement, ResidualSpectrum, float, float, float]:
         """(displacement, spectrum, λ, free radius, ε) for a value of the dual function."""
         lam = as_scalar(multiplier, "multiplier", "a number above the threshold sigma_max^2")
@@ -231,11 +245,11 @@ class LinearReconstruction(LinearData):
 
     def dual_value(
         self,
-        multiplier: Any,
-        radius: Any,
+        multiplier: Real,
+        radius: Real,
         structure: str | Structure = "y|x",
         *,
-        epsilon: Any = 0.0,
+        epsilon: Real = 0.0,
     ) -> float:
         """The dual function at a multiplier; see `dual_value`."""
         displacement, spectrum, lam, free, entropy_weight = self._at_multiplier(
@@ -248,11 +262,11 @@ class LinearReconstruction(LinearData):
 
     def dual_gradient(
         self,
-        multiplier: Any,
-        radius: Any,
+        multiplier: Real,
+        radius: Real,
         structure: str | Structure = "y|x",
         *,
-        epsilon: Any = 0.0,
+        epsilon: Real = 0.0,
     ) -> tuple[Array, float]:
         r"""Derivatives of the (entropic) dual function in B and in the multiplier.
 
@@ -286,13 +300,13 @@ class LinearReconstruction(LinearData):
         return law.gradient(), derivative
 
 
-def _as_seed(value: Any) -> int:
+def _as_seed(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise ValueError(f"seed: {value!r}; allowed: an integer >= 0")
     return int(value)
 
 
-def _as_probability(value: Any, name: str) -> float:
+def _as_probability(value: object, name: str) -> float:
     number = as_scalar(value, name, "a probability in (0, 1)")
     if not 0 < number < 1:
         raise ValueError(f"{name}: {number}; allowed: a probability in (0, 1)")
