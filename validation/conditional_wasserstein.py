@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.reference import (
     conditional_wasserstein_lp,
     conditional_wasserstein_pot,
     wasserstein_pot,
 )
+from dro_core.types import Array
 from dro_core.wasserstein import (
     conditional_wasserstein,
     gaussian_conditional_wasserstein,

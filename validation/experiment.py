@@ -23,10 +23,7 @@ from dro_torch.training import CheckpointError
 from validation.errors import mendable
 from validation.results import Check, at_least, provenance, write_csv, write_json
 from validation.settings import without_folders
-
-#: A row of a table, by column; tables by name.
-Row = dict[str, float | str]
-Tables = dict[str, list[Row]]
+from validation.tables import Tables
 
 #: What the user's data and folders can cause: damaged files, and runs with other settings.
 user_errors = mendable(DataFileError, CheckpointError)

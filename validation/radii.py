@@ -19,7 +19,7 @@ from dro_core import (
     radius_of_operator_change,
     radius_of_poisson_noise,
 )
-from dro_core.checks import Array
+from dro_core.types import Array
 from validation.results import (
     Check,
     at_least,

@@ -27,7 +27,6 @@ from dro_core import (
     finite_worst_case,
     quadratic_candidates,
 )
-from dro_core.checks import Array
 from dro_core.operators import BackwardHeat, Diagonal, SpectralOperator
 from dro_core.reference import (
     conditional_wasserstein_pot,
@@ -35,6 +34,7 @@ from dro_core.reference import (
     wasserstein_pot,
     worst_case_risk_sdp,
 )
+from dro_core.types import Array
 from validation.errors import UsageError
 from validation.results import (
     Check,

@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 
 from dro_core import entropic_worst_case
 from dro_core.bisection import bisect_interval
-from dro_core.checks import Array
+from dro_core.types import Array
 
 
 def random_start(rng: np.random.Generator, n: int, m: int) -> Array:

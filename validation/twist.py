@@ -19,8 +19,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse.linalg import eigsh
 
 from dro_core import operators
-from dro_core.checks import Array
 from dro_core.twist import TwistReport, twist_condition
+from dro_core.types import Array
 from validation.errors import UsageError
 from validation.results import (
     Check,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.reference import unbalanced_ot_cvxpy, unbalanced_ot_mm
+from dro_core.types import Array
 from dro_core.unbalanced import (
     UnbalancedTransport,
     semidual_value,

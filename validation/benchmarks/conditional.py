@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_core.wasserstein import conditional_wasserstein
 from validation.benchmarks.timing import median_ratio, seconds
 from validation.results import (

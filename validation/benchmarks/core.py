@@ -24,12 +24,12 @@ from dro_core import (
     finite_worst_case,
     worst_case_risk,
 )
-from dro_core.checks import Array
 from dro_core.reference import (
     finite_worst_case_cvxpy,
     finite_worst_case_highs,
     worst_case_risk_sdp,
 )
+from dro_core.types import Array
 from validation.benchmarks.timing import median_ratio, median_seconds
 from validation.results import Check, at_least, at_most, progress, provenance, write_json
 from validation.settings import Settings, setting

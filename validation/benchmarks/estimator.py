@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from dro_core import fit_linear
-from dro_core.checks import Array
 from dro_core.operators import Integration
+from dro_core.types import Array
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting
 

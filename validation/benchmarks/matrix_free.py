@@ -14,8 +14,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from dro_core import LinearReconstruction, ResidualSpectrum, entropic_worst_case, worst_case_risk
-from dro_core.checks import Array
 from dro_core.operators import Convolution, SpectralInverse
+from dro_core.types import Array
 from validation.benchmarks.finite_memory import peak_bytes
 from validation.benchmarks.timing import median_ratio
 from validation.results import (

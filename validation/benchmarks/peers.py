@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from dro_core import LinearReconstruction, __version__, dual_value, fit_linear, worst_case_risk
-from dro_core.checks import Array
+from dro_core.types import Array
 from validation.benchmarks.timing import median_seconds
 from validation.errors import UsageError
 from validation.results import (

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core import LinearReconstruction, dual_value
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch.losses.entropic import EntropicDROLoss, level_probabilities
 from dro_torch.nets import UNet
 from validation.benchmarks.finite_memory import peak_bytes

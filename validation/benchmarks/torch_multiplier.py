@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dro_core import LinearFit, LinearReconstruction, entropic_worst_case, fit_linear
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
 from dro_torch.multiplier import Multiplier, StochasticDescent, bisect_multiplier
 from dro_torch.nets import LinearMap

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.checks import Array
 from dro_core.reference import unbalanced_ot_cvxpy
+from dro_core.types import Array
 from dro_core.unbalanced import semidual_value, unbalanced_ot
 from validation.benchmarks.finite_memory import peak_bytes
 from validation.benchmarks.timing import median_ratio, median_seconds, seconds

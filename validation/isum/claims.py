@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from validation.experiment import Claim
 from validation.isum.data import LEVELS, SHARES
 

@@ -11,7 +11,7 @@ from scipy import fft
 from torch import Tensor
 from torch.nn import functional
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch import data, physics
 from dro_torch.transport_map import NoisyMeasurement
 from validation.isum.settings import Config

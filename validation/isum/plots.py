@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from validation.experiment import Row
 from validation.isum.data import TEST_SEED, Pools, noisy_measurement, wiener
 from validation.isum.settings import Config
 from validation.isum.training import Trained
 from validation.results import new_figure, save_figure
+from validation.tables import Row
 
 
 def plot(path: Path, noise: float, seed: int, rows: Sequence[Row], arms: Sequence[Trained]) -> None:

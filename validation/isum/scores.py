@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dro_core.checks import Array
+from dro_core.types import Array
 from dro_torch import metrics, physics
-from validation.experiment import Row
 from validation.isum.claims import interval
 from validation.isum.data import (
     LEVELS,
@@ -25,6 +24,7 @@ from validation.isum.data import (
 )
 from validation.isum.settings import Config
 from validation.isum.training import Trained
+from validation.tables import Row
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from validation.experiment import Claim, Row, Study, Tables, Verdict
+from validation.experiment import Claim, Study, Verdict
 from validation.isum import data as images
 from validation.isum import plots as figures
 from validation.isum.arms import COMPARISONS
@@ -15,6 +15,7 @@ from validation.isum.scores import Scores, evaluate, rows_of, training_rows
 from validation.isum.settings import Config
 from validation.isum.training import Trained, chosen, fit_arms
 from validation.results import at_least, table
+from validation.tables import Row, Tables
 
 
 class Transport(Study[Config, images.Pools, Trained, Scores]):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from validation.experiment import Claim, Row, Tables
+from validation.experiment import Claim
 from validation.mnist.arms import Arm, Trained, fit_arms
 from validation.mnist.classical import classical
 from validation.mnist.measure import (
@@ -28,6 +28,7 @@ from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import Splits, Task, unet
 from validation.mnist.tuning import BISECTED, bisected, bisection_rows, selected
+from validation.tables import Row, Tables
 
 __all__ = ["Config", "run"]
 

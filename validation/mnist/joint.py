@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from validation.experiment import Claim, Tables
+from validation.experiment import Claim
 from validation.mnist.arms import Arm
 from validation.mnist.deblurring import TASK, main_arms
 from validation.mnist.measure import GAUSSIAN, ratio
 from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
+from validation.tables import Tables
 
 __all__ = ["Config", "run"]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from dro_core import radius_of_noise, radius_of_poisson_noise
 from dro_torch import certificate_curve, data, metrics, physics
-from validation.experiment import Row
 from validation.mnist.arms import Trained
 from validation.mnist.settings import Config
 from validation.mnist.tasks import PIXELS, Map, Task
+from validation.tables import Row
 
 #: Standard deviations of the Gaussian noise, and photons of the Poisson noise (many: little noise).
 GAUSSIAN = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)

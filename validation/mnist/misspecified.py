@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dro_torch import physics
-from validation.experiment import Claim, Tables
+from validation.experiment import Claim
 from validation.mnist.arms import Arm, Trained
 from validation.mnist.deblurring import TASK, main_arms
 from validation.mnist.measure import GAUSSIAN, Trials, measure, models_of, ratio
@@ -18,6 +18,7 @@ from validation.mnist.plots import plot_noise
 from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import Splits, blur
+from validation.tables import Tables
 
 __all__ = ["Config", "run"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dro_torch import metrics, physics
-from validation.experiment import Row
 from validation.mnist.measure import by_level
 from validation.mnist.tasks import Task
 from validation.results import new_figure, save_figure
+from validation.tables import Row
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:

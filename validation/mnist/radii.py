@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from validation.experiment import Claim, Tables
+from validation.experiment import Claim
 from validation.mnist.arms import Arm
 from validation.mnist.measure import GAUSSIAN, largest_ratio, ratio
 from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import Task, mlp
+from validation.tables import Tables
 
 __all__ = ["Config", "run"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from validation.experiment import Claim, Row, Tables
+from validation.experiment import Claim
 from validation.mnist.arms import Arm, Trained
 from validation.mnist.deblurring import main_arms
 from validation.mnist.measure import GAUSSIAN, Trials, largest_ratio, measure, models_of, ratio
 from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import Splits, Task, unet
+from validation.tables import Row, Tables
 
 __all__ = ["Config", "run"]
 

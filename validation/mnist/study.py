@@ -11,13 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from validation.experiment import Claim, Row, Study, Tables, Verdict
+from validation.experiment import Claim, Study, Verdict
 from validation.mnist.arms import Arm, Trained, fit_arms
 from validation.mnist.measure import Trials, attack, measure, models_of
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
 from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits
 from validation.results import at_least, table
+from validation.tables import Row, Tables
 
 
 class DigitStudy(Study[Config, Splits, Trained, Tables]):

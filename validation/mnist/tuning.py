@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dro_torch import EntropicDROLoss, StochasticDescent, bisect_multiplier, data
-from validation.experiment import Row
 from validation.mnist.arms import Arm, Trained, description, fit_arm, stored
 from validation.mnist.measure import Trials, measure, models_of
 from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits
 from validation.results import progress, write_json
+from validation.tables import Row
 
 #: The arm with the bisected multiplier.
 BISECTED = "DRO bisected"
