@@ -51,7 +51,7 @@ class Candidates:
 
     def _probe(self) -> int:
         first = as_block(self._functions["loss"](slice(0, 1)), "loss")
-        return first.shape[1]
+        return int(first.shape[1])
 
     @property
     def rows(self) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -133,6 +133,12 @@ def _check_measures(smallest: float, where: int, sums: Array, shape: tuple[int, 
         )
 
 
+@overload
+def hull_candidates(
+    loss: ArrayLike, cost: ArrayLike, measures: ArrayLike
+) -> tuple[Array, Array]: ...
+@overload
+def hull_candidates(loss: Table, cost: Table, measures: ArrayLike) -> tuple[Table, Table]: ...
 def hull_candidates(loss: Table, cost: Table, measures: ArrayLike) -> tuple[Table, Table]:
     r"""Loss and cost of the members of each sample's hull of measures, for `finite_worst_case`.
 

@@ -436,7 +436,7 @@ class Convolution(LinearMap):
     @property
     def largest_entry(self) -> float:
         """Up to the number of times a reflection can repeat a point."""
-        return magnitude(self.kernel) * 2 ** len(self.grid)
+        return float(magnitude(self.kernel) * 2 ** len(self.grid))
 
     @cached_property
     def _decomposition(self) -> SpectralOperator:

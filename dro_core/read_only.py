@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def read_only(array: Any) -> Any:
+def read_only(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """A view of an array that cannot be written to (the array itself stays as it is)."""
     view = array.view()
     view.flags.writeable = False

@@ -18,7 +18,8 @@ from dro_core.types import Array
 
 def squared_norms(rows: Array) -> Array:
     """Squared Euclidean norm of each row, (N, d) -> (N,)."""
-    return np.einsum("ij,ij->i", rows, rows)
+    result: Array = np.einsum("ij,ij->i", rows, rows)
+    return result
 
 
 #: Weight of a transport cost: one, one per axis, or a matrix; None is 1.

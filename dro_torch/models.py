@@ -80,7 +80,8 @@ def call_model(
         another device than its input, and that made it fail.
     """
     if torch.compiler.is_compiling():
-        return model(value.clone())
+        result: Tensor = model(value.clone())
+        return result
     try:
         output = model(value.clone())
     except RuntimeError as error:

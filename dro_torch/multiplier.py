@@ -78,7 +78,8 @@ class Multiplier(nn.Module):
 
     def penalty(self) -> Tensor:
         """λρ², the budget's term of the dual."""
-        return self() * self.radius**2
+        result: Tensor = self() * self.radius**2
+        return result
 
     @torch.no_grad()
     def raise_lower(self, value: float) -> None:

@@ -97,7 +97,8 @@ class Joint(Structure):
 
     def modulus(self, lipschitz: Number) -> Number | float:
         """κ = √(1 + L²)."""
-        return (1.0 + lipschitz**2) ** 0.5
+        result: float = (1.0 + lipschitz**2) ** 0.5
+        return result
 
 
 class XShift(Structure):

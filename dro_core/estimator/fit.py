@@ -114,7 +114,7 @@ class LinearFit(ReadOnly):
     @cached_property
     def singular_values(self) -> Array:
         """Singular values of the map, in decreasing order."""
-        return read_only(np.linalg.svd(self.matrix, compute_uv=False))
+        return read_only(np.asarray(np.linalg.svd(self.matrix, compute_uv=False), np.float64))
 
     def predict(self, y: ArrayLike) -> Array:
         """Reconstructions of rows of y: (N, m) -> (N, n)."""

@@ -36,7 +36,8 @@ class Subspace:
     @cached_property
     def coordinates(self) -> Array:
         """The rows in the basis."""
-        return self.rows @ self.basis
+        result: Array = self.rows @ self.basis
+        return result
 
     def regress(self, others: Array) -> Array:
         """Least-squares map of smallest norm from these rows to others, (others, these)."""
@@ -116,7 +117,8 @@ class _Point:
         dT = (dsigma @ G + self.sigma @ dG) @ B + self.sigma @ (G @ D) + 0.5 * self.epsilon * D
         dT += D @ (self.problem.y.T @ self.problem.y)
         second = 2 * lam * (dG @ self.stationarity + G @ dT)
-        return second - self._mixed * (np.vdot(self._mixed, D) / self._curvature)
+        result: Array = second - self._mixed * (np.vdot(self._mixed, D) / self._curvature)
+        return result
 
     def preconditioner(self) -> Any:
         r"""Inverse of the Hessian's Kronecker part, :math:`2\lambda(G D Q_1 + G\Sigma G\,D\,Q_2)`.

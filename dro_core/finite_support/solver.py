@@ -30,7 +30,8 @@ def _cheapest_argmax(score: Array, cost: Array) -> Indices:
     tied = np.flatnonzero(np.count_nonzero(score == best, axis=1) > 1)
     if tied.size:
         index[tied] = np.where(score[tied] == best[tied], cost[tied], np.inf).argmin(axis=1)
-    return index
+    result: Indices = index
+    return result
 
 
 def _extreme_plans(candidates: Candidates) -> tuple[_Plan, _Plan]:

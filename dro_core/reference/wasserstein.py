@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
@@ -46,7 +48,8 @@ def wasserstein_pot(
     # not ot.dist, which expands the square and so loses small distances between large points
     cost = cdist(points0, points1, "sqeuclidean")
     scale = float(cost.max()) or 1.0
-    return float(scale * ot.emd2(weights0, weights1, cost / scale, numItermax=10_000_000)) ** 0.5
+    squared = scale * ot.emd2(weights0, weights1, cost / scale, numItermax=10_000_000)
+    return math.sqrt(squared)
 
 
 def _two_laws(
@@ -123,7 +126,7 @@ def conditional_wasserstein_pot(
             weights1=weights1[here1] / mass1,
         )
         total += mass0 * distance**2
-    return total**0.5
+    return float(total**0.5)
 
 
 def conditional_wasserstein_lp(
@@ -176,4 +179,4 @@ def conditional_wasserstein_lp(
         return float("inf")
     if result.status != 0:
         raise RuntimeError(f"HiGHS found no optimum: {result.message}")
-    return float(max(result.fun, 0.0)) ** (1 / p)
+    return float(float(max(result.fun, 0.0)) ** (1 / p))

@@ -207,7 +207,8 @@ class GraphShift(Structure):
         else:  # a transform mixes all entries, and so does its rounding
             size = np.linalg.norm(leader, axis=1, keepdims=True) * (self.kernel.norm_bound or 0.0)
             size = size + np.abs(follower)
-        return np.all(np.abs(follower - image) <= 1e-13 * size, axis=1)
+        result: Booleans = np.all(np.abs(follower - image) <= 1e-13 * size, axis=1)
+        return result
 
     @property
     def noise_cost(self) -> float:

@@ -19,7 +19,8 @@ def rows_equal(a: Array, b: Array) -> Booleans:
     """Mask (N, M): row i of `a` equals row j of `b` exactly."""
     _, labels = np.unique(np.concatenate([a, b]), axis=0, return_inverse=True)
     labels = labels.reshape(-1)
-    return labels[: len(a), None] == labels[None, len(a) :]
+    result: Booleans = labels[: len(a), None] == labels[None, len(a) :]
+    return result
 
 
 class _PointMove(Structure):
@@ -62,7 +63,8 @@ class _PointMove(Structure):
         if self.norm == 2.0:
             return np.hypot(own, L if image == 1.0 else image * L)
         pair = np.stack([np.full_like(L, own), image * L])
-        return np.linalg.norm(pair, self.dual_order, axis=0)[()]
+        result: Array = np.linalg.norm(pair, self.dual_order, axis=0)[()]
+        return result
 
     def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
         """C = [Wx^(-1/2), -B Wy^(-1/2)]: dx = Wx^(-1) q, dy = -Wy^(-1) Bᵀ q."""

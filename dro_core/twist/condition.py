@@ -144,8 +144,8 @@ def _checklist(
             "violated" if small else "assumed",
             f"upsampled measurements Qy lie on a set of dimension {m} in R^{n}"
             if small
-            else "true when additive noise has a density; samples cannot show it, and without noise "
-            "a map that is not locally injective breaks it",
+            else "true when additive noise has a density; samples cannot show it, and without "
+            "noise a map that is not locally injective breaks it",
         ),
         ("finite infimum", "assumed", f"the product plan has a finite cost with {moments}"),
     )

@@ -89,7 +89,8 @@ def _log_density(points: Array, mean: Array, covariance: Array) -> Array:
     """Log of a Gaussian density, without the power of 2 pi that cancels in every ratio here."""
     factor = np.linalg.cholesky(covariance)
     scaled = linalg.solve_triangular(factor, (points - mean).T, lower=True)
-    return -0.5 * (scaled**2).sum(axis=0) - float(np.log(np.diag(factor)).sum())
+    result: Array = -0.5 * (scaled**2).sum(axis=0) - float(np.log(np.diag(factor)).sum())
+    return result
 
 
 def _as_gaussian(

@@ -22,7 +22,8 @@ class ReconstructionMap:
 
     def __call__(self, y: Tensor) -> Tensor:
         """The reconstruction of a batch."""
-        return self.model(y, self.physics)
+        result: Tensor = self.model(y, self.physics)
+        return result
 
 
 @functools.cache
@@ -49,10 +50,13 @@ def _loss_class() -> Callable[..., nn.Module]:
             """The objective (0-d); `x_net` plays no part, the network is evaluated at moved y."""
             called = ReconstructionMap(model, physics)
             if self.multiplier is None:
-                return self.criterion(called, x, y)
-            if isinstance(self.multiplier, float):
-                return self.criterion(called, x, y, self.multiplier)
-            return self.criterion(called, x, y, self.multiplier()) + self.multiplier.penalty()
+                objective: Tensor = self.criterion(called, x, y)
+            elif isinstance(self.multiplier, float):
+                objective = self.criterion(called, x, y, self.multiplier)
+            else:
+                objective = self.criterion(called, x, y, self.multiplier())
+                objective = objective + self.multiplier.penalty()
+            return objective
 
     return StructuredDROLoss
 

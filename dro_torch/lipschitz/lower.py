@@ -117,7 +117,8 @@ def lipschitz_lower(
 def _norms(values: Tensor) -> Tensor:
     """Euclidean norm of every sample, (N, 1, ...)."""
     shape = (-1, *[1] * (values.ndim - 1))
-    return torch.linalg.vector_norm(values.reshape(len(values), -1), dim=1).reshape(shape)
+    result: Tensor = torch.linalg.vector_norm(values.reshape(len(values), -1), dim=1).reshape(shape)
+    return result
 
 
 def _steepest(

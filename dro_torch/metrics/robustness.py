@@ -86,7 +86,8 @@ def stability(
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(wide(tensor).flatten(1), dim=1)
+    result: Tensor = torch.linalg.vector_norm(wide(tensor).flatten(1), dim=1)
+    return result
 
 
 def saliency(model: Callable[[Tensor], Tensor], y: Tensor, x: Tensor | None = None) -> Tensor:

@@ -70,7 +70,10 @@ class LinearMap(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Apply the map to every sample of (N, ...)."""
         check_features(y, math.prod(y.shape[1:]), self.weight.shape[1], "LinearMap")
-        return functional.linear(y.flatten(1), self.weight).unflatten(1, self.output_shape)
+        result: Tensor = functional.linear(y.flatten(1), self.weight).unflatten(
+            1, self.output_shape
+        )
+        return result
 
     def matrix(self) -> Array:
         """B as a float64 numpy array (n, m)."""

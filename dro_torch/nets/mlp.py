@@ -83,7 +83,8 @@ class MLP(nn.Module):
         """Apply the network to every sample of (N, ...)."""
         check_features(y, math.prod(y.shape[1:]), self.inputs, "MLP")
         shape = y.shape[1:] if self.output_shape is None else self.output_shape
-        return self.layers(y.flatten(1)).unflatten(1, shape)
+        result: Tensor = self.layers(y.flatten(1)).unflatten(1, shape)
+        return result
 
     def lipschitz_bound(self, bounds: Bounds) -> float:
         """That of its layers, taken together."""

@@ -304,4 +304,5 @@ def _gram_iteration(real: Tensor, imaginary: Tensor, iterations: int) -> Tensor:
     size = (
         (real.square() + imaginary.square()).sum((-2, -1), keepdim=True).clamp_min(tiny**2).sqrt()
     )
-    return (logarithm + size.log() / 2**iterations).flatten().exp()
+    result: Tensor = (logarithm + size.log() / 2**iterations).flatten().exp()
+    return result

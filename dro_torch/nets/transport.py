@@ -63,7 +63,8 @@ class _AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.second(self.slope(self.first(x)))
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(h.mean((2, 3), keepdim=True)))))
-        return x + gate * h
+        result: Tensor = x + gate * h
+        return result
 
 
 class MapConfig(TypedDict):
@@ -190,7 +191,8 @@ class TransportMap(nn.Module):
                 )
                 h = h + self.skip[scale](skips[scale])
             h = self.up[scale](h)
-        return start + self.head(h)[..., :height, :width]
+        result: Tensor = start + self.head(h)[..., :height, :width]
+        return result
 
 
 # --- the potential ----------------------------------------------------------------------------
@@ -223,7 +225,8 @@ class _HalvingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.halved(_leaky(self.first(_leaky(x))))
-        return (self.second(h) + self.skip(self.halved(x))) / math.sqrt(2)
+        result: Tensor = (self.second(h) + self.skip(self.halved(x))) / math.sqrt(2)
+        return result
 
 
 def _leaky(x: Tensor) -> Tensor:
@@ -341,4 +344,5 @@ class Potential(nn.Module):
         h = self.blocks(self.stem(x))
         if self.minibatch_deviation:
             h = _with_deviation(h)
-        return self.head(_leaky(self.end(h)).sum((2, 3)))[:, 0]
+        result: Tensor = self.head(_leaky(self.end(h)).sum((2, 3)))[:, 0]
+        return result

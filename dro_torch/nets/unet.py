@@ -183,7 +183,8 @@ class UNet(nn.Module):
         z = self.body(z)
         for axis, size in enumerate(sizes, start=2):
             z = z.narrow(axis, 0, size)
-        return y + z if self.residual else z
+        result: Tensor = y + z if self.residual else z
+        return result
 
     def lipschitz_bound(self, bounds: Bounds) -> float:
         """Padding and cropping count 1; the input is added."""
@@ -210,7 +211,8 @@ class MergingConvolution(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Convolve the concatenation of both along the channels."""
-        return self.convolution(torch.cat([a, b], dim=1))
+        result: Tensor = self.convolution(torch.cat([a, b], dim=1))
+        return result
 
     def lipschitz_of_branches(self, lipschitz_a: float, lipschitz_b: float) -> float:
         """The bound for inputs with these two constants."""
@@ -277,7 +279,8 @@ class _PlainBody(nn.Module):
             reversed(self.ups), reversed(self.merges), reversed(self.decoders), strict=True
         ):
             z = decoder(merge(levels.pop(), up(z)))
-        return self.head(z)
+        result: Tensor = self.head(z)
+        return result
 
     def lipschitz_bound(self, bounds: Bounds) -> float:
         """From the coarsest level up: what a level does to the output of its encoder."""
@@ -334,7 +337,8 @@ class _SpectralBody(nn.Module):
             reversed(self.decoders), reversed(self.widths[:-1]), strict=True
         ):
             z = decoder(haar_synthesis([z[:, :channels], *skips.pop()], self.dimension))
-        return self.head(z)
+        result: Tensor = self.head(z)
+        return result
 
     def lipschitz_bound(self, bounds: Bounds) -> float:
         r"""Orthogonal transforms and unused channels count 1, skips :math:`\max(1, \cdot)`."""

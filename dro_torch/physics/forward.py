@@ -20,7 +20,8 @@ class Forward(nn.Module, ABC):
 
     def A(self, x: Tensor) -> Tensor:
         """The measurement A(x); see the class."""
-        return self(x)
+        result: Tensor = self(x)
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         """The measurement A(x); TypeError or ValueError for a bad x."""

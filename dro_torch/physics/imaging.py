@@ -93,7 +93,8 @@ class Downsampling(LinearForward):
 
     def _measure(self, x: Tensor) -> Tensor:
         blocks = x.unflatten(-1, (-1, self.factor)).unflatten(-3, (-1, self.factor))
-        return blocks.mean((-3, -1))
+        result: Tensor = blocks.mean((-3, -1))
+        return result
 
     def _transpose(self, y: Tensor) -> Tensor:
         repeated = y.repeat_interleave(self.factor, -1).repeat_interleave(self.factor, -2)

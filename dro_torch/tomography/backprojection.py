@@ -109,7 +109,8 @@ def _filter_views(sinogram: Tensor, geometry: FanBeamGeometry, window: str) -> T
     weighted = sinogram * torch.from_numpy(weight).to(sinogram)
     weighted = torch.nn.functional.pad(weighted, (margin, margin))
     spectrum = torch.fft.rfft(weighted, n=length) * response
-    return torch.fft.irfft(spectrum, n=length)[..., :count]
+    result: Tensor = torch.fft.irfft(spectrum, n=length)[..., :count]
+    return result
 
 
 def _margin(geometry: FanBeamGeometry) -> int:

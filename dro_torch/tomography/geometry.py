@@ -215,7 +215,8 @@ class FanBeamGeometry:
         """Where a ray of slope (t + c)/(D + s) meets the detector."""
         if self.detector == "curved":
             angle = torch.atan(slope) if isinstance(slope, Tensor) else np.arctan(slope)
-            return self.source_detector * angle
+            result: Coordinate = self.source_detector * angle
+            return result
         return self.source_detector * slope
 
     @property

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from dro_core.types import Array
+from dro_core.types import Array, Booleans
 from dro_torch.tomography.geometry import FanBeamGeometry, check_geometry
 
 #: Gaps between views of more than so many usual ones count as missing data, not as coarse steps.
@@ -141,7 +141,8 @@ def _warn_of_unseen_rays(geometry: FanBeamGeometry, holes: list[tuple[float, flo
         inside = [
             np.mod(angle - low, 2 * np.pi) < np.mod(high - low, 2 * np.pi) for low, high in holes
         ]
-        return np.any(inside, axis=0)
+        result: Booleans = np.any(inside, axis=0)
+        return result
 
     unseen = float((hidden(view + 0 * fan) & hidden(_other_side(geometry, view, fan)[0])).mean())
     if unseen > UNSEEN:
