@@ -7,7 +7,6 @@ of the same radius, the simple attacks, and what it took.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from validation.results import (
     write_csv,
     write_json,
 )
-from validation.settings import Settings, setting
+from validation.settings import Settings, setting, without_folders
 
 #: Radii in units of the data; MNIST images have 784 pixels in [0, 1] and norms about 9.
 RADII = (0.3, 1.0, 2.0, 4.0)
@@ -40,7 +39,9 @@ RADII = (0.3, 1.0, 2.0, 4.0)
 class Config(Settings):
     """Sizes of the experiment."""
 
-    data: str = setting("", "data root with mnist/; otherwise the environment variable DRO_DATA")
+    data: str = setting(
+        "", "data root with mnist/; otherwise the environment variable DRO_DATA", folder=True
+    )
     images: int = setting(1000, "test images that are certified", low=1)
     steps: int = setting(400, "training steps of each network", low=1)
     batch: int = setting(64, "images per training step", low=1)
@@ -81,8 +82,19 @@ def linear_rows(config: Config) -> tuple[list[dict[str, Any]], list[Check]]:
 
 def row_of(certificate: Any) -> dict[str, Any]:
     """A certificate as one flat row of a table."""
-    names = ("structure", "radius", "nominal", "lower", "upper", "linearised", "slack", "lipschitz",
-             "transport_cost", "passes", "seconds")  # fmt: skip
+    names = (
+        "structure",
+        "radius",
+        "nominal",
+        "lower",
+        "upper",
+        "linearised",
+        "slack",
+        "lipschitz",
+        "transport_cost",
+        "passes",
+        "seconds",
+    )
     row = {name: getattr(certificate, name) for name in names}
     return {**row, **{f"attack: {name}": risk for name, risk in certificate.attacks.items()}}
 
@@ -97,20 +109,39 @@ def train(config: Config, spectral: bool) -> Any:
     with mendable(data.DataFileError):
         digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
     generator = torch.Generator().manual_seed(config.seed)
-    network = nets.UNet(1, 1, config.depth, config.width, spectral=spectral, generator=generator,
-                        lipschitz=config.lipschitz if spectral else None)  # fmt: skip
+    network = nets.UNet(
+        1,
+        1,
+        config.depth,
+        config.width,
+        spectral=spectral,
+        generator=generator,
+        lipschitz=config.lipschitz if spectral else None,
+    )
 
     def noisy(batch: Any, context: training.StepContext) -> Any:
-        noise = standard_normal(context.index, 1, batch[0][0].numel(), seed=context.seed,
-                                step=context.step, dtype=batch[0].dtype)  # fmt: skip
+        noise = standard_normal(
+            context.index,
+            1,
+            batch[0][0].numel(),
+            seed=context.seed,
+            step=context.step,
+            dtype=batch[0].dtype,
+        )
         return batch[0], batch[0] + config.noise * noise.reshape(batch[0].shape)
 
     def squared_error(model: Any, x: Any, y: Any) -> Any:
         return (x - model(y)).square().flatten(1).sum(1).mean()
 
     phase = training.reconstruction_phase(network, squared_error, pairs=noisy, rate=3e-3)
-    training.fit(phase, data.Batches(digits, config.batch, config.seed), config.steps,
-                 seed=config.seed, warmup=config.steps // 20, device=config.device)  # fmt: skip
+    training.fit(
+        phase,
+        data.Batches(digits, config.batch, config.seed),
+        config.steps,
+        seed=config.seed,
+        warmup=config.steps // 20,
+        device=config.device,
+    )
     return nets.frozen(network)
 
 
@@ -130,8 +161,10 @@ def network_rows(config: Config, name: str) -> tuple[list[dict[str, Any]], list[
     x = x.to(config.device)
     start = time.perf_counter()
     found = certificate_curve(network, x, x, RADII, steps=config.ascent)
-    print(f"{name}: trained in {seconds:.0f} s, {len(RADII)} radii certified in "
-          f"{time.perf_counter() - start:.0f} s\n\n{found[-2]}\n")  # fmt: skip
+    print(
+        f"{name}: trained in {seconds:.0f} s, {len(RADII)} radii certified in "
+        f"{time.perf_counter() - start:.0f} s\n\n{found[-2]}\n"
+    )
     rows = []
     for entry in found:
         # noise whose expected transport cost is the budget: radius_of_noise(σ², 784) = ρ
@@ -143,8 +176,14 @@ def network_rows(config: Config, name: str) -> tuple[list[dict[str, Any]], list[
             errors = [(clean - network(seen)).square().flatten(1).sum(1).double()
                       for clean, seen in zip(x.split(250), noisy.split(250), strict=True)]
             # fmt: on
-        rows.append({"network": name, **row_of(entry), "noise": sigma,
-                     "risk under noise": float(torch.cat(errors).mean())})  # fmt: skip
+        rows.append(
+            {
+                "network": name,
+                **row_of(entry),
+                "noise": sigma,
+                "risk under noise": float(torch.cat(errors).mean()),
+            }
+        )
     return rows, found
 
 
@@ -155,19 +194,36 @@ def figure(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     for axis, name in zip(axes[0], names, strict=True):
         chosen = [row for row in rows if row["network"] == name and row["structure"] == "y|x"]
         radius = [row["radius"] for row in chosen]
-        axis.fill_between(radius, [r["lower"] for r in chosen], [r["upper"] for r in chosen],
-                          alpha=0.25, label="certified interval")  # fmt: skip
+        axis.fill_between(
+            radius,
+            [r["lower"] for r in chosen],
+            [r["upper"] for r in chosen],
+            alpha=0.25,
+            label="certified interval",
+        )
         axis.plot(radius, [r["linearised"] for r in chosen], "k:", label="linearised")
-        axis.plot(radius, [r["attack: projected gradient"] for r in chosen], "C1.-",
-                  label="projected gradient")  # fmt: skip
+        axis.plot(
+            radius,
+            [r["attack: projected gradient"] for r in chosen],
+            "C1.-",
+            label="projected gradient",
+        )
         if "exact" in chosen[0]:
             axis.plot(radius, [r["exact"] for r in chosen], "C3--", label="exact")
         if "risk under noise" in chosen[0]:
-            axis.plot(radius, [r["risk under noise"] for r in chosen], "C2.-",
-                      label="Gaussian noise of that radius")  # fmt: skip
+            axis.plot(
+                radius,
+                [r["risk under noise"] for r in chosen],
+                "C2.-",
+                label="Gaussian noise of that radius",
+            )
         axis.axhline(chosen[0]["nominal"], color="0.6", lw=0.8, label="nominal risk")
-        axis.set(xscale="log", yscale="log", xlabel="radius ρ (units of the data)",
-                 title=f"{name} network")  # fmt: skip
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="radius ρ (units of the data)",
+            title=f"{name} network",
+        )
     axes[0, 0].set_ylabel("risk")
     axes[0, -1].legend(fontsize=7)
     save_figure(out / "certify", canvas)
@@ -191,9 +247,12 @@ def run(config: Config, out: Path) -> list[Check]:
             at_least(f"{name}: lower end / best of the simple attacks, smallest", margin, 1.0),
             at_least(f"{name}: lower end / linearised law alone, smallest", alone, 1.0),
             at_least(f"{name}: lower end / risk under noise of that radius, smallest", noise, 1.0),
-            at_most(f"{name}: seconds for one radius at {config.images} images, largest",
-                    max(c.seconds for c in found), 300.0),
-        ]  # fmt: skip
+            at_most(
+                f"{name}: seconds for one radius at {config.images} images, largest",
+                max(c.seconds for c in found),
+                300.0,
+            ),
+        ]
         worst = max(row["slack"] for row in more)
         if name == "spectral":
             checks.append(at_most("spectral: upper / lower, largest", worst, 10.0))
@@ -202,8 +261,17 @@ def run(config: Config, out: Path) -> list[Check]:
     write_csv(out / "certify.csv", [{key: row.get(key) for key in keys} for row in rows])
     figure(out, rows)
     shown = ["network", "structure", "radius", "nominal", "lower", "upper", "seconds"]
-    print(table([shown, *([f"{row[k]:.4g}" if isinstance(row[k], float) else str(row[k])
-                           for k in shown] for row in rows)]))  # fmt: skip
-    made = provenance("certify", dataclasses.replace(config, data=""))
+    print(
+        table(
+            [
+                shown,
+                *(
+                    [f"{row[k]:.4g}" if isinstance(row[k], float) else str(row[k]) for k in shown]
+                    for row in rows
+                ),
+            ]
+        )
+    )
+    made = provenance("certify", without_folders(config))
     write_json(out / "certify.json", {**made, "checks": checks, "rows": rows})
     return checks

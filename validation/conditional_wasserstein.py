@@ -107,15 +107,20 @@ def by_large_cost(first: Measure, second: Measure, p: float) -> float:
 
 def equality_checks(config: Config) -> list[Check]:
     """ii) of the corollary: the distance by conditions is the one with infinite cost."""
-    worst = {"linear programme with forbidden arcs": 0.0, "POT with a large finite cost": 0.0,
-             "POT condition by condition (p = 2)": 0.0}  # fmt: skip
+    worst = {
+        "linear programme with forbidden arcs": 0.0,
+        "POT with a large finite cost": 0.0,
+        "POT condition by condition (p = 2)": 0.0,
+    }
     certified, marginal = 0.0, 0.0
     for k, (first, second) in enumerate(random_measures(config, 0, 2)):
         samples, weights = arguments(first, second)
         p = (1.0, 1.5, 2.0, 3.0)[k % 4]
         found = conditional_wasserstein(*samples, **weights, p=p)
-        others = [conditional_wasserstein_lp(*samples, **weights, p=p),
-                  by_large_cost(first, second, p)]  # fmt: skip
+        others = [
+            conditional_wasserstein_lp(*samples, **weights, p=p),
+            by_large_cost(first, second, p),
+        ]
         if p == 2.0:
             others.append(conditional_wasserstein_pot(*samples, **weights))
         for name, other in zip(worst, others, strict=False):
@@ -178,9 +183,11 @@ def metric_checks(config: Config) -> list[Check]:
         two, three = distance[id(second), id(third)], distance[id(first), id(third)]
         triangle = min(triangle, one + two - three)
         joint = wasserstein_pot(
-            np.hstack([first.x, first.y]), np.hstack([second.x, second.y]),
-            weights0=first.weights, weights1=second.weights,
-        )  # fmt: skip
+            np.hstack([first.x, first.y]),
+            np.hstack([second.x, second.y]),
+            weights0=first.weights,
+            weights1=second.weights,
+        )
         above = min(above, one - joint)
     return [
         at_most("symmetry: |d(a, b) - d(b, a)|", symmetry, 1e-12),
@@ -219,8 +226,12 @@ def continuous_problem(config: Config, size: int) -> tuple[Array, Array, Array, 
     rng = np.random.default_rng([config.seed, 4, size])
     x0, x1 = rng.random((2, size, 1))
     noise = rng.standard_normal((2, size, 1))
-    return (x0, np.sin(2 * np.pi * x0) + 0.2 * noise[0],
-            x1, -np.sin(2 * np.pi * x1) + 0.4 * noise[1])  # fmt: skip
+    return (
+        x0,
+        np.sin(2 * np.pi * x0) + 0.2 * noise[0],
+        x1,
+        -np.sin(2 * np.pi * x1) + 0.4 * noise[1],
+    )
 
 
 def continuous_truth() -> float:
@@ -265,44 +276,80 @@ def curve_checks(
     attained = [r for r in rows if r["curve"] == names[0] and r["beta"] >= sufficient]
     truth = continuous_truth()
     nearest = {name: float(np.abs(values[name] / truth - 1).min()) for name in names[1:]}
-    crossing = [float(np.interp(truth, values[name], np.log10([r["beta"] for r in rows
-                                                                if r["curve"] == name])))
-                for name in names[1:]]  # fmt: skip
+    crossing = [
+        float(
+            np.interp(
+                truth, values[name], np.log10([r["beta"] for r in rows if r["curve"] == name])
+            )
+        )
+        for name in names[1:]
+    ]
     infinite = [r["limit"] for r in rows if r["curve"] != names[0]]
     fall = min(float(np.diff(value).min()) for value in values.values())
     return [
         at_least("beta curves: smallest increase", fall, -1e-12),
-        at_most("repeated x: value at beta = 0 against W2 of y alone",
-                abs(values[names[0]][0] / start - 1), 1e-9),
+        at_most(
+            "repeated x: value at beta = 0 against W2 of y alone",
+            abs(values[names[0]][0] / start - 1),
+            1e-9,
+        ),
         at_least("repeated x: conditional / relaxed at beta = 0", limit / start, 1.2),
-        at_most("repeated x, beta sufficient and above: |relaxed / conditional - 1|",
-                max(abs(r["value"] / limit - 1) for r in attained), 1e-9),
+        at_most(
+            "repeated x, beta sufficient and above: |relaxed / conditional - 1|",
+            max(abs(r["value"] / limit - 1) for r in attained),
+            1e-9,
+        ),
         at_most("the same: mass whose x moves", max(r["moved_x"] for r in attained), 1e-12),
         at_least("continuous x: the exact distance is infinite", min(infinite), math.inf),
-        at_least("the same: least mass whose x moves",
-                 min(r["moved_x"] for r in rows if r["curve"] != names[0]), 1 - 1e-12),
-        at_most("continuous x: Bures formula against (2.04)^(1/2)", abs(truth / 2.04**0.5 - 1),
-                1e-9),
-        at_most(f"continuous x, largest N: best beta, relative error (true value {truth:.4f})",
-                nearest[names[-1]], 0.1),
-        at_least("the same: decades by which the best beta grows when N grows fourfold, least",
-                 min(np.diff(crossing)), 0.1),
-        at_least("continuous x, smallest N, largest beta: relaxed / true",
-                 values[names[1]][-1] / truth, 1.5),
-        at_least("largest beta: value at the smallest N / at the largest N",
-                 values[names[1]][-1] / values[names[-1]][-1], 1.2),
-    ]  # fmt: skip
+        at_least(
+            "the same: least mass whose x moves",
+            min(r["moved_x"] for r in rows if r["curve"] != names[0]),
+            1 - 1e-12,
+        ),
+        at_most(
+            "continuous x: Bures formula against (2.04)^(1/2)", abs(truth / 2.04**0.5 - 1), 1e-9
+        ),
+        at_most(
+            f"continuous x, largest N: best beta, relative error (true value {truth:.4f})",
+            nearest[names[-1]],
+            0.1,
+        ),
+        at_least(
+            "the same: decades by which the best beta grows when N grows fourfold, least",
+            min(np.diff(crossing)),
+            0.1,
+        ),
+        at_least(
+            "continuous x, smallest N, largest beta: relaxed / true",
+            values[names[1]][-1] / truth,
+            1.5,
+        ),
+        at_least(
+            "largest beta: value at the smallest N / at the largest N",
+            values[names[1]][-1] / values[names[-1]][-1],
+            1.2,
+        ),
+    ]
 
 
-def draw(out: Path, rows: list[dict[str, Any]], strict: list[dict[str, float]], limit: float,
-         sufficient: float) -> None:  # fmt: skip
+def draw(
+    out: Path,
+    rows: list[dict[str, Any]],
+    strict: list[dict[str, float]],
+    limit: float,
+    sufficient: float,
+) -> None:
     """The strict example, the curve that attains its limit, the curves that have none."""
     figure, (axes,) = new_figure(3)
     delta = [row["delta"] for row in strict]
     axes[0].plot(delta, [row["conditional"] for row in strict], label="conditional")
     axes[0].plot(delta, [row["ordinary"] for row in strict], label="ordinary $W_2$")
-    axes[0].set(xlabel=r"distance $\delta$ of the two x", ylabel="distance", ylim=(0, 1.1),
-                title="two points exchange their y")  # fmt: skip
+    axes[0].set(
+        xlabel=r"distance $\delta$ of the two x",
+        ylabel="distance",
+        ylim=(0, 1.1),
+        title="two points exchange their y",
+    )
     own = [row for row in rows if row["curve"] == "repeated x" and row["beta"] > 0]
     beta = [row["beta"] for row in own]
     axes[1].semilogx(beta, [row["value"] for row in own], label=r"relaxed $W_\beta$")
@@ -312,8 +359,9 @@ def draw(out: Path, rows: list[dict[str, Any]], strict: list[dict[str, float]], 
     axes[1].set(xlabel=r"$\beta$", title="repeated x: the limit is attained")
     for name in dict.fromkeys(row["curve"] for row in rows if row["curve"] != "repeated x"):
         own = [row for row in rows if row["curve"] == name]
-        axes[2].loglog([r["beta"] for r in own], [r["value"] for r in own],
-                       label=str(name).partition(", ")[2])  # fmt: skip
+        axes[2].loglog(
+            [r["beta"] for r in own], [r["value"] for r in own], label=str(name).partition(", ")[2]
+        )
     axes[2].axhline(continuous_truth(), color="k", ls=":", label=r"true $W_{Y|X}$")
     axes[2].set(xlabel=r"$\beta$", ylabel=r"$W_\beta$", title="continuous x: no limit")
     for axis in axes:
@@ -333,17 +381,26 @@ def run(config: Config, out: Path) -> list[Check]:
         *finiteness_checks(config),
         *metric_checks(config),
         at_most("strict example: both distances against the closed form", by_hand, 1e-9),
-        at_least("strict example: largest conditional / ordinary",
-                 max(row["conditional"] / row["ordinary"] for row in strict), 9.9),
+        at_least(
+            "strict example: largest conditional / ordinary",
+            max(row["conditional"] / row["ordinary"] for row in strict),
+            9.9,
+        ),
         *curve_checks(config, rows, limit, sufficient),
-    ]  # fmt: skip
+    ]
     draw(out, rows, strict, limit, sufficient)
     write_csv(out / "beta_curves.csv", rows)
     write_csv(out / "strict_example.csv", strict)
     made = provenance("conditional-wasserstein", config)
     write_json(
         out / "conditional_wasserstein.json",
-        {**made, "limit": limit, "sufficient_beta": sufficient, "curves": rows, "strict": strict,
-         "checks": checks},
-    )  # fmt: skip
+        {
+            **made,
+            "limit": limit,
+            "sufficient_beta": sufficient,
+            "curves": rows,
+            "strict": strict,
+            "checks": checks,
+        },
+    )
     return checks

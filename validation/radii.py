@@ -81,20 +81,29 @@ def changes(config: Config, x: Array, clean: Array) -> dict[str, list[tuple[floa
     table: dict[str, list[tuple[float, float, Any]]] = {"noise": [], "operator": [], "Poisson": []}
     for level in np.geomspace(0.002, 0.2, config.points):
         table["noise"].append(
-            (float(level), radius_of_noise(level**2, config.size),
-             lambda rng, s=level: clean + s * rng.standard_normal(clean.shape))
-        )  # fmt: skip
+            (
+                float(level),
+                radius_of_noise(level**2, config.size),
+                lambda rng, s=level: clean + s * rng.standard_normal(clean.shape),
+            )
+        )
     for width in np.linspace(config.width / 2, 2 * config.width, config.points):
         other = blur(float(width), config.size)
         table["operator"].append(
-            (float(width), radius_of_operator_change(forward, other, x),
-             lambda rng, A=other: A.apply(x))
-        )  # fmt: skip
+            (
+                float(width),
+                radius_of_operator_change(forward, other, x),
+                lambda rng, A=other: A.apply(x),
+            )
+        )
     for photons in np.geomspace(20, 20_000, config.points):
         table["Poisson"].append(
-            (float(photons), radius_of_poisson_noise(clean, photons),
-             lambda rng, count=photons: rng.poisson(count * clean) / count)
-        )  # fmt: skip
+            (
+                float(photons),
+                radius_of_poisson_noise(clean, photons),
+                lambda rng, count=photons: rng.poisson(count * clean) / count,
+            )
+        )
     return table
 
 
@@ -115,10 +124,15 @@ def run(config: Config, out: Path) -> list[Check]:
             count = 1 if kind == "operator" else config.draws
             measured = measured_risk(B, x, [draw(rng) for _ in range(count)])
             row = {
-                "change": kind, "strength": strength, "radius": radius,
-                "rms_per_entry": radius / config.size**0.5, "nominal": worst.nominal_risk,
-                "measured": measured, "certified": worst.risk, "bound": worst.bound,
-            }  # fmt: skip
+                "change": kind,
+                "strength": strength,
+                "radius": radius,
+                "rms_per_entry": radius / config.size**0.5,
+                "nominal": worst.nominal_risk,
+                "measured": measured,
+                "certified": worst.risk,
+                "bound": worst.bound,
+            }
             worst_ratio = max(worst_ratio, measured / worst.risk)
             if kind == "noise":  # the expectation over the noise is known
                 row["expected"] = worst.nominal_risk + strength**2 * B.squared_frobenius()
@@ -152,16 +166,28 @@ def _draw(out: Path, rows: list[dict[str, Any]]) -> None:
     for panel, (kind, label) in zip(axes[0], labels.items(), strict=True):
         chosen = [row for row in rows if row["change"] == kind]
         strength = [row["strength"] for row in chosen]
-        panel.plot(strength, [row["certified"] for row in chosen], "-",
-                   label="certified: worst case at the radius of the change")  # fmt: skip
+        panel.plot(
+            strength,
+            [row["certified"] for row in chosen],
+            "-",
+            label="certified: worst case at the radius of the change",
+        )
         panel.plot(strength, [row["measured"] for row in chosen], "o", label="measured under it")
-        panel.plot(strength, [row["nominal"] for row in chosen], ":", color="grey",
-                   label="on the clean data")  # fmt: skip
+        panel.plot(
+            strength,
+            [row["nominal"] for row in chosen],
+            ":",
+            color="grey",
+            label="on the clean data",
+        )
         panel.set(xlabel=label, ylabel="mean squared error (squared units of x)", yscale="log")
         if kind != "operator":
             panel.set_xscale("log")
-        panel.set_title({"noise": "ρ² = m s²", "operator": "ρ² = E|(A' - A)x|²",
-                         "Poisson": "ρ² = E Σ (Ax)/I"}[kind])  # fmt: skip
+        panel.set_title(
+            {"noise": "ρ² = m s²", "operator": "ρ² = E|(A' - A)x|²", "Poisson": "ρ² = E Σ (Ax)/I"}[
+                kind
+            ]
+        )
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3)
     save_figure(out / "radii", figure)

@@ -340,8 +340,9 @@ def diagonal_checks(rows: list[dict[str, float]], signal_size: float) -> list[Ch
 
 def heat_checks(tables: list[tuple[list[dict[str, float]], float]]) -> list[Check]:
     """With a residual: a smaller gap at equal L, and closing exactly where the criterion says."""
-    L, gaps = (np.concatenate([column(rows, n) for rows, _ in tables]) for n in
-               ("lipschitz", "gap_root"))  # fmt: skip
+    L, gaps = (
+        np.concatenate([column(rows, n) for rows, _ in tables]) for n in ("lipschitz", "gap_root")
+    )
     share = gaps / (1 - L / np.hypot(1.0, L))
     step_of_residual = np.diff(column(tables[0][0], "fidelity")).max()
     agreement = np.mean(
@@ -435,8 +436,14 @@ def gap_figure(config: Config, tables: dict[str, list[dict[str, float]]]) -> Any
     axis = axes[0, 0]
     largest = max(row["lipschitz"] for row in tables["diagonal"] + tables["heat"])
     L = np.geomspace(min(row["lipschitz"] for row in tables["heat"]), largest, 200)
-    axis.plot(L, 100 * (1 - L / np.hypot(1, L)), color="0.6", lw=5, alpha=0.5,
-              label=r"theorem, $M=0$: $1 - L/\sqrt{1+L^2}$")  # fmt: skip
+    axis.plot(
+        L,
+        100 * (1 - L / np.hypot(1, L)),
+        color="0.6",
+        lw=5,
+        alpha=0.5,
+        label=r"theorem, $M=0$: $1 - L/\sqrt{1+L^2}$",
+    )
     curves = (
         ("diagonal", "diagonal", "o-", f"diagonal, $M = 0$ (any radius; here {config.radius:g})"),
         ("heat", "heat", "s-", rf"heat, $M > 0$, radius {config.radius:g}"),
@@ -444,8 +451,15 @@ def gap_figure(config: Config, tables: dict[str, list[dict[str, float]]]) -> Any
     )
     for name, colour, style, label in curves:
         rows = tables[name]
-        axis.plot([r["lipschitz"] for r in rows], [100 * r["gap_root"] for r in rows], style,
-                  color=COLOURS[colour], ms=4, lw=1.5, label=label)  # fmt: skip
+        axis.plot(
+            [r["lipschitz"] for r in rows],
+            [100 * r["gap_root"] for r in rows],
+            style,
+            color=COLOURS[colour],
+            ms=4,
+            lw=1.5,
+            label=label,
+        )
     axis.set(
         xscale="log",
         xlabel="Lipschitz constant $L$ of the reconstruction map",
@@ -474,12 +488,24 @@ def risk_figure(name: str, radius: float, rows: list[dict[str, float]]) -> Any:
         left.plot(L, root("exact"), color=colour, lw=1.3, label=f"{label}: exact")
         left.plot(L, root("finite"), "o", ms=4, mfc="none", color=colour, label=f"{label}: finite")
         above = root("bound_squared") / root("exact") - 1
-        right.plot(L, above, "--" if structure == "joint" else ":", color=colour, lw=2,
-                   label=f"{label}: bound above exact")  # fmt: skip
+        right.plot(
+            L,
+            above,
+            "--" if structure == "joint" else ":",
+            color=colour,
+            lw=2,
+            label=f"{label}: bound above exact",
+        )
     exact_gap = [1 - (row["exact y|x"] / row["exact joint"]) ** 0.5 for row in rows]
     right.plot(L, exact_gap, "-", color="0.2", lw=1.3, label="exact Y|X below exact joint")
-    right.plot(L, [row["gap_root"] for row in rows], color="0.2", lw=5, alpha=0.25,
-               label="bound Y|X below bound joint (the gap)")  # fmt: skip
+    right.plot(
+        L,
+        [row["gap_root"] for row in rows],
+        color="0.2",
+        lw=5,
+        alpha=0.25,
+        label="bound Y|X below bound joint (the gap)",
+    )
     left.set(ylabel="root worst-case risk", yscale="log", title="Worst-case risks")
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")

@@ -84,8 +84,15 @@ class MirrorDescent:
     def __init__(self, step: float, y: Array) -> None:
         self.step = step / (2.0 * float(np.linalg.norm(y, 2)) ** 2 / len(y))
 
-    def descend(self, B: Array, gradient: Callable[[Array], Array], steps: int,
-                after: Callable[[Array], None], *, last: bool) -> Array:  # fmt: skip
+    def descend(
+        self,
+        B: Array,
+        gradient: Callable[[Array], Array],
+        steps: int,
+        after: Callable[[Array], None],
+        *,
+        last: bool,
+    ) -> Array:
         """`steps` steps from B; `after` sees the average so far."""
         average, count = B, 0
         for t in range(1, steps + 1):
@@ -102,8 +109,15 @@ class Adam:
     def __init__(self, rate: float, warmup: float = 0.05) -> None:
         self.rate, self.warmup = rate, warmup
 
-    def descend(self, B: Array, gradient: Callable[[Array], Array], steps: int,
-                after: Callable[[Array], None], *, last: bool) -> Array:  # fmt: skip
+    def descend(
+        self,
+        B: Array,
+        gradient: Callable[[Array], Array],
+        steps: int,
+        after: Callable[[Array], None],
+        *,
+        last: bool,
+    ) -> Array:
         """`steps` steps from B; `after` sees every map."""
         first, second = np.zeros_like(B), np.zeros_like(B)
         for t in range(1, steps + 1):
@@ -142,10 +156,18 @@ class Bisection:
 
 
 def seed_algorithm(
-    name: str, start: Array, x: Array, y: Array, radius: float, epsilon: float,
-    method: MirrorDescent | Adam, sampling: Sampling, bisection: Bisection,
-    rng: np.random.Generator, records: int = 60,
-) -> Trajectory:  # fmt: skip
+    name: str,
+    start: Array,
+    x: Array,
+    y: Array,
+    radius: float,
+    epsilon: float,
+    method: MirrorDescent | Adam,
+    sampling: Sampling,
+    bisection: Bisection,
+    rng: np.random.Generator,
+    records: int = 60,
+) -> Trajectory:
     """Bisection over the multiplier; a stochastic run for the map at every candidate.
 
     Every run goes on from the map of the best candidate so far. The estimated objectives at the
@@ -196,9 +218,16 @@ def seed_algorithm(
 
 
 def full_gradient(
-    name: str, start: Array, x: Array, y: Array, radius: float, epsilon: float,
-    steps: int, *, memory: int = 0,
-) -> Trajectory:  # fmt: skip
+    name: str,
+    start: Array,
+    x: Array,
+    y: Array,
+    radius: float,
+    epsilon: float,
+    steps: int,
+    *,
+    memory: int = 0,
+) -> Trajectory:
     """Descent along the exact gradient at the exact multiplier (`LinearReconstruction`).
 
     Without `memory` steepest descent with Armijo's rule, tried from twice the last step; with it
@@ -231,10 +260,21 @@ def full_gradient(
             risk, gradient = value(flat.reshape(start.shape))
             return risk, gradient.ravel()
 
-        options: dict[str, Any] = {"maxiter": steps, "maxfun": 3 * steps, "maxcor": memory,
-                                   "ftol": 1e-15, "gtol": 1e-12}  # fmt: skip
-        minimize(flat_value, start.ravel(), jac=True, method="L-BFGS-B", callback=callback,
-                 options=options)  # fmt: skip
+        options: dict[str, Any] = {
+            "maxiter": steps,
+            "maxfun": 3 * steps,
+            "maxcor": memory,
+            "ftol": 1e-15,
+            "gtol": 1e-12,
+        }
+        minimize(
+            flat_value,
+            start.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            callback=callback,
+            options=options,
+        )
         return trajectory
     B, length = start, 1.0
     risk, gradient = value(B)

@@ -139,25 +139,39 @@ def cases(config: Config) -> list[tuple[str, str, Any, dict[str, Any]]]:
     side, low = config.dense_size, config.small_size
     return [
         ("deblurring", f"circular, {config.size}²", blur(taps, large, "circular"), {}),
-        ("deblurring", f"circular, {config.size}², all 61 taps",
-         blur(all_taps, large, "circular"), {}),
+        (
+            "deblurring",
+            f"circular, {config.size}², all 61 taps",
+            blur(all_taps, large, "circular"),
+            {},
+        ),
         ("deblurring", f"reflection, {side}²", blur(taps, dense, "mirror"), {}),
         ("deblurring", f"reflection, {config.size}²", blur(taps, large, "mirror"), {}),
-        ("super-resolution", f"x 4, {config.size}²", block_mean(config.size),
-         {"upsample": bicubic(config.size)}),
+        (
+            "super-resolution",
+            f"x 4, {config.size}²",
+            block_mean(config.size),
+            {"upsample": bicubic(config.size)},
+        ),
         ("HDR", "clip(2x), monotone", hdr, {"points": images, "monotone": True}),
         ("HDR", "clip(2x), Lipschitz 2 only", hdr, {"points": images, "lipschitz": 2.0}),
-        ("nonlinear deblurring", f"gamma and motion, {low}²", gamma_motion(low),
-         {"points": small}),
+        ("nonlinear deblurring", f"gamma and motion, {low}²", gamma_motion(low), {"points": small}),
         ("nonlinear deblurring", f"gated kernels, {low}²", gated_mixture(low), {"points": small}),
-    ]  # fmt: skip
+    ]
 
 
 def symmetric_part_estimate(A: operators.Convolution) -> float:
     """The least eigenvalue of (A + Aᵀ)/2 by ARPACK on products: from above."""
     operator = A.as_linear_operator()
-    found = eigsh((operator + operator.T) / 2, k=1, which="SA", tol=1e-4, v0=np.ones(A.shape[0]),
-                  ncv=40, return_eigenvectors=False)  # fmt: skip
+    found = eigsh(
+        (operator + operator.T) / 2,
+        k=1,
+        which="SA",
+        tol=1e-4,
+        v0=np.ones(A.shape[0]),
+        ncv=40,
+        return_eigenvectors=False,
+    )
     return float(found[0])
 
 
@@ -174,14 +188,22 @@ def run(config: Config, out: Path) -> list[Check]:
             reports[name, weight] = (forward, report)
             if report.holds is not None:
                 confirmed = confirmed and report.verify(forward).holds()
-            rows.append({
-                "task": task, "operator": name, "weight": weight, "holds": report.holds,
-                "margin": report.margin, "sufficient_weight": report.sufficient_weight,
-                "monotone_weight": report.monotone_weight, "residual": report.residual,
-                "distance": report.distance, "seconds": seconds,
-                "certificate": report.certificate,
-                "sufficient_certificate": report.sufficient_certificate,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "task": task,
+                    "operator": name,
+                    "weight": weight,
+                    "holds": report.holds,
+                    "margin": report.margin,
+                    "sufficient_weight": report.sufficient_weight,
+                    "monotone_weight": report.monotone_weight,
+                    "residual": report.residual,
+                    "distance": report.distance,
+                    "seconds": seconds,
+                    "certificate": report.certificate,
+                    "sufficient_certificate": report.sufficient_certificate,
+                }
+            )
     by = {(row["operator"], row["weight"]): row for row in rows}
     one, side, dense = config.weight, config.size, config.dense_size
     circular, mirror = by[f"circular, {side}²", one], by[f"reflection, {dense}²", one]
@@ -191,45 +213,88 @@ def run(config: Config, out: Path) -> list[Check]:
     resolution = by[f"x 4, {side}²", one]
     clip, claim = by["clip(2x), monotone", one], by["clip(2x), Lipschitz 2 only", one]
     write_csv(out / "twist.csv", rows)
-    checklist = [dict(zip(("hypothesis", "status", "reason"), line, strict=True))
-                 for line in reports[f"x 4, {side}²", one][1].checklist]  # fmt: skip
-    write_json(out / "twist.json", {**provenance("twist", config), "rows": rows,
-                                    "super_resolution_checklist": checklist})  # fmt: skip
+    checklist = [
+        dict(zip(("hypothesis", "status", "reason"), line, strict=True))
+        for line in reports[f"x 4, {side}²", one][1].checklist
+    ]
+    write_json(
+        out / "twist.json",
+        {**provenance("twist", config), "rows": rows, "super_resolution_checklist": checklist},
+    )
     _draw(out, config)
-    shown = ("operator", "weight", "holds", "margin", "sufficient_weight", "monotone_weight",
-             "seconds", "certificate")  # fmt: skip
+    shown = (
+        "operator",
+        "weight",
+        "holds",
+        "margin",
+        "sufficient_weight",
+        "monotone_weight",
+        "seconds",
+        "certificate",
+    )
     print(table([shown, *(tuple(_cell(row[key]) for key in shown) for row in rows)]))
     return [
-        at_most("circular blur: weight from which on it is injective",
-                circular["sufficient_weight"], 3e-5),
+        at_most(
+            "circular blur: weight from which on it is injective",
+            circular["sufficient_weight"],
+            3e-5,
+        ),
         at_least("circular blur: the same, not zero", circular["sufficient_weight"], 1e-6),
-        at_most("circular blur: injective - monotone weight (symmetric: equal)",
-                abs(circular["sufficient_weight"] - circular["monotone_weight"]), 1e-9),
-        at_most("reflected blur: weight from which on it is injective",
-                mirror["sufficient_weight"], 3e-5),
-        at_least("reflected blur: weight from which on it is monotone (not symmetric)",
-                 mirror["monotone_weight"], 5e-3),
+        at_most(
+            "circular blur: injective - monotone weight (symmetric: equal)",
+            abs(circular["sufficient_weight"] - circular["monotone_weight"]),
+            1e-9,
+        ),
+        at_most(
+            "reflected blur: weight from which on it is injective",
+            mirror["sufficient_weight"],
+            3e-5,
+        ),
+        at_least(
+            "reflected blur: weight from which on it is monotone (not symmetric)",
+            mirror["monotone_weight"],
+            5e-3,
+        ),
         at_most("reflected blur: the same, above", mirror["monotone_weight"], 3e-2),
-        at_most("reflected blur: the same against an iterative eigenvalue, relative",
-                abs(-estimate / mirror["monotone_weight"] - 1), 1e-3),
-        at_least("reflected blur at half the monotone weight: certified by its spectrum",
-                 float(between.holds is True), 1.0),
-        at_least(f"reflected blur, {side}²: certified at the weight",
-                 float(by[f"reflection, {side}²", one]["holds"] is True), 1.0),
+        at_most(
+            "reflected blur: the same against an iterative eigenvalue, relative",
+            abs(-estimate / mirror["monotone_weight"] - 1),
+            1e-3,
+        ),
+        at_least(
+            "reflected blur at half the monotone weight: certified by its spectrum",
+            float(between.holds is True),
+            1.0,
+        ),
+        at_least(
+            f"reflected blur, {side}²: certified at the weight",
+            float(by[f"reflection, {side}²", one]["holds"] is True),
+            1.0,
+        ),
         at_least("super-resolution fails", float(resolution["holds"] is False), 1.0),
-        at_most("super-resolution: residual of the witness / distance",
-                resolution["residual"] / resolution["distance"], 1e-14),
+        at_most(
+            "super-resolution: residual of the witness / distance",
+            resolution["residual"] / resolution["distance"],
+            1e-14,
+        ),
         at_least("HDR, monotone: certified at the weight", float(clip["holds"] is True), 1.0),
         at_most("HDR, monotone: sufficient weight", clip["sufficient_weight"], 0.0),
         at_most("HDR: sufficient weight of Claim 1", claim["sufficient_weight"], 2.0),
-        at_least("HDR, Lipschitz constant alone: certified at the weight only above 2",
-                 float((claim["holds"] is True) == (one > 2)), 1.0),
-        at_least("HDR at weight 0 fails", float(by["clip(2x), monotone", 0.0]["holds"] is False),
-                 1.0),
+        at_least(
+            "HDR, Lipschitz constant alone: certified at the weight only above 2",
+            float((claim["holds"] is True) == (one > 2)),
+            1.0,
+        ),
+        at_least(
+            "HDR at weight 0 fails", float(by["clip(2x), monotone", 0.0]["holds"] is False), 1.0
+        ),
         at_least("verdicts recomputed and confirmed", float(confirmed), 1.0),
-        at_least("eigenvalues of the reflected blur at which it fails, counted",
-                 float(np.size(np.asarray(full.failing_weights))), 1.0),
-    ]  # fmt: skip
+        at_least(
+            "eigenvalues of the reflected blur at which it fails, counted",
+            float(np.size(np.asarray(full.failing_weights))),
+            1.0,
+        ),
+    ]
 
 
 def _cell(value: Any) -> str:
@@ -246,15 +311,26 @@ def _draw(out: Path, config: Config) -> None:
         reports = [twist_condition(blur, weight) for weight in weights]
         monotone = reports[0].monotone_weight or 0.0
         norm = float(np.linalg.norm(blur.matrix(), 2))
-        panel.loglog(weights, [r.margin if r.holds else math.nan for r in reports], "-",
-                     label="exact: σ_min(A + λI)")  # fmt: skip
-        for bound, style, label in ((monotone, "--", "monotone: λ + least slope"),
-                                    (norm, ":", "Lipschitz (Claim 1): λ - L")):  # fmt: skip
-            panel.loglog(weights, np.where(weights > bound, weights - bound, math.nan), style,
-                         label=label)  # fmt: skip
-        panel.set(xlabel="weight λ of the quadratic cost", ylabel="margin of injectivity",
-                  title={"circular": "circular: symmetric",
-                         "mirror": "reflection: not symmetric"}[padding])  # fmt: skip
+        panel.loglog(
+            weights,
+            [r.margin if r.holds else math.nan for r in reports],
+            "-",
+            label="exact: σ_min(A + λI)",
+        )
+        for bound, style, label in (
+            (monotone, "--", "monotone: λ + least slope"),
+            (norm, ":", "Lipschitz (Claim 1): λ - L"),
+        ):
+            panel.loglog(
+                weights, np.where(weights > bound, weights - bound, math.nan), style, label=label
+            )
+        panel.set(
+            xlabel="weight λ of the quadratic cost",
+            ylabel="margin of injectivity",
+            title={"circular": "circular: symmetric", "mirror": "reflection: not symmetric"}[
+                padding
+            ],
+        )
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3)
     save_figure(out / "twist", figure)

@@ -72,9 +72,15 @@ def solver_rows(config: Config) -> list[dict[str, Any]]:
 
     def regularised(cost: Array, a: Array, b: Array) -> float:
         plan = ot.unbalanced.sinkhorn_unbalanced(
-            a, b, cost, reg=0.05, reg_m=1.0, numItermax=2000,
-            method="sinkhorn_translation_invariant", stopThr=1e-9,
-        )  # fmt: skip
+            a,
+            b,
+            cost,
+            reg=0.05,
+            reg_m=1.0,
+            numItermax=2000,
+            method="sinkhorn_translation_invariant",
+            stopThr=1e-9,
+        )
         return objective(plan, cost, a, b)
 
     def quasi_newton(cost: Array, a: Array, b: Array) -> float:
@@ -181,8 +187,9 @@ def plan_rows(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]
                     "crossing_share": crossing,
                 }
             )
-            drawn.append({"title": f"{name}: {kind}", "y": y, "x": x, "plan": part,
-                          "density": density})  # fmt: skip
+            drawn.append(
+                {"title": f"{name}: {kind}", "y": y, "x": x, "plan": part, "density": density}
+            )
     return rows, drawn
 
 
@@ -267,8 +274,9 @@ def plan_figure(drawn: list[dict[str, Any]]) -> Any:
         arcs = np.stack([y[part.row[kept]], x[part.col[kept]]], axis=1)
         axis.add_collection(LineCollection(list(arcs), colors="0.75", linewidths=0.5, zorder=0))
         axis.scatter(*y.T, s=7, color="C0", label="measurements y")
-        shade = axis.scatter(*x.T, s=7, c=case["density"], cmap="inferno_r", vmin=0.0, vmax=1.2,
-                             label="signals x")  # fmt: skip
+        shade = axis.scatter(
+            *x.T, s=7, c=case["density"], cmap="inferno_r", vmin=0.0, vmax=1.2, label="signals x"
+        )
         axis.set(title=case["title"], xticks=[], yticks=[])
     axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
     figure.colorbar(shade, ax=axes[0, -1], label="density of the plan at x")
@@ -280,17 +288,32 @@ def solver_figure(rows: list[dict[str, Any]], gaussian: list[dict[str, float]]) 
     figure, axes = new_figure(2, width=5.0, height=3.8)
     for k, name in enumerate(dict.fromkeys(row["solver"] for row in rows)):
         own = [row for row in rows if row["solver"] == name and math.isfinite(row["value"])]
-        axes[0, 0].plot([row["seconds"] for row in own],
-                        [max(row["relative_error"], 1e-16) for row in own],
-                        "osv^D"[k % 5], color=f"C{k}", mfc="none", label=name)  # fmt: skip
-    axes[0, 0].set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error of value",
-                   title="solvers, all scales (failures are not shown)")  # fmt: skip
+        axes[0, 0].plot(
+            [row["seconds"] for row in own],
+            [max(row["relative_error"], 1e-16) for row in own],
+            "osv^D"[k % 5],
+            color=f"C{k}",
+            mfc="none",
+            label=name,
+        )
+    axes[0, 0].set(
+        xscale="log",
+        yscale="log",
+        xlabel="seconds",
+        ylabel="relative error of value",
+        title="solvers, all scales (failures are not shown)",
+    )
     axes[0, 0].legend(frameon=False, fontsize=7)
     points = [row["points"] for row in gaussian]
     for name in ("value_error", "mass_error"):
         axes[0, 1].plot(points, [row[name] for row in gaussian], "o-", label=name.split("_")[0])
-    axes[0, 1].set(xscale="log", yscale="log", xlabel="points of the grid", ylabel="error",
-                   title="discretised Gaussians against the closed form")  # fmt: skip
+    axes[0, 1].set(
+        xscale="log",
+        yscale="log",
+        xlabel="points of the grid",
+        ylabel="error",
+        title="discretised Gaussians against the closed form",
+    )
     axes[0, 1].set_xticks(points, [f"{count:g}" for count in points])
     axes[0, 1].minorticks_off()
     axes[0, 1].legend(frameon=False, fontsize=8)
@@ -314,20 +337,35 @@ def run(config: Config, out: Path) -> list[Check]:
     fastest = min(b["seconds"] / a["seconds"] for a, b in zip(own, other, strict=True))
     checks = [
         at_most("relative gap, all scales", max(row["gap"] for row in own), 1e-9),
-        at_most("unbalanced_ot below mm_unbalanced: largest excess",
-                max(a["value"] / b["value"] - 1 for a, b in zip(own, other, strict=True)), 1e-12),
+        at_most(
+            "unbalanced_ot below mm_unbalanced: largest excess",
+            max(a["value"] / b["value"] - 1 for a, b in zip(own, other, strict=True)),
+            1e-12,
+        ),
         *identity_checks(config),
-        at_most("outliers, unbalanced: density at the outliers",
-                cases["outliers, unbalanced"]["outlier_density"], 1e-2),
-        at_least("outliers, unbalanced: density at the inliers",
-                 cases["outliers, unbalanced"]["inlier_density"], 0.5),
-        at_least("imbalance, balanced: share that changes cluster",
-                 cases["imbalance, balanced"]["crossing_share"], 0.4),
-        at_most("imbalance, unbalanced: share that changes cluster",
-                cases["imbalance, unbalanced"]["crossing_share"], 1e-3),
+        at_most(
+            "outliers, unbalanced: density at the outliers",
+            cases["outliers, unbalanced"]["outlier_density"],
+            1e-2,
+        ),
+        at_least(
+            "outliers, unbalanced: density at the inliers",
+            cases["outliers, unbalanced"]["inlier_density"],
+            0.5,
+        ),
+        at_least(
+            "imbalance, balanced: share that changes cluster",
+            cases["imbalance, balanced"]["crossing_share"],
+            0.4,
+        ),
+        at_most(
+            "imbalance, unbalanced: share that changes cluster",
+            cases["imbalance, unbalanced"]["crossing_share"],
+            1e-3,
+        ),
         at_most("Gaussian, 320 points: error of the value", gaussian[-1]["value_error"], 4e-4),
         at_most("Gaussian, 320 points: error of the mass", gaussian[-1]["mass_error"], 4e-4),
-    ]  # fmt: skip
+    ]
     for row in solvers:
         print(
             f"scale {row['scale']:<5} {row['solver']:30} error {row['relative_error']:.1e} in "

@@ -53,8 +53,9 @@ class Grouped:
 
     def loop(self, solve: Any, count: int | None = None) -> list[Any]:
         """`solve` for the first `count` groups."""
-        return [solve(a, b) for a, b in zip(self.groups0[:count], self.groups1[:count],
-                                            strict=True)]  # fmt: skip
+        return [
+            solve(a, b) for a, b in zip(self.groups0[:count], self.groups1[:count], strict=True)
+        ]
 
 
 def grouped(rng: np.random.Generator, groups: int, atoms: int, m: int, shuffle: bool) -> Grouped:
@@ -62,8 +63,11 @@ def grouped(rng: np.random.Generator, groups: int, atoms: int, m: int, shuffle: 
     y0, y1 = rng.standard_normal((2, groups, atoms, m))
     x = np.repeat(rng.standard_normal((groups, 2)), atoms, axis=0)
     orders = [rng.permutation(len(x)) if shuffle else np.arange(len(x)) for _ in range(2)]
-    sides = [part for order, y in zip(orders, (y0, y1), strict=True)
-             for part in (x[order], y.reshape(-1, m)[order])]  # fmt: skip
+    sides = [
+        part
+        for order, y in zip(orders, (y0, y1), strict=True)
+        for part in (x[order], y.reshape(-1, m)[order])
+    ]
     return Grouped(y0, y1, (sides[0], sides[1], sides[2], sides[3]))
 
 
@@ -91,7 +95,7 @@ def several_dimensions(config: Config) -> tuple[list[Check], list[dict[str, Any]
             partial(conditional_wasserstein, *problem.samples),
             partial(problem.loop, by_simplex),
             config.runs * (9 if groups * atoms < 5000 else 1),  # short ones are noisy
-        )  # fmt: skip
+        )
         name = f"{groups} groups x {atoms} atoms, m = {m}"
         rows.append({"problem": name, "against": "loop of ot.emd", "ours": ours, "other": loop})
         checks.append(at_most(f"{name}: ours / loop of ot.emd", ratio, 1.3))
@@ -116,8 +120,9 @@ def joint(config: Config) -> tuple[list[Check], list[dict[str, Any]]]:
             relaxed, partial(conditional_wasserstein, *problem.samples), config.runs
         )
         name = f"40 groups x 50 atoms, m = {m}"
-        rows.append({"problem": name, "against": "one ot.emd, beta = 1000", "ours": ours,
-                     "other": other})  # fmt: skip
+        rows.append(
+            {"problem": name, "against": "one ot.emd, beta = 1000", "ours": ours, "other": other}
+        )
         checks.append(at_least(f"{name}: one relaxed ot.emd of all pairs / ours", ratio, 10))
     return checks, rows
 
@@ -131,12 +136,14 @@ def scalar(config: Config) -> tuple[list[Check], list[dict[str, Any]]]:
     rng, checks, rows = np.random.default_rng(config.seed + 2), [], []
     simplex, quantiles = ("ot.emd", by_simplex), ("ot.wasserstein_1d", by_quantiles)
     for groups, atoms, shuffle, (against, solve), least in (
-        (40, 50, False, simplex, 5), (40, 50, False, quantiles, 2),
-        (1000, 10, False, simplex, 20), (1000, 10, False, quantiles, 10),
+        (40, 50, False, simplex, 5),
+        (40, 50, False, quantiles, 2),
+        (1000, 10, False, simplex, 20),
+        (1000, 10, False, quantiles, 10),
         (config.looped, config.atoms, False, simplex, 20),
         (config.looped, config.atoms, True, simplex, 10),
         (config.looped, config.atoms, False, quantiles, 10),
-    ):  # fmt: skip
+    ):
         problem = grouped(rng, groups, atoms, 1, shuffle)
         loop, ours, ratio = median_ratio(
             partial(problem.loop, solve),
@@ -144,8 +151,7 @@ def scalar(config: Config) -> tuple[list[Check], list[dict[str, Any]]]:
             config.runs,
         )
         name = f"{groups} groups x {atoms} atoms, m = 1{', shuffled' if shuffle else ''}"
-        rows.append({"problem": name, "against": f"loop of {against}", "ours": ours,
-                     "other": loop})  # fmt: skip
+        rows.append({"problem": name, "against": f"loop of {against}", "ours": ours, "other": loop})
         checks.append(at_least(f"{name}: loop of {against} / ours", ratio, least))
     return checks, rows
 
@@ -172,9 +178,12 @@ def large(config: Config) -> tuple[list[Check], list[dict[str, Any]]]:
     samples = grouped(rng, config.groups, config.atoms, 1, shuffle=False).samples
     order = rng.permutation(size)
     unequal = partial(
-        conditional_wasserstein, *samples[:2], *(part[order] for part in samples[2:]),
-        weights0=weights[0] / weights[0].sum(), weights1=weights[1][order] / weights[1].sum(),
-    )  # fmt: skip
+        conditional_wasserstein,
+        *samples[:2],
+        *(part[order] for part in samples[2:]),
+        weights0=weights[0] / weights[0].sum(),
+        weights1=weights[1][order] / weights[1].sum(),
+    )
     weighted = seconds(unequal)
     tracemalloc.start()
     found = unequal()
@@ -188,20 +197,28 @@ def large(config: Config) -> tuple[list[Check], list[dict[str, Any]]]:
     name = f"{config.groups} groups x {config.atoms} atoms, m = 1, shuffled"
     rows = [
         {"problem": name, "against": "a tenth of it", "ours": full, "other": small},
-        {"problem": f"{name}, unequal weights", "against": "nothing", "ours": weighted,
-         "other": None},
-    ]  # fmt: skip
+        {
+            "problem": f"{name}, unequal weights",
+            "against": "nothing",
+            "ours": weighted,
+            "other": None,
+        },
+    ]
     return [
         at_most(f"{name}: seconds", full, 5.0),
         at_most("the same with unequal weights: seconds", weighted, 5.0),
-        at_most("the same: peak bytes of temporaries per atom of both measures",
-                peak / (2 * size), 200),
+        at_most(
+            "the same: peak bytes of temporaries per atom of both measures", peak / (2 * size), 200
+        ),
         at_most("the same: certificate gap", abs(certificate.gap), 1e-12),
         at_least("the same: certified", float(certificate.holds()), 1),
         at_most("time / time of a tenth of the groups", full / small, 20),
-        at_most(f"costs of {subset} groups against ot.emd: largest relative difference",
-                differences, 1e-9),
-    ], rows  # fmt: skip
+        at_most(
+            f"costs of {subset} groups against ot.emd: largest relative difference",
+            differences,
+            1e-9,
+        ),
+    ], rows
 
 
 def run(config: Config, out: Path) -> list[Check]:

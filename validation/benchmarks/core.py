@@ -228,10 +228,11 @@ def memory_rows(config: Config) -> list[Check]:
         f"(the two N x M arrays would take {2 * 8 * size**2 / 2**30:.1f} GiB)"
     )
     return [
-        at_most(f"finite support N = M = {size}: peak memory in GiB",
-                found["peak_bytes"] / 2**30, 1.0),
+        at_most(
+            f"finite support N = M = {size}: peak memory in GiB", found["peak_bytes"] / 2**30, 1.0
+        ),
         at_most("the same: certificate gap", abs(found["gap"]), 1e-9),
-    ]  # fmt: skip
+    ]
 
 
 def run(config: Config, out: Path) -> list[Check]:

@@ -48,9 +48,14 @@ def fitted(name: str, x: Array, structure: str, radius: float, epsilon: float) -
     fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon, structure=structure)
     seconds = time.perf_counter() - start
     return {
-        "problem": name, "structure": structure, "radius": radius, "epsilon": epsilon,
-        "risk": fit.risk, "gap": fit.verify().gap, "seconds": seconds,
-    }  # fmt: skip
+        "problem": name,
+        "structure": structure,
+        "radius": radius,
+        "epsilon": epsilon,
+        "risk": fit.risk,
+        "gap": fit.verify().gap,
+        "seconds": seconds,
+    }
 
 
 def run(config: Config, out: Path) -> list[Check]:
@@ -65,9 +70,12 @@ def run(config: Config, out: Path) -> list[Check]:
     )
     wide = factors[0] @ factors[1] / np.sqrt(config.large)
     fit_linear(x=tiny, y=tiny, radius=0.1)  # first calls import their libraries
-    jobs = [(f"n = {config.size}", x, structure, radius, epsilon)
-            for epsilon in (1e-2, 1e-6, 0.0) for structure in ("y|x", "joint", "x|y")
-            for radius in RADII]  # fmt: skip
+    jobs = [
+        (f"n = {config.size}", x, structure, radius, epsilon)
+        for epsilon in (1e-2, 1e-6, 0.0)
+        for structure in ("y|x", "joint", "x|y")
+        for radius in RADII
+    ]
     jobs += [("n = 12", tiny, s, radius, 0.0) for s in ("y|x", "joint", "x|y") for radius in RADII]
     jobs += [(f"n = {config.large}", wide, "y|x", 0.1, epsilon) for epsilon in (1e-2, 0.0)]
     rows = [fitted(*job) for job in progress(jobs, "fits")]
@@ -76,8 +84,10 @@ def run(config: Config, out: Path) -> list[Check]:
         entry = largest.setdefault((row["problem"], row["epsilon"]), {"gap": 0.0, "seconds": 0.0})
         for name in entry:
             entry[name] = max(entry[name], row[name])
-    lines = [(name, f"{epsilon:g}", f"{entry['gap']:.1e}", f"{entry['seconds']:.2f}")
-             for (name, epsilon), entry in largest.items()]  # fmt: skip
+    lines = [
+        (name, f"{epsilon:g}", f"{entry['gap']:.1e}", f"{entry['seconds']:.2f}")
+        for (name, epsilon), entry in largest.items()
+    ]
     print(table([("problem", "epsilon", "largest saddle gap", "longest fit, seconds"), *lines]))
     checks = []
     for (name, epsilon), entry in largest.items():

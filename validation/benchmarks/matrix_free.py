@@ -65,9 +65,13 @@ def bare(operator: SpectralInverse) -> LinearOperator:
     """The same map with nothing but its two products."""
     whole = operator.as_linear_operator()
     return LinearOperator(
-        whole.shape, matvec=whole.matvec, rmatvec=whole.rmatvec, matmat=whole.matmat,
-        rmatmat=whole.rmatmat, dtype=np.float64,
-    )  # fmt: skip
+        whole.shape,
+        matvec=whole.matvec,
+        rmatvec=whole.rmatvec,
+        matmat=whole.matmat,
+        rmatmat=whole.rmatmat,
+        dtype=np.float64,
+    )
 
 
 def spectrum_row(config: Config, B: SpectralInverse, x: Array, y: Array) -> list[Check]:
@@ -92,20 +96,35 @@ def bracket_rows(config: Config, B: SpectralInverse, x: Array, y: Array, out: Pa
         worst = worst_case_risk(operator, x, y, factor * rms, name, norm_bound=bound)
         seconds = time.perf_counter() - start
         rows.append(
-            {"structure": name, "radius_over_rmse": factor, "exact": exact, "lower": worst.lower,
-             "upper": worst.upper, "width": (worst.upper - worst.lower) / exact,
-             "contains": worst.lower <= exact * (1 + 1e-12) and worst.upper >= exact * (1 - 1e-12),
-             "seconds": seconds}
-        )  # fmt: skip
+            {
+                "structure": name,
+                "radius_over_rmse": factor,
+                "exact": exact,
+                "lower": worst.lower,
+                "upper": worst.upper,
+                "width": (worst.upper - worst.lower) / exact,
+                "contains": worst.lower <= exact * (1 + 1e-12)
+                and worst.upper >= exact * (1 - 1e-12),
+                "seconds": seconds,
+            }
+        )
         print(
             f"  {name:5} radius {factor:5g} RMSE: [{worst.lower:.9g}, {worst.upper:.9g}], FFT "
             f"{exact:.9g}, {seconds:.1f} s"
         )
     write_csv(out / "brackets.csv", rows)
-    checks = [at_most("LinearOperator with norm bound: relative width of the bracket, largest",
-                     max(row["width"] for row in rows), 1e-6),
-             at_least("brackets that contain the FFT answer, share",
-                      np.mean([row["contains"] for row in rows]), 1.0)]  # fmt: skip
+    checks = [
+        at_most(
+            "LinearOperator with norm bound: relative width of the bracket, largest",
+            max(row["width"] for row in rows),
+            1e-6,
+        ),
+        at_least(
+            "brackets that contain the FFT answer, share",
+            np.mean([row["contains"] for row in rows]),
+            1.0,
+        ),
+    ]
     gib = peak_bytes() / 2**30
     dense = 8 * config.side**4 / 2**30
     print(f"peak memory of the process {gib:.2f} GiB; the dense matrix would take {dense:.0f} GiB")

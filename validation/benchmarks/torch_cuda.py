@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.benchmarks.peers import cell
+from validation.benchmarks.text import cell
 from validation.benchmarks.timing import median_ratio, median_seconds
-from validation.benchmarks.torch_suite import require_torch
+from validation.benchmarks.torch_settings import require_torch
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting
 
@@ -87,10 +87,13 @@ def run(config: Config, out: Path) -> list[Check]:
             row = step_row(config, device, side, compiled, flops, traffic)
             rows.append(row)
             how = "compiled" if compiled else "not compiled"
-            checks.append(at_most(
-                f"step, K = {config.draws} / K plain steps, UNet {side} x {side}, bf16, {how}",
-                row["ratio"], 1.15,
-            ))  # fmt: skip
+            checks.append(
+                at_most(
+                    f"step, K = {config.draws} / K plain steps, UNet {side} x {side}, bf16, {how}",
+                    row["ratio"],
+                    1.15,
+                )
+            )
     columns = list(rows[0])
     print(table([columns, *([cell(row[c]) for c in columns] for row in rows)]))
     write_csv(out / "steps.csv", rows)
@@ -184,11 +187,17 @@ def step_row(
         finished(device, step)()
         peak = torch.cuda.max_memory_allocated(device)
     return {
-        "side": side, "compiled": compiled, "step seconds": ours, "K plain steps": theirs,
-        "ratio": ratio, "floor": floor, "step / floor": ours / floor,
-        "GFLOP": config.draws * arithmetic / 1e9, "GB": config.draws * bytes_moved / 1e9,
+        "side": side,
+        "compiled": compiled,
+        "step seconds": ours,
+        "K plain steps": theirs,
+        "ratio": ratio,
+        "floor": floor,
+        "step / floor": ours / floor,
+        "GFLOP": config.draws * arithmetic / 1e9,
+        "GB": config.draws * bytes_moved / 1e9,
         "peak MiB": peak / 2**20,
-    }  # fmt: skip
+    }
 
 
 def work(network: Any, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -226,8 +235,14 @@ def loss_checks(config: Config, device: Any) -> tuple[list[Check], list[dict[str
             there = evaluated(device, dtype)
         for name, expected in progress(list(here.items()), f"losses, {dtype}"):
             difference = float((there[name] - expected).norm() / expected.norm())
-            rows.append({"loss": name, "dtype": str(dtype), "relative difference": difference,
-                         "limit": limit})  # fmt: skip
+            rows.append(
+                {
+                    "loss": name,
+                    "dtype": str(dtype),
+                    "relative difference": difference,
+                    "limit": limit,
+                }
+            )
     print(table([list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]))
     checks = []
     for name, limit in {row["dtype"]: row["limit"] for row in rows}.items():
@@ -266,11 +281,13 @@ def evaluated(device: Any, dtype: Any) -> dict[str, Tensor]:
             EntropicDROLoss(0.1, samples=8, **options), network, x, y, 400.0, index=index, seed=1
         )
         for name, options in (
-            ("sg", {}), ("chunked", {"chunk": 4}), ("antithetic", {"antithetic": True}),
+            ("sg", {}),
+            ("chunked", {"chunk": 4}),
+            ("antithetic", {"antithetic": True}),
             ("rt-mlmc", {"estimator": "rt-mlmc"}),
             ("tilted", {"estimator": "tilted", "rank": 2, "sweeps": 4}),
         )
-    }  # fmt: skip
+    }
     cost = LikelihoodCost(torch.nn.Identity(), scale=0.1)
     transport = UnbalancedOTLoss(cost, gradient_penalty=1.0)
     losses: dict[str, Callable[[], Tensor]] = {
@@ -316,10 +333,15 @@ def projector_checks(config: Config, device: Any) -> tuple[list[Check], list[dic
     for (name, job), before in zip(jobs, expected, strict=True):
         seconds = median_seconds(finished(device, job), config.runs)
         after = job().cpu()
-        rows.append({
-            "operation": name, "side": side, "views": config.views, "seconds": seconds,
-            "relative difference from the CPU": float((after - before).norm() / before.norm()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "operation": name,
+                "side": side,
+                "views": config.views,
+                "seconds": seconds,
+                "relative difference from the CPU": float((after - before).norm() / before.norm()),
+            }
+        )
     print(table([list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]))
     largest = max(row["relative difference from the CPU"] for row in rows)
     return [at_most("projector and FBP: relative difference from the CPU", largest, 1e-4)], rows

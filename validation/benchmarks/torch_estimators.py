@@ -27,7 +27,7 @@ from dro_torch.nets import LinearMap, UNet
 from dro_torch.physics import gaussian_kernel
 from dro_torch.residual import MovedSamples, leading_directions
 from dro_torch.structure import YGivenX
-from validation.benchmarks.peers import cell
+from validation.benchmarks.text import cell
 from validation.errors import mendable
 from validation.results import (
     Check,
@@ -41,7 +41,7 @@ from validation.results import (
 )
 
 if TYPE_CHECKING:
-    from validation.benchmarks.torch_suite import Config
+    from validation.benchmarks.torch_settings import Config
 
 SIDE, BLUR, NOISE = 28, 1.0, 0.05
 LINEAR_EPSILON, LINEAR_FACTORS = 0.08, (4.0, 2.0, 1.5, 1.1, 1.02)
@@ -96,9 +96,15 @@ PLAIN = Sampler("SG", {"estimator": "sg"})
 
 
 def values(
-    sampler: Sampler, epsilon: float, passes: int, model: Any, x: Tensor, y: Tensor,
-    multiplier: float, seeds: Iterable[int],
-) -> tuple[Tensor, float]:  # fmt: skip
+    sampler: Sampler,
+    epsilon: float,
+    passes: int,
+    model: Any,
+    x: Tensor,
+    y: Tensor,
+    multiplier: float,
+    seeds: Iterable[int],
+) -> tuple[Tensor, float]:
     """One objective per seed, float64, and the passes that a sample took."""
     loss = sampler.loss(epsilon, passes)
     with torch.no_grad():
@@ -120,8 +126,11 @@ def deblurring_rows(config: Config, out: Path) -> list[Check]:
     full = Sampler("tilted full, pure", {"estimator": "tilted", "rank": "full", "defensive": False})
     eight = 8
     fixed = [(PLAIN, 8), (PLAIN, 32), (PLAIN, 256)]
-    equal = [(tilted(rank, defensive=defensive), tilted(rank).overhead + eight)
-             for rank in (0, 8, 32) for defensive in (False, True)]  # fmt: skip
+    equal = [
+        (tilted(rank, defensive=defensive), tilted(rank).overhead + eight)
+        for rank in (0, 8, 32)
+        for defensive in (False, True)
+    ]
     warm = tilted(32, defensive=False, warm_start=True)
     equal.append((warm, warm.overhead + eight))
     jobs = [*fixed, *equal, *((PLAIN, passes) for passes in sorted({p for _, p in equal}))]
@@ -134,29 +143,48 @@ def deblurring_rows(config: Config, out: Path) -> list[Check]:
             exact = dual_value(inverse, x.numpy(), y_, multiplier, 0.0, epsilon=LINEAR_EPSILON)
             for sampler, passes in jobs:
                 got, used = values(
-                    sampler, LINEAR_EPSILON, passes, model, x, y, multiplier,
+                    sampler,
+                    LINEAR_EPSILON,
+                    passes,
+                    model,
+                    x,
+                    y,
+                    multiplier,
                     range(config.replicates),
-                )  # fmt: skip
+                )
                 error = float(got.std()) / math.sqrt(len(got)) / exact if len(got) > 1 else math.nan
-                rows.append({
-                    "multiplier / σ²": factor, "estimator": sampler.name, "passes": used,
-                    "relative bias": float(got.mean()) / exact - 1, "standard error": error,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "multiplier / σ²": factor,
+                        "estimator": sampler.name,
+                        "passes": used,
+                        "relative bias": float(got.mean()) / exact - 1,
+                        "standard error": error,
+                    }
+                )
             got, used = values(full, LINEAR_EPSILON, 1, model, x[:1], y[:1], multiplier, (0,))
             exact = dual_value(
                 inverse, x[:1].numpy(), y_[:1], multiplier, 0.0, epsilon=LINEAR_EPSILON
             )
-            rows.append({
-                "multiplier / σ²": factor, "estimator": full.name, "passes": used,
-                "relative bias": float(got[0]) / exact - 1, "standard error": 0.0,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "multiplier / σ²": factor,
+                    "estimator": full.name,
+                    "passes": used,
+                    "relative bias": float(got[0]) / exact - 1,
+                    "standard error": 0.0,
+                }
+            )
             worst = max(worst, abs(float(got[0]) / exact - 1))
     write_csv(out / "deblurring.csv", rows)
     print(f"largest singular value {math.sqrt(threshold):.3f}, ε = {LINEAR_EPSILON}; relative bias")
     print(pivot(rows, "multiplier / σ²", "relative bias", "{:+.4f}"))
     draw_deblurring(rows, out / "deblurring")
-    return [at_most("784-pixel deblurring map, tilted, full rank, one draw: relative error", worst,
-                    1e-10)]  # fmt: skip
+    return [
+        at_most(
+            "784-pixel deblurring map, tilted, full rank, one draw: relative error", worst, 1e-10
+        )
+    ]
 
 
 def pivot(rows: Sequence[dict[str, Any]], across: str, cell: str, form: str) -> str:
@@ -164,8 +192,10 @@ def pivot(rows: Sequence[dict[str, Any]], across: str, cell: str, form: str) -> 
     heads = list(dict.fromkeys(row[across] for row in rows))
     kinds = list(dict.fromkeys((row["estimator"], row["passes"]) for row in rows))
     found = {(r["estimator"], r["passes"], r[across]): r[cell] for r in rows}
-    lines = [[name, f"{passes:g}", *(form.format(found[name, passes, h]) for h in heads)]
-             for name, passes in kinds]  # fmt: skip
+    lines = [
+        [name, f"{passes:g}", *(form.format(found[name, passes, h]) for h in heads)]
+        for name, passes in kinds
+    ]
     return table([["estimator", "passes", *(f"{across} = {h:g}" for h in heads)], *lines])
 
 
@@ -187,8 +217,10 @@ def draw_deblurring(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.plot(
             [row["multiplier / σ²"] - 1 for row in chosen],
             [100 * row["relative bias"] for row in chosen],
-            style, markersize=4, label=f"{name} ({passes:g} passes)",
-        )  # fmt: skip
+            style,
+            markersize=4,
+            label=f"{name} ({passes:g} passes)",
+        )
     axis.set_xscale("log")
     factors = sorted({row["multiplier / σ²"] for row in rows})
     axis.set_xticks([f - 1 for f in factors], [f"{f:g}" for f in factors], minor=False)
@@ -334,14 +366,21 @@ def network_rows(config: Config, out: Path) -> list[Check]:
                         sampler, epsilon, passes, network, x, y, multiplier, range(config.seeds)
                     )
                     bar.update()
-                    rows.append({
-                        "epsilon": epsilon, "multiplier / slope²": factor,
-                        "estimator": sampler.name, "passes": used, "reference": truth,
-                        "reference error": error, "from": source,
-                        "plain run": runs["plain"][0], "tilted run": runs["tilted"][0],
-                        "bias": float(got.mean()) - truth,
-                        "rms": float((got - truth).square().mean().sqrt()),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "epsilon": epsilon,
+                            "multiplier / slope²": factor,
+                            "estimator": sampler.name,
+                            "passes": used,
+                            "reference": truth,
+                            "reference error": error,
+                            "from": source,
+                            "plain run": runs["plain"][0],
+                            "tilted run": runs["tilted"][0],
+                            "bias": float(got.mean()) - truth,
+                            "rms": float((got - truth).square().mean().sqrt()),
+                        }
+                    )
         bar.close()
     add_ratios(rows)
     write_csv(out / "network.csv", rows)
@@ -365,27 +404,43 @@ def place(row: dict[str, Any]) -> tuple[float, float, float]:
 def report_network(rows: list[dict[str, Any]]) -> list[Check]:
     """Print ratios per ε, where SG is beaten, and the claim about the defensive mixture."""
     plain = [row for row in rows if row["estimator"] == PLAIN.name]
-    columns = {"ε": "epsilon", "λ / slope²": "multiplier / slope²", "reference": "reference",
-               "its error": "reference error", "draws": "from", "bias of SG": "bias",
-               "rms of SG": "rms"}  # fmt: skip
+    columns = {
+        "ε": "epsilon",
+        "λ / slope²": "multiplier / slope²",
+        "reference": "reference",
+        "its error": "reference error",
+        "draws": "from",
+        "bias of SG": "bias",
+        "rms of SG": "rms",
+    }
     columns["passes"] = "passes"
     print(table([list(columns), *([cell(row[c]) for c in columns.values()] for row in plain)]))
     for epsilon in dict.fromkeys(row["epsilon"] for row in rows):
         print(f"\nrms error / that of SG with as many passes, ε = {epsilon:g}")
-        print(pivot([r for r in rows if r["epsilon"] == epsilon], "multiplier / slope²", "rms / SG",
-                    "{:.2f}"))  # fmt: skip
+        print(
+            pivot(
+                [r for r in rows if r["epsilon"] == epsilon],
+                "multiplier / slope²",
+                "rms / SG",
+                "{:.2f}",
+            )
+        )
     for row in best_rows(rows):
         if row["rms / SG"] < 0.9:
-            print("SG beaten: ε = {epsilon:g}, λ / slope² = {multiplier / slope²:g}, {estimator}, "
-                  "{passes:g} passes: rms {rms / SG:.2f} of SG's".format(**row))  # fmt: skip
+            print(
+                "SG beaten: ε = {epsilon:g}, λ / slope² = {multiplier / slope²:g}, {estimator}, "
+                "{passes:g} passes: rms {rms / SG:.2f} of SG's".format(**row)
+            )
     defensive = {v.name for v in VARIANTS if v.options.get("defensive", v is not PLAIN)}
     ratios: dict[str, float] = {}
     for row in rows:
         if row["estimator"] in defensive:
             key = f"{row['estimator']}, {row['passes']:g} passes"
             ratios[key] = max(ratios.get(key, 0.0), row["rms / SG"])
-    checks = [at_most(f"UNet, {key}: largest rms error / SG's", ratio, 2**0.5)
-              for key, ratio in ratios.items()]  # fmt: skip
+    checks = [
+        at_most(f"UNet, {key}: largest rms error / SG's", ratio, 2**0.5)
+        for key, ratio in ratios.items()
+    ]
     error = max(row["reference error"] / row["rms"] for row in plain)
     checks.append(at_most("UNet: standard error of the reference / rms error of SG", error, 0.5))
     return checks
@@ -408,9 +463,12 @@ def draw_network(rows: Sequence[dict[str, Any]], path: Path) -> None:
             chosen = [r for r in rows if (r["estimator"], r["epsilon"], r["passes"]) == kind]
             axis.plot(
                 [row["multiplier / slope²"] for row in chosen],
-                [row["rms / SG"] for row in chosen], "--" if "pure" in name else "-",
-                marker="o", markersize=3, label=name,
-            )  # fmt: skip
+                [row["rms / SG"] for row in chosen],
+                "--" if "pure" in name else "-",
+                marker="o",
+                markersize=3,
+                label=name,
+            )
         axis.axhline(2**0.5, color="0.6", linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=f"ε = {epsilon:g}")
         axis.set_xticks(FACTORS, [f"{f:g}" for f in FACTORS], minor=False)

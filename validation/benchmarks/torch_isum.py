@@ -71,9 +71,12 @@ def rows(config: Config) -> list[Check]:
 
     def networks() -> tuple[TransportMap, Potential]:
         seeded = torch.Generator().manual_seed(config.seed)
-        return (TransportMap(config.channels, config.map, generator=seeded).to(config.device),
-                Potential(config.channels, config.side, config.potential,
-                          generator=seeded).to(config.device))  # fmt: skip
+        return (
+            TransportMap(config.channels, config.map, generator=seeded).to(config.device),
+            Potential(config.channels, config.side, config.potential, generator=seeded).to(
+                config.device
+            ),
+        )
 
     def wait() -> float:
         if config.device.startswith("cuda"):
@@ -98,10 +101,22 @@ def rows(config: Config) -> list[Check]:
     T, v = networks()
     loss = UnbalancedOTLoss(LikelihoodCost(A, scale=scale), gradient_penalty=penalty)
     fit_transport_map(
-        T, v, loss, images, images.flip(0), config.runs + 3, seed=config.seed, map_rate=1e-5,
-        potential_rate=1e-5, batch_size=config.batch_size, device=config.device, progress=False,
-        log=in_turn, log_every=1, validate_every=config.runs + 3,
-    )  # fmt: skip
+        T,
+        v,
+        loss,
+        images,
+        images.flip(0),
+        config.runs + 3,
+        seed=config.seed,
+        map_rate=1e-5,
+        potential_rate=1e-5,
+        batch_size=config.batch_size,
+        device=config.device,
+        progress=False,
+        log=in_turn,
+        log_every=1,
+        validate_every=config.runs + 3,
+    )
     pairs = list(zip(engine, passes, strict=True))[2 : 2 + config.runs]
     ratio = statistics.median(a / b for a, b in pairs)
     print(

@@ -27,12 +27,13 @@ from dro_core.types import Array
 from dro_torch.losses.entropic import EntropicDROLoss, level_probabilities
 from dro_torch.nets import UNet
 from validation.benchmarks.finite_memory import peak_bytes
-from validation.benchmarks.peers import ask, cell
+from validation.benchmarks.peer_runs import ask
+from validation.benchmarks.text import cell
 from validation.benchmarks.timing import median_ratio, seconds
 from validation.results import Check, at_least, at_most, progress, table, write_csv
 
 if TYPE_CHECKING:
-    from validation.benchmarks.torch_suite import Config
+    from validation.benchmarks.torch_settings import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,20 +43,25 @@ ROOT = Path(__file__).parents[2]
 #: Settings of glibc's allocator, in processes of their own. By default it gives the pages of large
 #: tensors back and asks for them anew, a third of a step's time.
 ALLOCATORS = {
-    "keeps freed pages": {"MALLOC_MMAP_THRESHOLD_": "1000000000",
-                          "MALLOC_TRIM_THRESHOLD_": "100000000000"},
+    "keeps freed pages": {
+        "MALLOC_MMAP_THRESHOLD_": "1000000000",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    },
     "returns freed pages": {"MALLOC_MMAP_THRESHOLD_": "65536"},
     "as it comes": {},
-}  # fmt: skip
+}
 
 
 def apart(job: str, allocator: str, arguments: dict[str, int]) -> Any:
     """The answer of a job of this module in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "validation.benchmarks.torch_losses", job, json.dumps(arguments)],
-        cwd=ROOT, env=os.environ | ALLOCATORS[allocator], capture_output=True, text=True,
+        cwd=ROOT,
+        env=os.environ | ALLOCATORS[allocator],
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode:
         raise ChildProcessError(f"benchmarks torch, {job}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout)
@@ -78,8 +84,11 @@ def step_rows(config: Config, out: Path) -> list[Check]:
     write_csv(out / "step.csv", rows)
     limits = {"unchunked": 1.10, "chunked": 1.45}
     label = f"step, K = {config.draws}, {{step}} / K plain steps, UNet 28 x 28"
-    checks = [at_most(label.format(**row), row["ratio"], limits[row["step"]])
-              for row in rows if row["allocator"] == "keeps freed pages"]  # fmt: skip
+    checks = [
+        at_most(label.format(**row), row["ratio"], limits[row["step"]])
+        for row in rows
+        if row["allocator"] == "keeps freed pages"
+    ]
     change = abs(peaks[64] / peaks[8] - 1)
     claim = "chunked: peak memory with 64 draws / with 8, minus 1"
     return [*checks, at_most(claim, change, 0.1)]
@@ -160,9 +169,16 @@ class LinearProblem:
         return np.concatenate([[value], gradient.ravel()])
 
     def estimates(
-        self, estimator: Any, multiplier: float, draws: int, rows: int, calls: int, *,
-        seed: int = 0, gradient: bool = True,
-    ) -> Array:  # fmt: skip
+        self,
+        estimator: Any,
+        multiplier: float,
+        draws: int,
+        rows: int,
+        calls: int,
+        *,
+        seed: int = 0,
+        gradient: bool = True,
+    ) -> Array:
         """Estimates of `exact`, one row per call; every call has `rows` samples or a few less."""
         loss = EntropicDROLoss(self.epsilon, samples=draws, estimator=estimator)
         times = max(rows // len(self.x), 1)
@@ -209,8 +225,12 @@ def oracle_rows(config: Config, out: Path) -> list[Check]:
         multiplier, draws = factor * problem.threshold, 2048
         rows = max(config.rows // 128, 8)
         sg = Mean.of(problem.estimates("sg", multiplier, draws, rows, config.calls))
-        checks += agreement(f"SG, λ = {factor:g} σ², K = {draws}, against the exact dual", sg,
-                            problem.exact(multiplier), 0.0)  # fmt: skip
+        checks += agreement(
+            f"SG, λ = {factor:g} σ², K = {draws}, against the exact dual",
+            sg,
+            problem.exact(multiplier),
+            0.0,
+        )
     checks += bias_rows(config, out, problem, 4.0 * problem.threshold)
     return checks + level_rows(config, problem, 4.0 * problem.threshold)
 
@@ -233,18 +253,24 @@ def bias_rows(config: Config, out: Path, problem: LinearProblem, multiplier: flo
         count = max(config.rows * 128 // draws, 8)
         values = problem.estimates("sg", multiplier, draws, count, calls, seed=1, gradient=False)
         mean = Mean.of(values)
-        rows.append({"draws": draws, "bias times draws": draws * (mean.value[0] - truth),
-                     "standard error": draws * mean.error[0]})  # fmt: skip
+        rows.append(
+            {
+                "draws": draws,
+                "bias times draws": draws * (mean.value[0] - truth),
+                "standard error": draws * mean.error[0],
+            }
+        )
     write_csv(out / "bias.csv", rows)
     for row in rows:
         print("bias · K, K = {draws}: {bias times draws:.4f} ± {standard error:.4f}".format(**row))
     products = [abs(row["bias times draws"]) for row in rows]
     largest_error = max(row["standard error"] for row in rows) / min(products)
     return [
-        at_most("SG: bias · K, largest over least for K = 8 ... 128", max(products) / min(products),
-                1.2),
+        at_most(
+            "SG: bias · K, largest over least for K = 8 ... 128", max(products) / min(products), 1.2
+        ),
         at_most("the same: largest standard error / bias", largest_error, 0.05),
-    ]  # fmt: skip
+    ]
 
 
 def level_rows(config: Config, problem: LinearProblem, multiplier: float) -> list[Check]:
@@ -342,10 +368,14 @@ def sinkhorn_rows(config: Config, out: Path) -> list[Check]:
     ]
     first = next(iter(problems.values()))
     request = {
-        "task": "dro sinkhorn step", "power": 5, "noise_variance": first.epsilon / 2,
+        "task": "dro sinkhorn step",
+        "power": 5,
+        "noise_variance": first.epsilon / 2,
         "multipliers": {name: 2 * problem.multiplier for name, problem in problems.items()},
-        "seed": config.seed, "repeats": 2 * config.runs, "objectives": 8 * config.runs,
-    }  # fmt: skip
+        "seed": config.seed,
+        "repeats": 2 * config.runs,
+        "objectives": 8 * config.runs,
+    }
     data = {
         f"{part} {name}": values
         for name, p in problems.items()
@@ -359,8 +389,10 @@ def sinkhorn_rows(config: Config, out: Path) -> list[Check]:
             row["our seconds"] = min(row["our seconds"], ours)
         answer = ask(config.peer_python, request, data) if config.peer_python else None
         for row, theirs in zip(rows, answer["answers"] if answer else (), strict=False):
-            for column, key in (("dro seconds", "step_seconds"),
-                                ("dro seconds without its loader", "update_seconds")):  # fmt: skip
+            for column, key in (
+                ("dro seconds", "step_seconds"),
+                ("dro seconds without its loader", "update_seconds"),
+            ):
                 row[column] = min(row.get(column, math.inf), theirs[key])
             exact = problems[theirs["name"]].exact
             row["dro bias"] = theirs["objective"] / exact - 1

@@ -32,7 +32,7 @@ from dro_torch.nets import LinearMap
 from validation.results import Check, at_least, progress, table, write_csv
 
 if TYPE_CHECKING:
-    from validation.benchmarks.torch_suite import Config
+    from validation.benchmarks.torch_settings import Config
 
 TOLERANCE, SPREAD = 0.01, 30.0
 RATES = {"adam": (0.03, 0.1), "mirror-descent": (0.3, 0.6)}
@@ -104,9 +104,13 @@ class RobustRegression:
 
 
 def learned(
-    problem: RobustRegression, start: float, rate: float, lengths: Sequence[int], *,
+    problem: RobustRegression,
+    start: float,
+    rate: float,
+    lengths: Sequence[int],
+    *,
     trainable: bool = True,
-) -> float:  # fmt: skip
+) -> float:
     """Fewest steps of Adam from a multiplier that end within the tolerance; infinite if none."""
     model, loss = problem.start(), problem.loss()
     multiplier = Multiplier(problem.radius, start, trainable=trainable)
@@ -149,9 +153,15 @@ def bisected(
 
     try:
         bisect_multiplier(
-            model, train, evaluate, low=best / SPREAD, high=best * SPREAD,
-            tolerance=problem.width(), steps=steps, last_steps=steps,
-        )  # fmt: skip
+            model,
+            train,
+            evaluate,
+            low=best / SPREAD,
+            high=best * SPREAD,
+            tolerance=problem.width(),
+            steps=steps,
+            last_steps=steps,
+        )
         excess = problem.excess(model)
     except (FloatingPointError, ValueError):  # it diverged
         excess = math.inf
@@ -184,18 +194,29 @@ def multiplier_rows(config: Config, out: Path) -> list[Check]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EstimatorWarning)
         for rate in RATES["adam"]:
-            found = [learned(problem, best.multiplier * factor, rate, lengths)
-                     for factor in (1 / SPREAD, 1.0, SPREAD)]  # fmt: skip
-            rows.append({"loop": "joint, adam", "rate": rate, "steps": found,
-                         "evaluations": max(found)})  # fmt: skip
+            found = [
+                learned(problem, best.multiplier * factor, rate, lengths)
+                for factor in (1 / SPREAD, 1.0, SPREAD)
+            ]
+            rows.append(
+                {"loop": "joint, adam", "rate": rate, "steps": found, "evaluations": max(found)}
+            )
         for name, rate in progress([(n, r) for n in RATES for r in RATES[n]], "bisection"):
             alone = solved(problem, name, rate, lengths)
-            tried = {"solved": [int(alone)] if alone < math.inf else [],
-                     "tuned": [steps for steps in lengths if steps <= alone]}  # fmt: skip
+            tried = {
+                "solved": [int(alone)] if alone < math.inf else [],
+                "tuned": [steps for steps in lengths if steps <= alone],
+            }
             for kind, candidates in tried.items():
                 steps, evaluations = fewest(problem, name, rate, candidates)
-                rows.append({"loop": f"bisection, {name}, {kind}", "rate": rate, "steps": steps,
-                             "evaluations": evaluations})  # fmt: skip
+                rows.append(
+                    {
+                        "loop": f"bisection, {name}, {kind}",
+                        "rate": rate,
+                        "steps": steps,
+                        "evaluations": evaluations,
+                    }
+                )
     write_csv(out / "multiplier.csv", rows)
     print(table([list(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]))
 

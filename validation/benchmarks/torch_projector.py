@@ -58,9 +58,11 @@ def rows(config: Any) -> list[Check]:
             values = torch.randn(batch, 1, *shape, generator=generator)
             block = values.reshape(batch, -1).T.contiguous()
             column = block[:, 0].contiguous()
-            product = partial(torch.mv, bare, column) if batch == 1 else partial(
-                torch.sparse.mm, bare, block
-            )  # fmt: skip
+            product = (
+                partial(torch.mv, bare, column)
+                if batch == 1
+                else partial(torch.sparse.mm, bare, block)
+            )
             first, second, ratio = median_ratio(
                 partial(repeat, partial(ours, values), config.scans),
                 partial(repeat, product, config.scans),

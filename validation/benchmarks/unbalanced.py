@@ -129,8 +129,13 @@ def large_row(config: Config) -> dict[str, float]:
     """One large problem in a process of its own: gap, seconds, memory over the cost matrix."""
     import json
 
-    command = [sys.executable, "-m", "validation.benchmarks.unbalanced",
-               str(config.large), str(config.seed)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "validation.benchmarks.unbalanced",
+        str(config.large),
+        str(config.seed),
+    ]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2]
     )
@@ -186,26 +191,53 @@ def run(config: Config, out: Path) -> list[Check]:
     n = config.points
     checks = [
         at_most(f"{n} x {n}, 5 % outliers, all scales: gap", _worst(rows, "gap"), 1e-9),
-        at_most("semi-dual at the returned potential against the value",
-                _worst(rows, "semidual"), 1e-10),
-        at_least("mm_unbalanced to 1e-5, all scales together: times faster",
-                 sum(r["mm_seconds"] for r in rows) / sum(r["seconds"] for r in rows), 5.0),
-        at_least("mm_unbalanced to 1e-5, least favourable scale: times faster",
-                 min(r["mm_ratio"] for r in rows), 5.0),
+        at_most(
+            "semi-dual at the returned potential against the value", _worst(rows, "semidual"), 1e-10
+        ),
+        at_least(
+            "mm_unbalanced to 1e-5, all scales together: times faster",
+            sum(r["mm_seconds"] for r in rows) / sum(r["seconds"] for r in rows),
+            5.0,
+        ),
+        at_least(
+            "mm_unbalanced to 1e-5, least favourable scale: times faster",
+            min(r["mm_ratio"] for r in rows),
+            5.0,
+        ),
         at_least("Clarabel's dual where it converges: cases", len(solved), 1),
-        at_least("Clarabel's dual where it converges: times faster",
-                 min((r["clarabel_ratio"] for r in solved), default=math.nan), 2.0),
-        at_most("Clarabel's dual where it converges: relative difference",
-                _worst(solved, "clarabel_error"), 1e-8),
-        at_least("cases where Clarabel's dual does not reach 1e-6, solved",
-                 sum(r["gap"] <= 1e-9 for r in rows if r not in solved), len(rows) - len(solved)),
+        at_least(
+            "Clarabel's dual where it converges: times faster",
+            min((r["clarabel_ratio"] for r in solved), default=math.nan),
+            2.0,
+        ),
+        at_most(
+            "Clarabel's dual where it converges: relative difference",
+            _worst(solved, "clarabel_error"),
+            1e-8,
+        ),
+        at_least(
+            "cases where Clarabel's dual does not reach 1e-6, solved",
+            sum(r["gap"] <= 1e-9 for r in rows if r not in solved),
+            len(rows) - len(solved),
+        ),
         at_most(f"{config.large} x {config.large}: gap", large["gap"], 1e-7),
-        at_most(f"{config.large} x {config.large}: memory over the cost matrix",
-                large["memory_over_cost"], 10.0),
-    ]  # fmt: skip
+        at_most(
+            f"{config.large} x {config.large}: memory over the cost matrix",
+            large["memory_over_cost"],
+            10.0,
+        ),
+    ]
     made = provenance("benchmarks unbalanced", config)
-    write_json(out / "unbalanced.json", {**made, "rows": rows, "large": large, "checks": checks,
-                                         "holds": [c.holds for c in checks]})  # fmt: skip
+    write_json(
+        out / "unbalanced.json",
+        {
+            **made,
+            "rows": rows,
+            "large": large,
+            "checks": checks,
+            "holds": [c.holds for c in checks],
+        },
+    )
     return checks
 
 

@@ -73,8 +73,10 @@ def load_images(config: Config) -> Pools:
     if size.dataset == "mnist":
         found = [data.mnist(split, root) for split in ("train", "test")]
     elif size.dataset == "cifar10":
-        found = [data.cifar10("train", root, config.source, "lossless4k"),
-                 data.cifar10("test", root, "lossless4k")]  # fmt: skip
+        found = [
+            data.cifar10("train", root, config.source, "lossless4k"),
+            data.cifar10("test", root, "lossless4k"),
+        ]
     else:
         found = [data.caltech101(split, root) for split in ("train", "test")]
     sets = []
@@ -88,8 +90,11 @@ def load_images(config: Config) -> Pools:
     order = np.random.default_rng((config.seed, 1)).permutation(len(whole))
     kept = torch.from_numpy(order[: size.images + size.validation])
     cut = max(4, len(kept) - size.validation)
-    return Pools(whole.subset(kept[:cut]), whole.subset(kept[cut:]),
-                 test.subset(torch.arange(min(size.test, len(test)))))  # fmt: skip
+    return Pools(
+        whole.subset(kept[:cut]),
+        whole.subset(kept[cut:]),
+        test.subset(torch.arange(min(size.test, len(test)))),
+    )
 
 
 def wiener(config: Config, clean: data.IndexedDataset) -> Callable[[Tensor], Tensor]:

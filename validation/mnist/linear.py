@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from validation.experiment import user_errors
 from validation.mnist.tasks import BLUR, SIDE, blur
 from validation.results import Check, at_most, provenance, write_json
 from validation.settings import Settings, setting
+
+Estimator = Literal["sg", "tilted", "rt-mlmc"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Config(Settings):
     images: int = setting(500, "images, all of them in every step", low=1)
     steps: int = setting(2000, "training steps", low=1)
     samples: int = setting(16, "draws per image and step", low=1)
-    estimator: str = setting("sg", "of the loss: sg, tilted or rt-mlmc")
+    estimator: str = setting(
+        "sg", "of the loss: sg, tilted or rt-mlmc", choices=get_args(Estimator)
+    )
     epsilon: float = setting(0.02, "entropy weight, in squared units of the data")
     radius: float = setting(0.1, "adjusted radius, in units of the data")
     rate: float = setting(3e-3, "largest learning rate")
@@ -59,25 +64,42 @@ def run(config: Config, out: Path) -> list[Check]:
     optimum = fit_linear(x=rows, y=columns, radius=config.radius, epsilon=config.epsilon)
     model = nets.LinearMap(np.eye(x.shape[1]))
     multiplier = Multiplier(config.radius, 2 * optimum.multiplier)
-    loss = EntropicDROLoss(config.epsilon, "y|x", config.samples, config.estimator, rank=4,  # type: ignore[arg-type]
-                           warm_start=config.estimator == "tilted")  # fmt: skip
+    loss = EntropicDROLoss(
+        config.epsilon,
+        "y|x",
+        config.samples,
+        cast(Estimator, config.estimator),
+        rank=4,
+        warm_start=config.estimator == "tilted",
+    )
     index = torch.arange(len(x))
     phase = training.reconstruction_phase(
         model, loss, multiplier, rate={"model": config.rate, "multiplier": 0.02}
     )
-    training.fit(phase, lambda step: (index, x, y), config.steps, seed=config.seed,
-                 warmup=config.steps // 20, device=config.device, folder=out / "run",
-                 checkpoint_every=200)  # fmt: skip
+    training.fit(
+        phase,
+        lambda step: (index, x, y),
+        config.steps,
+        seed=config.seed,
+        warmup=config.steps // 20,
+        device=config.device,
+        folder=out / "run",
+        checkpoint_every=200,
+    )
     worst = entropic_worst_case(model.matrix(), rows, columns, config.radius, config.epsilon)
     ratio = worst.risk / optimum.risk
-    print(f"worst-case risk: trained {worst.risk:.6g}, optimum {optimum.risk:.6g} (gap "
-          f"{optimum.gap:.1e}); multiplier: learned {float(multiplier().detach()):.5g}, exact for "
-          f"that map {worst.multiplier:.5g}, of the optimum {optimum.multiplier:.5g}")  # fmt: skip
+    print(
+        f"worst-case risk: trained {worst.risk:.6g}, optimum {optimum.risk:.6g} (gap "
+        f"{optimum.gap:.1e}); multiplier: learned {float(multiplier().detach()):.5g}, exact for "
+        f"that map {worst.multiplier:.5g}, of the optimum {optimum.multiplier:.5g}"
+    )
     checks = [
         at_most("worst-case risk of the trained linear network / optimum", ratio, 1.02),
         at_most("gap of fit_linear's certificate", optimum.gap, 1e-3),
     ]
     made = provenance("mnist linear", config)
-    write_json(out / "linear.json", {**made, "checks": checks, "optimum": optimum.risk,
-                                     "trained": worst.risk})  # fmt: skip
+    write_json(
+        out / "linear.json",
+        {**made, "checks": checks, "optimum": optimum.risk, "trained": worst.risk},
+    )
     return checks
