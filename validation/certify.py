@@ -30,6 +30,7 @@ from validation.results import (
     write_json,
 )
 from validation.settings import Settings, setting, without_folders
+from validation.tables import Row, column
 
 #: Radii in units of the data; MNIST images have 784 pixels in [0, 1] and norms about 9.
 RADII = (0.3, 1.0, 2.0, 4.0)
@@ -54,7 +55,7 @@ class Config(Settings):
     device: str = setting("cpu", "torch device")
 
 
-def linear_rows(config: Config) -> tuple[list[dict[str, Any]], list[Check]]:
+def linear_rows(config: Config) -> tuple[list[Row], list[Check]]:
     """A linear network: its interval against the exact curve."""
     import torch
 
@@ -72,15 +73,16 @@ def linear_rows(config: Config) -> tuple[list[dict[str, Any]], list[Check]]:
         for entry in found:
             exact = worst_case_risk(B, x, y, entry.radius, structure).risk
             rows.append({"network": "linear", **row_of(entry), "exact": exact})
-    lower = min(row["lower"] / row["exact"] for row in rows)
-    upper = max(abs(row["upper"] / row["exact"] - 1) for row in rows)
+    optimal = column(rows, "exact")
+    lower = (column(rows, "lower") / optimal).min()
+    upper = np.abs(column(rows, "upper") / optimal - 1).max()
     return rows, [
         at_least("linear network: lower end / exact worst case, smallest", lower, 0.99),
         at_most("linear network: |upper end / exact worst case - 1|, largest", upper, 1e-9),
     ]
 
 
-def row_of(certificate: Any) -> dict[str, Any]:
+def row_of(certificate: Any) -> Row:
     """A certificate as one flat row of a table."""
     names = (
         "structure",
@@ -145,7 +147,7 @@ def train(config: Config, spectral: bool) -> Any:
     return nets.frozen(network)
 
 
-def network_rows(config: Config, name: str) -> tuple[list[dict[str, Any]], list[Any]]:
+def network_rows(config: Config, name: str) -> tuple[list[Row], list[Any]]:
     """Train one network, certify it at every radius, and measure it under noise."""
     import torch
 
@@ -187,7 +189,7 @@ def network_rows(config: Config, name: str) -> tuple[list[dict[str, Any]], list[
     return rows, found
 
 
-def figure(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+def figure(out: Path, rows: Sequence[Row]) -> None:
     """Intervals against the radius, one panel per network."""
     names = ("linear", "spectral", "plain")
     canvas, axes = new_figure(len(names), width=4.6)
@@ -236,11 +238,11 @@ def run(config: Config, out: Path) -> list[Check]:
     for name in ("spectral", "plain"):
         more, found = network_rows(config, name)
         rows += more
-        slack[name] = min(row["slack"] for row in more)
+        slack[name] = float(column(more, "slack").min())
         simple = ("random noise", "gradient", "projected gradient")
         margin = min(c.lower / max(c.attacks[key] for key in simple) for c in found)
         alone = min(c.lower / c.attacks["linearised"] for c in found)
-        noise = min(row["lower"] / row["risk under noise"] for row in more)
+        noise = (column(more, "lower") / column(more, "risk under noise")).min()
         share = float(np.mean([c.holds() for c in found]))
         checks += [
             at_least(f"{name}: intervals in order, law in the ball, share", share, 1.0),
@@ -253,7 +255,7 @@ def run(config: Config, out: Path) -> list[Check]:
                 300.0,
             ),
         ]
-        worst = max(row["slack"] for row in more)
+        worst = float(column(more, "slack").max())
         if name == "spectral":
             checks.append(at_most("spectral: upper / lower, largest", worst, 10.0))
         print(f"{name}: upper / lower from {slack[name]:.3g} to {worst:.3g}")

@@ -238,7 +238,7 @@ def continuous_truth() -> float:
     """Its conditional distance, by the Bures formula on a grid of x: (4/2 + 0.2²)^(1/2)."""
     mean = np.sin(2 * np.pi * (np.arange(1000) + 0.5) / 1000)[:, None]
     ones = np.ones((1000, 1, 1))
-    return gaussian_conditional_wasserstein(mean, 0.04 * ones, -mean, 0.16 * ones).value
+    return float(gaussian_conditional_wasserstein(mean, 0.04 * ones, -mean, 0.16 * ones).value)
 
 
 def curve_rows(config: Config) -> tuple[list[dict[str, Any]], float, float]:

@@ -6,9 +6,10 @@ photon counting. The certificate is made from the clean data and the radius of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from validation.results import (
     write_json,
 )
 from validation.settings import Settings, setting
+from validation.tables import Row, column
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,35 @@ def measured_risk(B: operators.SpectralInverse, x: Array, noisy: list[Array]) ->
     return float(np.mean([((x - B.apply(y)) ** 2).sum(axis=1).mean() for y in noisy]))
 
 
-def changes(config: Config, x: Array, clean: Array) -> dict[str, list[tuple[float, float, Any]]]:
+#: Measurements under a change.
+Draw = Callable[[np.random.Generator], Array]
+
+
+def gaussian(clean: Array, level: float, rng: np.random.Generator) -> Array:
+    """White noise of a standard deviation."""
+    return clean + level * rng.standard_normal(clean.shape)
+
+
+def counted(clean: Array, photons: float, rng: np.random.Generator) -> Array:
+    """Photon counts over their number."""
+    return np.asarray(rng.poisson(photons * clean) / photons)
+
+
+def applied(measured: Array, rng: np.random.Generator) -> Array:
+    """Measurements by another operator: nothing is drawn."""
+    return measured
+
+
+def changes(config: Config, x: Array, clean: Array) -> dict[str, list[tuple[float, float, Draw]]]:
     """Per kind of change: (strength, its radius, how to draw measurements)."""
     forward = blur(config.width, config.size)
-    table: dict[str, list[tuple[float, float, Any]]] = {"noise": [], "operator": [], "Poisson": []}
+    table: dict[str, list[tuple[float, float, Draw]]] = {"noise": [], "operator": [], "Poisson": []}
     for level in np.geomspace(0.002, 0.2, config.points):
         table["noise"].append(
             (
                 float(level),
                 radius_of_noise(level**2, config.size),
-                lambda rng, s=level: clean + s * rng.standard_normal(clean.shape),
+                partial(gaussian, clean, float(level)),
             )
         )
     for width in np.linspace(config.width / 2, 2 * config.width, config.points):
@@ -93,7 +114,7 @@ def changes(config: Config, x: Array, clean: Array) -> dict[str, list[tuple[floa
             (
                 float(width),
                 radius_of_operator_change(forward, other, x),
-                lambda rng, A=other: A.apply(x),
+                partial(applied, other.apply(x)),
             )
         )
     for photons in np.geomspace(20, 20_000, config.points):
@@ -101,7 +122,7 @@ def changes(config: Config, x: Array, clean: Array) -> dict[str, list[tuple[floa
             (
                 float(photons),
                 radius_of_poisson_noise(clean, photons),
-                lambda rng, count=photons: rng.poisson(count * clean) / count,
+                partial(counted, clean, float(photons)),
             )
         )
     return table
@@ -115,7 +136,7 @@ def run(config: Config, out: Path) -> list[Check]:
     clean = np.maximum(forward.apply(x), 0.0)
     problem = LinearReconstruction(B, x, clean)
     rng = np.random.default_rng(config.seed + 1)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     worst_ratio, exact_error, held = 0.0, 0.0, True
     for kind, entries in changes(config, x, clean).items():
         for strength, radius, draw in progress(entries, kind):
@@ -143,7 +164,7 @@ def run(config: Config, out: Path) -> list[Check]:
     made = provenance("radii", config)
     write_json(out / "radii.json", {**made, "rows": rows})
     _draw(out, rows)
-    growth = max(row["measured"] / row["nominal"] for row in rows)
+    growth = (column(rows, "measured") / column(rows, "nominal")).max()
     print(
         f"blur of width {config.width}, reconstruction with L = {B.lipschitz:.3g}: the certificate "
         f"is at least the measured risk in all {len(rows)} changes"
@@ -156,7 +177,7 @@ def run(config: Config, out: Path) -> list[Check]:
     ]
 
 
-def _draw(out: Path, rows: list[dict[str, Any]]) -> None:
+def _draw(out: Path, rows: list[Row]) -> None:
     figure, axes = new_figure(3)
     labels = {
         "noise": "noise level s (units of y, per entry)",

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dro_core.checks import as_non_negative, as_positive_integer, unknown
 from validation.errors import UsageError
@@ -126,7 +126,7 @@ def setting(
     words, `unset` the value that leaves the preset's. The `folder` of a machine is not published.
     """
     allowed = Allowed(type(default), low, above, high, below, choices, unset, zero, rule, why)
-    field: Any = dataclasses.field(
+    field: T = dataclasses.field(
         default=default, metadata={"help": meaning, "allowed": allowed, "folder": folder}
     )
     return field

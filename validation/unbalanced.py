@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from validation.results import (
     write_json,
 )
 from validation.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALES = (0.01, 0.1, 1.0, 5.0)
 
@@ -263,10 +266,11 @@ def _moved(first: UnbalancedTransport, second: UnbalancedTransport) -> float:
     return float(abs(first.plan / first.mass - second.plan / second.mass).sum()) / 2
 
 
-def plan_figure(drawn: list[dict[str, Any]]) -> Any:
+def plan_figure(drawn: list[dict[str, Any]]) -> Figure:
     """Four panels: arcs of the plans, targets shaded by the mass they receive."""
     from matplotlib.collections import LineCollection
 
+    figure: Figure
     figure, axes = new_figure(len(drawn), width=3.7, height=3.5)
     for axis, case in zip(axes[0], drawn, strict=True):
         part, y, x = case["plan"], case["y"], case["x"]
@@ -283,8 +287,9 @@ def plan_figure(drawn: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def solver_figure(rows: list[dict[str, Any]], gaussian: list[dict[str, float]]) -> Any:
+def solver_figure(rows: list[dict[str, Any]], gaussian: list[dict[str, float]]) -> Figure:
     """Error against time for every solver, and discretised Gaussians."""
+    figure: Figure
     figure, axes = new_figure(2, width=5.0, height=3.8)
     for k, name in enumerate(dict.fromkeys(row["solver"] for row in rows)):
         own = [row for row in rows if row["solver"] == name and math.isfinite(row["value"])]

@@ -5,24 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 
-def seconds(action: Callable[[], Any]) -> float:
+def seconds(action: Callable[[], object]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
-def median_seconds(action: Callable[[], Any], runs: int) -> float:
+def median_seconds(action: Callable[[], object], runs: int) -> float:
     """Median wall time over `runs` calls, after one that is not counted."""
     action()
     return statistics.median(seconds(action) for _ in range(runs))
 
 
 def median_ratio(
-    first: Callable[[], Any], second: Callable[[], Any], runs: int
+    first: Callable[[], object], second: Callable[[], object], runs: int
 ) -> tuple[float, float, float]:
     """(median seconds of first, of second, median of first/second), run in turn A B A B ..."""
     first()

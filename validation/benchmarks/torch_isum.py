@@ -35,13 +35,20 @@ class Config(Settings):
 
 
 def bare_passes(
-    T: TransportMap, v: Potential, A: Any, y: Tensor, x: Tensor, scale: float, penalty: float
+    T: TransportMap,
+    v: Potential,
+    A: Callable[[Tensor], Tensor],
+    y: Tensor,
+    x: Tensor,
+    scale: float,
+    penalty: float,
 ) -> Callable[[], None]:
     """The forward and backward passes of both steps, written out: no checks, no optimisers."""
     weights = list(v.parameters())
 
     def cost(moved: Tensor) -> Tensor:
-        return scale * ((A(moved) - y) ** 2 + (moved - y) ** 2).flatten(1).sum(1)
+        squares: Tensor = (A(moved) - y) ** 2 + (moved - y) ** 2
+        return scale * squares.flatten(1).sum(1)
 
     def passes() -> None:
         for p in weights:

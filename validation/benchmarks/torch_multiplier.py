@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dro_core import LinearFit, LinearReconstruction, entropic_worst_case, fit_linear
 from dro_core.types import Array
@@ -83,7 +83,7 @@ class RobustRegression:
             if problem.dual_value(factor * best.multiplier, self.radius, epsilon=self.epsilon)
             <= (1 + TOLERANCE) * best.risk
         ]
-        return (max(inside) - min(inside)) * best.multiplier
+        return float((max(inside) - min(inside)) * best.multiplier)
 
     @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -98,9 +98,10 @@ class RobustRegression:
         """Eight plain draws."""
         return EntropicDROLoss(self.epsilon, samples=8)
 
-    def objective(self, model: Any, multiplier: float, step: int) -> Tensor:
+    def objective(self, model: nn.Module, multiplier: float, step: int) -> Tensor:
         """The estimated objective at a fixed multiplier."""
-        return self.loss()(model, *self.batch, multiplier, seed=self.seed, step=step)
+        value: Tensor = self.loss()(model, *self.batch, multiplier, seed=self.seed, step=step)
+        return value
 
 
 def learned(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Config(Settings):
     scans: int = setting(3, "projections per timed run", low=1)
 
 
-def rows(config: Any) -> list[Check]:
+def rows(config: Config) -> list[Check]:
     """Forward and back-projection of one image and of a batch / the bare products."""
     import torch
 
@@ -74,7 +73,7 @@ def rows(config: Any) -> list[Check]:
     return checks
 
 
-def repeat(action: Callable[[], Any], times: int) -> None:
+def repeat(action: Callable[[], object], times: int) -> None:
     """The action, so many times."""
     for _ in range(times):
         action()

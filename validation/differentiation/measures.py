@@ -32,7 +32,7 @@ def truncation_errors(B: Array, x: Array, y: Array) -> Array:
     part, signal = values * (y @ right.T), x @ left
     change = (part**2 - 2 * part * signal).mean(axis=0)
     squared = np.r_[0.0, np.cumsum(change)] + (x**2).sum(axis=1).mean()
-    return np.sqrt(np.maximum(squared, 0.0) / x.shape[1])
+    return np.asarray(np.sqrt(np.maximum(squared, 0.0) / x.shape[1]))
 
 
 #: Matrices by method.

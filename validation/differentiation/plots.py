@@ -50,6 +50,7 @@ def style(config: Config, name: str) -> dict[str, str]:
 
 def noise_figure(config: Config, tables: Tables) -> Figure:
     """The paper's Figure 4: RMSE against noise, and stability."""
+    figure: Figure
     figure, axes = new_figure(2, 2, width=6.2, height=4.2)
     rows, stable = tables["noise"], tables["stability"]
     for place, modes in enumerate((config.modes, config.more_modes)):
@@ -98,6 +99,7 @@ def noise_figure(config: Config, tables: Tables) -> Figure:
 
 def rank_figure(config: Config, tables: Tables) -> Figure:
     """The paper's Figure 5, without and with a tail beyond K, and where the drop is found."""
+    figure: Figure
     figure, axes = new_figure(3, 2, width=4.9, height=4.2)
     rows, tails = tables["rank"], tables["tails"]
     level = config.levels[middle(config)]
@@ -150,6 +152,7 @@ def time_figure(
 ) -> Figure:
     """Excess of the exact risk against time, and the estimate that explains it."""
     rows, estimates = tables["algorithms"], tables["estimates"]
+    figure: Figure
     figure, axes = new_figure(3, width=4.9, height=4.2)
     for axis, epsilon in zip(axes[0], exact, strict=False):
         for name in (QUASI, STEEPEST, MIRROR, ADAM):

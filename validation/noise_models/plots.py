@@ -63,6 +63,7 @@ def risk_panels(axes: Sequence[Axes], tables: list[list[dict[str, float]]], unit
 
 def gaussian_figure(tables: list[list[dict[str, float]]], rows: list[dict[str, float]]) -> Figure:
     """Gaussian family: two sweeps of the radius, and the gap against the number of samples."""
+    figure: Figure
     figure, axes = new_figure(3, width=4.7, height=4.1)
     risk_panels(axes[0, :2], tables, "data units")
     axis, samples = axes[0, 2], column(rows, "samples")
@@ -91,6 +92,7 @@ def gaussian_figure(tables: list[list[dict[str, float]]], rows: list[dict[str, f
 
 def poisson_figure(tables: list[list[dict[str, float]]], rows: Sequence[Row]) -> Figure:
     """Poisson family: two sweeps of the radius, and linear maps on ever finer grids."""
+    figure: Figure
     figure, axes = new_figure(3, width=4.7, height=4.1)
     risk_panels(axes[0, :2], tables, "data units")
     axis = axes[0, 2]
