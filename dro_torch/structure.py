@@ -97,7 +97,7 @@ class Joint(Structure):
 
     def modulus(self, lipschitz: Number) -> Number | float:
         """κ = √(1 + L²)."""
-        result: float = (1.0 + lipschitz**2) ** 0.5
+        result: Number | float = (1.0 + lipschitz**2) ** 0.5
         return result
 
 

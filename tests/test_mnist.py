@@ -1,6 +1,7 @@
 """The MNIST experiments at the smoke preset: every output is there and says what it should."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import math
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from validation import __main__ as command_line
-from validation.experiment import Claim
+from validation import evidence
+from validation.errors import UsageError
+from validation.experiment import Claim, over_seeds
 from validation.mnist import arms as training
-from validation.mnist import classical, measure, tasks, tuning
+from validation.mnist import classical, deblurring, measure, tasks, tuning
 from validation.mnist.arms import Arm
 from validation.mnist.losses import JacobianPenalty
 from validation.mnist.settings import Config
@@ -304,3 +307,60 @@ def test_splits_of_the_real_files_are_disjoint():
     assert len(learn) == 4000
     assert not set(learn.index.tolist()) & set(check.index.tolist())
     assert len(test) == 1000
+
+
+# --- several seeds, side by side, planned --------------------------------------------------------
+
+
+def test_claims_of_several_seeds_are_averaged_and_may_stay_undecided():
+    one, two = Claim("a", 0.8, 0.1, high=1.0), Claim("a", 1.0, 0.1, high=1.0)
+    (both,) = over_seeds([[one], [two]])
+    assert both.value == pytest.approx(0.9)
+    assert both.band == pytest.approx(math.hypot(math.sqrt(0.02), 0.1))
+    assert both.verdict == "undecided"
+    assert dataclasses.replace(both, band=0.05).verdict == "holds"
+    assert dataclasses.replace(both, value=1.2, band=0.05).verdict == "does not hold"
+    assert dataclasses.replace(both, value=math.nan).verdict == "undecided"
+    assert over_seeds([[one]]) == [one]
+
+
+def test_arms_that_are_trained_side_by_side_are_those_that_are_read(root, tmp_path):
+    """In processes of their own, with two seeds; the second call trains nothing."""
+    together = Config("smoke", str(root), jobs=2, seeds=2)
+    deblurring.run(together, tmp_path / "together")
+    alone = Config("smoke", str(root), seeds=2)
+    deblurring.run(alone, tmp_path / "alone")
+    first, second = (
+        json.loads((tmp_path / name / "deblurring.json").read_text())["claims"]
+        for name in ("together", "alone")
+    )
+    for a, b in zip(first, second, strict=True):
+        assert float(a["value"]) == pytest.approx(float(b["value"]), rel=1e-4)
+        assert a["verdict"] in ("holds", "does not hold", "undecided")
+
+
+def test_a_plan_trains_nothing(root, tmp_path, capsys):
+    checks = deblurring.run(Config("smoke", str(root), plan=True, seeds=3), tmp_path)
+    assert checks == []
+    assert "minutes of one core" in capsys.readouterr().out
+    assert not (tmp_path / "arms").exists()
+
+
+def test_the_queue_runs_publishes_and_does_not_repeat(root, tmp_path, capsys):
+    config = evidence.Config(
+        str(root), "mnist radii", "smoke", 1.0, 1, str(tmp_path / "published"), freeze=False
+    )
+    assert all(check.holds for check in evidence.run(config, tmp_path / "work"))
+    assert (tmp_path / "published" / "smoke" / "radii" / "radii.json").exists()
+    assert "not run yet" in capsys.readouterr().out  # of the others
+    assert all(check.holds for check in evidence.run(config, tmp_path / "work"))
+    assert "== mnist radii" not in capsys.readouterr().out
+
+
+def test_the_queue_stops_at_its_hour_and_refuses_names_that_it_does_not_know(root, tmp_path):
+    config = evidence.Config(
+        str(root), "mnist radii", "smoke", 1e-9, 1, str(tmp_path / "published"), freeze=False
+    )
+    assert not evidence.run(config, tmp_path / "work")[0].holds
+    with pytest.raises(UsageError, match="--set only: 'nothing'; allowed: mnist deblurring"):
+        evidence.chosen("nothing")

@@ -18,6 +18,9 @@ SHORTCUTS = {
     "preset": "size of the experiment, where there are several",
     "task": "which of the experiment's tasks",
     "data": "data root, otherwise the environment variable DRO_DATA",
+    "only": "which experiments of the queue, separated by commas",
+    "hours": "time after which the queue stops",
+    "jobs": "arms that are trained side by side",
 }
 
 
@@ -34,11 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, meaning in SHORTCUTS.items():
         parser.add_argument(f"--{name}", help=f"{meaning}; as --set {_setting(name)}=...")
+    parser.add_argument(
+        "--plan",
+        action="store_const",
+        const="True",
+        help="print arms, steps and minutes, and run nothing; as --set plan=True",
+    )
     options = parser.parse_args(arguments)
     if not options.name and (options.set or options.out):
         print("python -m validation: --set and --out need an experiment", file=sys.stderr)
         return 2
-    given = {name: vars(options)[_setting(name)] for name in SHORTCUTS}
+    given = {name: vars(options)[_setting(name)] for name in (*SHORTCUTS, "plan")}
     given = {name: value for name, value in given.items() if value is not None}
     if not options.name and given:
         print(f"python -m validation: --{next(iter(given))} needs an experiment", file=sys.stderr)

@@ -47,6 +47,26 @@ class Claim:
         """Never for NaN."""
         return self.low <= self.value <= self.high
 
+    @property
+    def verdict(self) -> str:
+        """Whether that is decided: "undecided" where the band reaches over the end of the range."""
+        nearest = min(self.value - self.low, self.high - self.value)
+        if math.isnan(self.value) or abs(nearest) < self.band:
+            return "undecided"
+        return "holds" if self.holds else "does not hold"
+
+
+def over_seeds(claims: Sequence[Sequence[Claim]]) -> list[Claim]:
+    """The same claims of several trainings: their means, with a band over seeds and subsets."""
+    if len(claims) == 1:
+        return list(claims[0])
+    combined = []
+    for same in zip(*claims, strict=True):
+        values, bands = (np.array([getattr(c, name) for c in same]) for name in ("value", "band"))
+        band = math.hypot(values.std(ddof=1), math.sqrt((bands**2).mean()))
+        combined.append(dataclasses.replace(same[0], value=float(values.mean()), band=band))
+    return combined
+
 
 class Sized(Protocol):
     """Settings of a family of experiments."""
@@ -100,6 +120,10 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
     def measures(self, settings: S, data: Data, arms: Sequence[Arm]) -> Measured:
         """All arms on the same test data."""
 
+    def again(self, settings: S, data: Data, out: Path) -> Measured:
+        """What the claims need of a further training."""
+        return self.measures(settings, data, self.arms(settings, data, out))
+
     @abstractmethod
     def tables(self, arms: Sequence[Arm], measured: Measured) -> Tables:
         """Rows of every file of numbers."""
@@ -108,9 +132,17 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
     def claims(self, settings: S, measured: Measured) -> list[Claim]:
         """The paper's claims, and the controls."""
 
-    def repeated(self, settings: S, out: Path) -> list[Claim]:
-        """The same claims from further trainings, where there are any."""
+    def repeated(self, settings: S) -> list[S]:
+        """The settings of further trainings, whose claims are averaged with these."""
         return []
+
+    def prepared(self, settings: Sequence[S], data: Data, out: Path) -> None:
+        """Train what can be trained side by side, before the arms are read one by one."""
+        return
+
+    def planned(self, settings: S, data: Data) -> str | None:
+        """The plan, where only that was asked for."""
+        return None
 
     @abstractmethod
     def plots(
@@ -132,14 +164,24 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
     def run(self, settings: S, out: Path) -> list[Check]:
         """Train, measure, judge; written to `out`."""
         data = self.data(settings)
+        plan = self.planned(settings, data)
+        if plan is not None:
+            print(plan)
+            return []
         settings = self.tuned(settings, data, out)
+        others = self.repeated(settings)
+        self.prepared([settings, *others], data, out)
         arms = self.arms(settings, data, out)
         measured = self.measures(settings, data, arms)
         self.plots(settings, data, arms, measured, out)
         tables = self.tables(arms, measured)
+        judged = [self.claims(settings, measured)]
+        for other in others:
+            again = self.again(other, data, out)
+            judged.append(self.claims(other, again))
         for name, rows in tables.items():
             write_csv(out / f"{name}.csv", rows)
-        claims = [*self.claims(settings, measured), *self.repeated(settings, out)]
+        claims = over_seeds(judged)
         verdict = self.verdict(settings, arms, claims, tables)
         print(verdict.text)
         if not verdict.judged:

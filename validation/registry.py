@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "mnist simulator": "validation.mnist.simulator",
     "mnist joint": "validation.mnist.joint",
     "mnist linear": "validation.mnist.linear",
+    "evidence": "validation.evidence",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks estimator": "validation.benchmarks.estimator",

@@ -11,9 +11,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import multiprocessing
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -101,6 +103,8 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
     size = config.size
     names = ("images", "validation", "steps", "batch", "width", "depth", "samples")
     described = {name: getattr(size, name) for name in names}
+    if size.channels_last:  # rounding differs
+        described["channels_last"] = True
     described |= {**dataclasses.asdict(arm), "rate": config.rate, "precision": config.precision}
     described |= {"task": task.name, "role": task.role, "seed": config.seed}
     images = learn[torch.arange(len(learn))][1]
@@ -155,8 +159,10 @@ def time_spent(folder: Path, start: float) -> float:
     return spent
 
 
-def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
-    """Train one arm, or go on with it, or read it when it is finished."""
+def reconstruction_of(
+    config: Config, task: Task, arm: Arm
+) -> tuple[training.Phase, Multiplier | None]:
+    """The phase that trains an arm, and the multiplier that it learns."""
     size = config.size
     model = task.network(size, torch.Generator().manual_seed(config.seed))
     task.forward.to(config.device)
@@ -173,9 +179,25 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
         rate=rates,
     )
+    return phase, multiplier
+
+
+def steps_of(size: Preset, arm: Arm) -> int:
+    """Training steps of an arm."""
+    return max(1, round(size.steps * arm.steps_share))
+
+
+def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
+    """Train one arm, or go on with it, or read it when it is finished."""
+    size = config.size
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    phase, multiplier = reconstruction_of(config, task, arm)
+    model = phase.modules["model"]
     described = description(config, task, learn, arm)
-    folder = stored(out, f"{task.name}-{arm.name}-{config.preset}-{config.seed}", described)
-    start, steps = time.perf_counter(), max(1, round(size.steps * arm.steps_share))
+    name = f"{task.name}-{arm.name}-{config.preset}-{config.seed}"
+    folder = stored(Path(config.models or out), name, described)
+    start, steps = time.perf_counter(), steps_of(size, arm)
     result = training.fit(
         phase,
         data.Batches(learn, min(size.batch, len(learn)), config.seed),
@@ -184,6 +206,7 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         folder=folder,
         device=config.device,
         precision=cast(Precision, config.precision),
+        channels_last=size.channels_last,
         warmup=min(max(1, steps // 20), steps - 1),
         checkpoint_every=max(50, steps // 10),
         config=described,
@@ -200,5 +223,25 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
 def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:
     """All arms; models are kept under `--set models=` or the output folder."""
     learn = digits(config).learn
-    where = Path(config.models) if config.models else out
-    return [fit_arm(config, task, arm, learn, where) for arm in arms]
+    return [fit_arm(config, task, arm, learn, out) for arm in arms]
+
+
+#: Settings, task and arm of one training.
+Training = tuple[Config, Task, Arm]
+
+
+def train(job: Training, out: Path) -> None:
+    """One arm with one thread: what a process of its own does."""
+    config, task, arm = job
+    fit_arms(dataclasses.replace(config, jobs=0, threads=1), task, [arm], out)
+
+
+def train_side_by_side(jobs: Sequence[Training], out: Path) -> None:
+    """Arms in processes of one thread each, where that is asked for; they are read afterwards."""
+    count = min(jobs[0][0].jobs, len(jobs)) if jobs else 0
+    if count < 2:
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn) as pool:
+        for done in [pool.submit(train, job, out) for job in jobs]:
+            done.result()

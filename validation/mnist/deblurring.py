@@ -6,13 +6,12 @@ the entropic loss injects.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from validation.experiment import Claim
-from validation.mnist.arms import Arm, Trained, fit_arms
+from validation.mnist.arms import Arm, Trained, fit_arms, train_side_by_side
 from validation.mnist.classical import classical
 from validation.mnist.measure import (
     GAUSSIAN,
@@ -27,7 +26,12 @@ from validation.mnist.plots import plot_noise
 from validation.mnist.settings import Config
 from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import Splits, Task, unet
-from validation.mnist.tuning import BISECTED, bisected, bisection_rows, selected
+from validation.mnist.tuning import (
+    BISECTED,
+    bisected,
+    bisection_cost,
+    bisection_rows,
+)
 from validation.tables import Row, Tables
 
 __all__ = ["Config", "run"]
@@ -119,12 +123,6 @@ class Deblurring(DigitStudy):
         """DRO, MSE, and MSE at matched noise."""
         return main_arms(config)
 
-    def tuned(self, config: Config, data: Splits, out: Path) -> Config:
-        """ε, ρ̄ and the baseline's noise chosen on validation images."""
-        if config.size.targets or config.select:
-            return selected(config, TASK, data, out)
-        return config
-
     def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
         """The main arms; with the bisected multiplier; the other losses and classical maps."""
         full, size = config.size.targets, config.size
@@ -133,6 +131,7 @@ class Deblurring(DigitStudy):
             arms.append(bisected(config, TASK, arms[0], out))
         if full or config.frontier:
             others = frontier_arms(config.epsilon, config.noise, size.samples)
+            train_side_by_side([(config, TASK, arm) for arm in others], out)
             arms += fit_arms(config, TASK, others, out)
             images = min(size.images, 5000)
             arms += classical(TASK, config.data, images, data.check, Trials.of(config))
@@ -158,14 +157,12 @@ class Deblurring(DigitStudy):
         """The paper's claims, and the controls."""
         return claims_of(measured["gaussian"], measured["poisson"], measured["attacks"])
 
-    def repeated(self, config: Config, out: Path) -> list[Claim]:
-        """The same claims with another seed."""
+    def extra(self, config: Config) -> list[Arm]:
+        """What is tuned on validation images, bisected, and the other losses."""
         if not config.size.targets:
             return []
-        other = dataclasses.replace(config, seed=config.seed + 1)
-        arms = fit_arms(other, TASK, main_arms(other), out)
-        found = self.claims(other, self.measures(other, self.data(other), arms))
-        return [dataclasses.replace(c, claim=f"{c.claim} (another seed)") for c in found]
+        others = frontier_arms(config.epsilon, config.noise, config.size.samples)
+        return [*super().extra(config), bisection_cost(config), *others]
 
     def plots(
         self,

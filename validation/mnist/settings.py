@@ -29,6 +29,8 @@ class Preset:
     attacked: int  #: images that are attacked and certified
     attack_radii: tuple[float, ...]  #: radius 2 among them
     targets: bool  #: whether claims are judged, or shown for information
+    seeds: int = 1  #: trainings of every arm; claims are means over them
+    channels_last: bool = False  #: memory format of images and kernels
 
 
 #: Radii of the attacks.
@@ -36,8 +38,9 @@ RADII = (0.5, 1.0, 2.0, 4.0)
 PRESETS = {
     "smoke": Preset(48, 16, 24, 3, 8, 2, 1, 2, 2, 8, 2, 4, (2.0,), False),
     "quick": Preset(4000, 256, 1000, 250, 32, 6, 2, 4, 5, 200, 10, 32, RADII, False),
-    "standard": Preset(20000, 2000, 5000, 6000, 128, 24, 3, 8, 5, 1000, 10, 200, RADII, True),
-    "paper": Preset(50000, 10000, 10000, 40000, 128, 64, 4, 16, 10, 1000, 10, 1000, RADII, True),
+    "desk": Preset(20000, 1000, 5000, 2000, 32, 16, 2, 4, 5, 500, 10, 64, RADII, True, 3, True),
+    "standard": Preset(20000, 2000, 5000, 6000, 128, 24, 3, 8, 5, 1000, 10, 200, RADII, True, 2),
+    "paper": Preset(50000, 10000, 10000, 40000, 128, 64, 4, 16, 10, 1000, 10, 1000, RADII, True, 2),
 }
 
 
@@ -64,16 +67,24 @@ class Config(Settings):
     )
     steps: int = setting(0, "training steps of every arm", low=1, unset=0)
     width: int = setting(0, "channels of the U-Net at full resolution", low=1, unset=0)
+    depth: int = setting(0, "levels of the U-Net below full resolution", low=1, unset=0)
+    batch: int = setting(0, "images per step", low=1, unset=0)
+    samples: int = setting(0, "draws K of the entropic loss", low=1, unset=0)
     images: int = setting(0, "training images", low=1, unset=0)
+    seeds: int = setting(0, "trainings of every arm, with as many seeds", low=1, unset=0)
     rate: float = setting(2e-3, "largest learning rate")
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
-    seed: int = setting(0, "seed")
+    seed: int = setting(0, "seed, the first one where there are several")
+    jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)
+    threads: int = setting(0, "threads of torch; 0: as it is", low=0)
+    plan: bool = setting(False, "print the arms with the minutes they need; train nothing")
 
     @property
     def size(self) -> Preset:
         """The preset with what was set by hand."""
-        chosen = {name: getattr(self, name) for name in ("steps", "width", "images")}
+        names = ("steps", "width", "depth", "batch", "samples", "images", "seeds")
+        chosen = {name: getattr(self, name) for name in names}
         return dataclasses.replace(
             PRESETS[self.preset], **{name: value for name, value in chosen.items() if value}
         )

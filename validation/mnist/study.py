@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from validation.experiment import Claim, Study, Verdict
-from validation.mnist.arms import Arm, Trained, fit_arms
+from validation.mnist.arms import Arm, Trained, fit_arms, train_side_by_side
 from validation.mnist.measure import Trials, attack, measure, models_of
+from validation.mnist.plan import plan_rows, plan_table
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
 from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits
+from validation.mnist.tuning import candidates, selected, tuning_arms
 from validation.results import at_least, table
 from validation.tables import Row, Tables
 
@@ -41,9 +43,44 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         """Training, validation and test images."""
         return digits(config)
 
+    def tuned(self, config: Config, data: Splits, out: Path) -> Config:
+        """ε, ρ̄ and the baseline's noise chosen on validation images, where there are targets."""
+        if config.size.targets or config.select:
+            return selected(config, self.task, data, out)
+        return config
+
     def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
         """The declared arms, trained."""
         return fit_arms(config, self.task, self.declared(config), out)
+
+    def repeated(self, config: Config) -> list[Config]:
+        """The same with further seeds."""
+        return [
+            dataclasses.replace(config, seed=config.seed + k) for k in range(1, config.size.seeds)
+        ]
+
+    def prepared(self, settings: Sequence[Config], data: Splits, out: Path) -> None:
+        """All declared arms of all seeds, side by side."""
+        train_side_by_side(
+            [(config, self.task, arm) for config in settings for arm in self.declared(config)], out
+        )
+
+    def again(self, config: Config, data: Splits, out: Path) -> Tables:
+        """The declared arms, measured."""
+        return self.measures(config, data, fit_arms(config, self.task, self.declared(config), out))
+
+    def extra(self, config: Config) -> list[Arm]:
+        """Arms that are trained once beside the declared ones: for the plan."""
+        return tuning_arms(*candidates()) if config.size.targets else []
+
+    def planned(self, config: Config, data: Splits) -> str | None:
+        """Arms, steps and expected minutes, from a few steps of each."""
+        if not config.plan:
+            return None
+        seeds = config.size.seeds
+        rows = plan_rows(config, self.task, self.declared(config), data.learn, seeds)
+        rows += plan_rows(config, self.task, self.extra(config), data.learn, 1)
+        return plan_table(rows, max(1, config.jobs))
 
     def gaussian(self, config: Config, data: Splits, arms: Sequence[Trained]) -> list[Row]:
         """Every arm under Gaussian noise."""
@@ -84,14 +121,15 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         self, config: Config, arms: Sequence[Trained], claims: list[Claim], tables: Tables
     ) -> Verdict:
         """At presets without targets claims are for information."""
-        shown = [("claim", "number", "band", "allowed", "holds")]
+        shown = [("claim", "number", "band", "allowed", "verdict")]
         for claim in claims:
             allowed = f"[{claim.low:g}, {claim.high:g}]"
-            holds = "yes" if claim.holds else "NO"
-            shown.append((claim.claim, f"{claim.value:.4g}", f"± {claim.band:.2g}", allowed, holds))
+            number = f"{claim.value:.4g}", f"± {claim.band:.2g}"
+            shown.append((claim.claim, *number, allowed, claim.verdict))
         judged = config.size.targets
         checks = [at_least(c.claim, float(c.holds), 1.0) for c in claims] if judged else []
-        entries = [{**dataclasses.asdict(c), "holds": c.holds} for c in claims]
+        said = [{"holds": c.holds, "verdict": c.verdict} for c in claims]
+        entries = [{**dataclasses.asdict(c), **s} for c, s in zip(claims, said, strict=True)]
         return Verdict("\n" + table(shown), entries, checks, judged)
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dro_torch import EntropicDROLoss, StochasticDescent, bisect_multiplier, data
-from validation.mnist.arms import Arm, Trained, description, fit_arm, stored
+from validation.mnist.arms import (
+    Arm,
+    Trained,
+    description,
+    fit_arm,
+    stored,
+    train_side_by_side,
+)
 from validation.mnist.measure import Trials, measure, models_of
 from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits
@@ -20,6 +27,8 @@ from validation.tables import Row
 
 #: The arm with the bisected multiplier.
 BISECTED = "DRO bisected"
+#: Share of the steps that a candidate is trained for.
+TUNING_SHARE = 0.1
 
 
 def best(task: Task, arms: Sequence[Trained], check: data.IndexedDataset, trials: Trials) -> int:
@@ -29,28 +38,37 @@ def best(task: Task, arms: Sequence[Trained], check: data.IndexedDataset, trials
     return scores.index(min(scores))
 
 
+def candidates() -> tuple[list[tuple[float, float]], list[float]]:
+    """(ε, ρ̄) of the DRO arms, and as many standard deviations for the baseline."""
+    grid = [(e, r) for e in (0.02, 0.08, 0.18) for r in (0.5, 1.0, 2.0)]
+    return grid, [0.05 + 0.4 * k / (len(grid) - 1) for k in range(len(grid))]
+
+
+def tuning_arms(grid: Sequence[tuple[float, float]], noises: Sequence[float]) -> list[Arm]:
+    """The DRO candidates, then those of the baseline."""
+    dro = [
+        Arm(f"select DRO {e:g} {r:g}", "entropic", epsilon=e, radius=r, steps_share=TUNING_SHARE)
+        for e, r in grid
+    ]
+    mse = [Arm(f"select MSE {s:g}", "mse", noise=s, steps_share=TUNING_SHARE) for s in noises]
+    return [*dro, *mse]
+
+
 def selected(config: Config, task: Task, images: Splits, out: Path) -> Config:
     """ε, ρ̄ and the baseline's noise chosen on validation images, with equally many candidates.
 
     Each candidate is trained for a tenth of the steps; the score is the RMSE averaged over the
     noise levels. The test images are not looked at.
     """
-    grid = [(e, r) for e in (0.02, 0.08, 0.18) for r in (0.5, 1.0, 2.0)]
-    noises = [0.05 + 0.4 * k / (len(grid) - 1) for k in range(len(grid))]
-    share = 0.1
-    dro = [
-        Arm(f"select DRO {e:g} {r:g}", "entropic", epsilon=e, radius=r, steps_share=share)
-        for e, r in grid
-    ]
-    mse = [Arm(f"select MSE {s:g}", "mse", noise=s, steps_share=share) for s in noises]
-    trained = [
-        fit_arm(config, task, arm, images.learn, out) for arm in progress([*dro, *mse], "selection")
-    ]
+    grid, noises = candidates()
+    arms = tuning_arms(grid, noises)
+    train_side_by_side([(config, task, arm) for arm in arms], out)
+    trained = [fit_arm(config, task, arm, images.learn, out) for arm in progress(arms, "selection")]
     trials = Trials.of(config)
     epsilon, radius = grid[best(task, trained[: len(grid)], images.check, trials)]
     noise = noises[best(task, trained[len(grid) :], images.check, trials)]
     chosen = {"epsilon": epsilon, "radius": radius, "noise": noise}
-    tried = {"candidates": len(grid), "steps": share * config.size.steps}
+    tried = {"candidates": len(grid), "steps": TUNING_SHARE * config.size.steps}
     write_json(out / "selection.json", {**chosen, **tried})
     return dataclasses.replace(config, epsilon=epsilon, radius=radius, noise=noise)
 
@@ -92,6 +110,11 @@ class Bisected:
     seconds: float
 
 
+def bisection_cost(config: Config) -> Arm:
+    """What a bisection costs, as an arm: four candidates for a fifth of the steps, a last run."""
+    return Arm(BISECTED, "entropic", epsilon=config.epsilon, radius=config.radius, steps_share=1.8)
+
+
 def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained:
     """The same network with λ bisected as in the paper.
 
@@ -102,7 +125,9 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
     learn, check, _ = digits(config)
     arm = Arm("bisected", "entropic", epsilon=config.epsilon, radius=config.radius)
     described = {**description(config, task, learn, arm), "around": f"{learned.multiplier:.6g}"}
-    folder = stored(out, f"{task.name}-bisected-{config.preset}-{config.seed}", described)
+    folder = stored(
+        Path(config.models or out), f"{task.name}-bisected-{config.preset}-{config.seed}", described
+    )
     model = task.network(size, torch.Generator().manual_seed(config.seed)).to(config.device)
     batches = data.Batches(learn, min(size.batch, len(learn)), config.seed)
 

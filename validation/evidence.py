@@ -1,0 +1,184 @@
+"""The evidence queue: what is missing of the learned experiments, in order of value.
+
+Every experiment runs as a command of its own (`--preset desk`, two arms side by side), from a copy
+of the committed code, so that editing does not disturb it. It stops at the hour or at Ctrl-C,
+goes on from the checkpoints when called again, and ends with the table of all claims. Finished
+tables and figures are copied into the folder of results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from validation.errors import UsageError
+from validation.results import Check, at_least, table, write_json
+from validation.settings import Settings, setting
+
+ROOT = Path(__file__).parent.parent
+#: Experiments in order of value, and where their published results go.
+QUEUE = {
+    "mnist deblurring": "deblurring",
+    "mnist misspecified": "misspecified",
+    "mnist simulator": "simulator",
+    "mnist joint": "joint",
+    "mnist radii": "radii",
+}
+#: What is published: numbers and figures, not checkpoints.
+PUBLISHED = (".csv", ".json", ".svg", ".png")
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What runs, for how long, and where."""
+
+    data: str = setting("", "data root; otherwise the environment variable DRO_DATA", folder=True)
+    only: str = setting("", "experiments to run, separated by commas; default: all")
+    preset: str = setting("desk", "size of the experiments")
+    hours: float = setting(24.0, "stop after this time; a later call goes on", above=0)
+    jobs: int = setting(2, "arms that are trained side by side", low=1)
+    results: str = setting(
+        "docs/results", "folder in which finished results are published", folder=True
+    )
+    freeze: bool = setting(True, "run a copy of the last commit instead of the working tree")
+    plan: bool = setting(False, "print arms, steps and expected minutes, and run nothing")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment runs and what made it."""
+
+    code: Path
+    commit: str
+    out: Path
+
+
+def chosen(only: str) -> list[str]:
+    """The experiments asked for, in the order of the queue."""
+    asked = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in QUEUE]
+    if unknown:
+        raise UsageError(f"--set only: {unknown[0]!r}; allowed: {', '.join(QUEUE)}")
+    return [name for name in QUEUE if not asked or name in asked]
+
+
+def frozen(out: Path, freeze: bool) -> Place:
+    """A copy of the last commit under `out`, or the working tree itself."""
+
+    def git(*arguments: str, where: Path = ROOT) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=where, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD")
+    if not freeze or not commit:
+        return Place(ROOT, commit or "not from a repository", out)
+    code = out / "code" / commit
+    if not code.exists():
+        code.parent.mkdir(parents=True, exist_ok=True)
+        git("clone", "--quiet", str(ROOT), str(code), where=out)
+        git("checkout", "--quiet", commit, where=code)
+    return Place(code, commit, out)
+
+
+def command(name: str, config: Config, place: Place) -> list[str]:
+    """What runs one experiment."""
+    settings = {
+        "preset": config.preset,
+        "jobs": str(config.jobs),
+        "threads": "1",
+        "models": str((place.out / "models").resolve()),
+    }
+    if config.data:
+        settings["data"] = str(Path(config.data).resolve())
+    if config.plan:
+        settings["plan"] = "True"
+    listed = [f"--set={key}={value}" for key, value in settings.items()]
+    folder = (place.out / QUEUE[name]).resolve()
+    return [sys.executable, "-m", "validation", *name.split(), "--out", str(folder), *listed]
+
+
+def run_until(arguments: Sequence[str], code: Path, deadline: float) -> int | None:
+    """The exit status of a command, or None if it was interrupted at the deadline.
+
+    It is asked to stop as Ctrl-C would, and then has a minute to write its checkpoints.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(code)}
+    process = subprocess.Popen(
+        arguments, cwd=code, env=environment, start_new_session=True, preexec_fn=_give_way
+    )
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return None
+
+
+def _give_way() -> None:
+    """Low priority: other work on the machine comes first."""
+    os.nice(10)
+
+
+def publish(name: str, place: Place, results: Path) -> None:
+    """Copy the numbers and figures of a finished experiment, with the commit that made them."""
+    source, target = place.out / QUEUE[name], results / QUEUE[name]
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.suffix in PUBLISHED:
+            shutil.copyfile(path, target / path.name)
+    write_json(target / "made_by.json", {"experiment": name, "commit": place.commit})
+
+
+def claims_of(results: Path) -> Iterator[tuple[str, str, str, str]]:
+    """(experiment, claim, number, verdict) of everything that was published."""
+    for name, folder in QUEUE.items():
+        path = results / folder / f"{name.split()[-1]}.json"
+        if not path.exists():
+            yield name, "-", "-", "not run yet"
+            continue
+        for claim in json.loads(path.read_text())["claims"]:
+            number = f"{float(claim['value']):.4g} ± {float(claim['band']):.2g}"
+            yield name, claim["claim"], number, claim["verdict"]
+
+
+def run(config: Config, out: Path) -> list[Check]:
+    """Run what is missing; the check says whether everything asked for has been run."""
+    names = chosen(config.only)
+    place = frozen(out.resolve(), config.freeze)
+    results = Path(config.results).resolve() / config.preset
+    deadline = time.monotonic() + 3600 * config.hours
+    finished = 0
+    for name in names:
+        marker = place.out / QUEUE[name] / "finished.json"
+        if marker.exists() and not config.plan:
+            finished += 1
+            continue
+        print(f"\n== {name}", flush=True)
+        status = run_until(command(name, config, place), place.code, deadline)
+        if status is None:
+            print("the time is over; the same command goes on from the checkpoints")
+            break
+        if status in (0, 1) and not config.plan:  # 1: a claim does not hold, which is a result
+            write_json(marker, {"commit": place.commit, "status": status})
+            publish(name, place, results)
+            finished += 1
+    if config.plan:
+        return []
+    print("\n" + table([("experiment", "claim", "number", "verdict"), *claims_of(results)]))
+    return [at_least("experiments that have been run, share", finished / len(names), 1.0)]
