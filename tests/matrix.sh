@@ -3,17 +3,26 @@
 #   tests/matrix.sh kernels PYTHON [KERNEL ...]  every OpenBLAS kernel with 1 and 2 threads
 #   tests/matrix.sh oldest PYTHON                the oldest versions that pyproject.toml allows
 #   tests/matrix.sh interpreters                 Python 3.12 and 3.13, where there are
+# MATRIX_QUICK=1: only the files that rest on linear algebra; MATRIX_THREADS: other than "1 2".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mapfile -t core < tests/core.txt
-core=(-q -m "not slow" -p no:cacheprovider "${core[@]}" tests dro_core)
+files=(tests dro_core)
+if [ -n "${MATRIX_QUICK:-}" ]; then # what rests on linear algebra, for every change
+  files=()
+  for name in bounds certificates entropic finite_support matrix_free operators spectrum structures \
+    worst_case; do
+    files+=("tests/test_$name.py")
+  done
+fi
+core=(-q -m "not slow" -p no:cacheprovider --numprocesses auto "${core[@]}" "${files[@]}")
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 fresh() { # interpreter, constraints: an environment with the core's dependencies
   local place
   place=$(mktemp -d)
   "$1" -m venv "$place"
-  "$place/bin/python" -m pip install --quiet --constraint "$2" . hypothesis pytest >&2
+  "$place/bin/python" -m pip install --quiet --constraint "$2" . hypothesis pytest pytest-xdist >&2
   echo "$place"
 }
 

@@ -255,7 +255,7 @@ def exact_risk(b, x, y, radius):
         return (fidelity.sqrt() + number(radius) * norm) ** 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(-12, 0), st.floats(-12, 0))
 def test_residuals_of_rounding_size_are_known_to_the_resolution(seed, m, small, logarithm):
     """Large x and By, or large terms of By, whose difference keeps few digits or none."""
