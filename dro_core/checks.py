@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,7 +50,7 @@ def check_magnitude(array: ArrayLike, name: str) -> None:
         )
 
 
-def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
+def as_real_array(value: object, name: str, *, finite: bool = True) -> Array:
     """`value` as float64, or an error that names `name`; NaN is refused, infinity if `finite`."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: a masked array; fill or drop the masked entries first")
@@ -61,7 +61,8 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     except ValueError as error:  # ragged nested sequences
         raise ValueError(f"{name}: not a rectangular array of numbers ({error})") from None
     if array.dtype.kind == "O" and _is_nullable(value):
-        array = value.to_numpy(dtype=np.float64, na_value=np.nan)
+        frame: Any = value
+        array = frame.to_numpy(dtype=np.float64, na_value=np.nan)
     if array.dtype.kind not in "biuf":
         raise TypeError(
             f"{name}: dtype {array.dtype} is not real; allowed: integer or floating-point arrays"
@@ -84,7 +85,7 @@ def as_real_array(value: Any, name: str, *, finite: bool = True) -> Array:
     return array
 
 
-def _is_nullable(value: Any) -> bool:
+def _is_nullable(value: object) -> bool:
     """Whether pandas can give these columns as numbers, with NaN for missing ones."""
     dtypes = getattr(value, "dtypes", getattr(value, "dtype", None))
     if not hasattr(value, "to_numpy") or dtypes is None:
@@ -93,7 +94,7 @@ def _is_nullable(value: Any) -> bool:
     return all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns)
 
 
-def as_samples(value: Any, name: str) -> Array:
+def as_samples(value: object, name: str) -> Array:
     """Samples as rows: a finite real (N, d) array with N >= 1 and d >= 1."""
     array = as_real_array(value, name)
     if array.ndim == 1:
@@ -115,7 +116,7 @@ def as_samples(value: Any, name: str) -> Array:
     return array
 
 
-def as_matrix(value: Any, name: str) -> Array:
+def as_matrix(value: object, name: str) -> Array:
     """A finite real matrix with at least one row and one column."""
     array = as_real_array(value, name)
     if array.ndim == 1:
@@ -147,7 +148,15 @@ def as_map(value: Any, name: str) -> Array:
     return as_matrix(value, name)
 
 
-def check_samples_and_map(matrix: Any, x: Array, y: Array, name: str) -> None:
+class Shaped(Protocol):
+    """What has a shape: a matrix, an operator, a map."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)"""
+
+
+def check_samples_and_map(matrix: Shaped, x: Array, y: Array, name: str) -> None:
     """x (N, n), y (N, m) and a map (n, m) that fit together."""
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
@@ -158,7 +167,7 @@ def check_samples_and_map(matrix: Any, x: Array, y: Array, name: str) -> None:
         )
 
 
-def weight_sum_tolerance(value: Any, size: int) -> float:
+def weight_sum_tolerance(value: object, size: int) -> float:
     """How far weights may be from summing to one: by the rounding of their own precision.
 
     N numbers that were divided by their sum miss one by at most (N + 1)/2 roundings, and by far
@@ -171,7 +180,7 @@ def weight_sum_tolerance(value: Any, size: int) -> float:
     return min(max(WEIGHT_SUM_TOLERANCE, 4.0 * math.sqrt(size) * float(np.finfo(kind).eps)), 0.01)
 
 
-def as_weights(value: Any, size: int, name: str = "weights") -> Array:
+def as_weights(value: object, size: int, name: str = "weights") -> Array:
     """Non-negative weights (size,) that sum to one; None means uniform.
 
     A sum that is off by the rounding of the weights' own precision (float32, float16) is taken for
@@ -195,7 +204,7 @@ def as_weights(value: Any, size: int, name: str = "weights") -> Array:
     return array if abs(total - 1.0) <= 1e-15 * size else array / total
 
 
-def as_scalar(value: Any, name: str, allowed: str) -> float:
+def as_scalar(value: object, name: str, allowed: str) -> float:
     """A finite real number."""
     try:
         array = np.asarray(value)
@@ -214,7 +223,7 @@ def as_scalar(value: Any, name: str, allowed: str) -> float:
     return number
 
 
-def as_non_negative(value: Any, name: str, allowed: str = "a number >= 0") -> float:
+def as_non_negative(value: object, name: str, allowed: str = "a number >= 0") -> float:
     """A finite number >= 0."""
     number = as_scalar(value, name, allowed)
     if number < 0:
@@ -222,14 +231,14 @@ def as_non_negative(value: Any, name: str, allowed: str = "a number >= 0") -> fl
     return number
 
 
-def as_radius(value: Any, name: str = "radius") -> float:
+def as_radius(value: object, name: str = "radius") -> float:
     """A Wasserstein-2 radius: a finite number >= 0, in the units of the data (budget = radius²)."""
     radius = as_non_negative(value, name, "a W2 radius >= 0 in the units of the data")
     check_magnitude(radius, name)
     return radius
 
 
-def as_positive_integer(value: Any, name: str) -> int:
+def as_positive_integer(value: object, name: str) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 1")
@@ -239,7 +248,7 @@ def as_positive_integer(value: Any, name: str) -> int:
     return int(value)
 
 
-def as_positive(value: Any, name: str) -> float:
+def as_positive(value: object, name: str) -> float:
     """A finite number > 0."""
     number = as_scalar(value, name, "a number > 0")
     if number <= 0:
@@ -247,7 +256,7 @@ def as_positive(value: Any, name: str) -> float:
     return number
 
 
-def as_count(value: Any, name: str) -> int:
+def as_count(value: object, name: str) -> int:
     """An integer >= 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: {value!r} is not an integer; allowed: an integer >= 0")
@@ -262,7 +271,7 @@ def _check_64_bits(value: int | np.integer[Any], name: str) -> None:
         raise ValueError(f"{name}: an integer of {int(value).bit_length()} bits; allowed: 63")
 
 
-def non_negative_array(value: Any, name: str) -> Array:
+def non_negative_array(value: object, name: str) -> Array:
     """An array of any shape with finite entries >= 0."""
     array = as_real_array(value, name)
     if (array < 0).any():
@@ -270,13 +279,13 @@ def non_negative_array(value: Any, name: str) -> Array:
     return array
 
 
-def check_option(value: Any, name: str, known: Iterable[str]) -> None:
+def check_option(value: object, name: str, known: Iterable[str]) -> None:
     """Refuse whatever is not one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(unknown(name, value, known))
 
 
-def unknown(kind: str, value: Any, known: Iterable[str]) -> str:
+def unknown(kind: str, value: object, known: Iterable[str]) -> str:
     """The message for an unknown name: what was given, the nearest known one, and all of them."""
     names = list(known)
     lowered = {name.lower(): name for name in names}

@@ -302,14 +302,18 @@ class GaussianNoise:
     convex; use its hull, `noise_candidates` or `hull_candidates`.
     """
 
-    levels: Any
+    levels: ArrayLike
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", _as_members(self.levels, "levels", 0.0))
 
+    @property
+    def _members(self) -> Array:
+        return np.asarray(self.levels, dtype=np.float64)
+
     def _variance_factors(self, clean: Array) -> tuple[Array, Array]:
         """(K,) and (N, m): the variance of component j of member k at sample i is v_k u_ij."""
-        return np.asarray(self.levels**2), np.ones(clean.shape)
+        return np.asarray(self._members**2), np.ones(clean.shape)
 
     def moments(self, clean: ArrayLike) -> tuple[Array, Array]:
         r"""Mean and variance of every member: :math:`a_i` and :math:`s_k^2` per component.
@@ -359,12 +363,12 @@ class GaussianNoise:
             For a bad array, more than one column, or a bad order.
         """
         centre = _as_scalar_samples(as_samples(clean, "clean"))
-        count, members = as_positive_integer(order, "order"), len(self.levels)
+        count, members = as_positive_integer(order, "order"), len(self._members)
         if count > LARGEST_ORDER:
             raise ValueError(f"order: {count}; allowed: an integer from 1 to {LARGEST_ORDER}")
         nodes, mass = special.roots_hermitenorm(count)
         mass = mass / mass.sum()
-        offsets = (self.levels[:, None] * nodes).ravel()
+        offsets = (self._members[:, None] * nodes).ravel()
         rows = np.repeat(np.arange(members), count)
         columns = np.arange(members * count)
         weights = (np.tile(mass, members), (rows, columns))
@@ -391,14 +395,18 @@ class PoissonNoise:
     The family over a range of counts is not convex; use its hull.
     """
 
-    photons: Any
+    photons: ArrayLike
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "photons", _as_members(self.photons, "photons", 1 / LARGEST))
 
+    @property
+    def _members(self) -> Array:
+        return np.asarray(self.photons, dtype=np.float64)
+
     def _variance_factors(self, clean: Array) -> tuple[Array, Array]:
         """(K,) and (N, m): the variance of component j of member k at sample i is v_k u_ij."""
-        return 1.0 / self.photons, _non_negative_clean(clean)
+        return 1.0 / self._members, _non_negative_clean(clean)
 
     def moments(self, clean: ArrayLike) -> tuple[Array, Array]:
         r"""Mean and variance of every member: :math:`a_i` and :math:`a_i / p_k` per component.
@@ -448,10 +456,10 @@ class PoissonNoise:
             weights would not fit into 1 GiB.
         """
         rates = _as_scalar_samples(_non_negative_clean(as_samples(clean, "clean")))
-        highest = float(rates.max()) * self.photons
+        highest = float(rates.max()) * self._members
         tail = -math.log(POISSON_TAIL)
         ends = np.ceil(highest + np.sqrt(2 * highest * tail) + 2 * tail / 3) + 1
-        samples, members = len(rates), len(self.photons)
+        samples, members = len(rates), len(self._members)
         if not samples * members * float(ends.sum()) <= LARGEST_TABLE:
             raise ValueError(
                 f"photons: {samples} samples, {members} members and {ends.sum():.4g} counts are "
@@ -463,9 +471,9 @@ class PoissonNoise:
         atoms, measures = np.empty(total), np.zeros((samples, members, total))
         for k, (stop, end) in enumerate(zip(stops, ends.astype(np.int64), strict=True)):
             count = np.arange(end, dtype=np.float64)
-            mean = (self.photons[k] * rates)[:, None]
+            mean = (self._members[k] * rates)[:, None]
             mass = np.exp(special.xlogy(count, mean) - mean - special.gammaln(count + 1))
-            atoms[stop - end : stop] = count / self.photons[k]
+            atoms[stop - end : stop] = count / self._members[k]
             measures[:, k, stop - end : stop] = mass / mass.sum(axis=1, keepdims=True)
         return np.broadcast_to(atoms, (samples, total)), measures
 

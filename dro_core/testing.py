@@ -204,7 +204,7 @@ def weighted_structures(draw: st.DrawFn, n: int, m: int) -> Structure:
 @st.composite
 def problems(
     draw: st.DrawFn, *, structure: str | Structure | None = None, zero_radius: bool = True
-) -> Any:
+) -> Problem:
     """A whole `Problem`: residuals of any size, none at all, or off the top singular space.
 
     With `structure` given, every problem has that structure; otherwise all occur, with weighted
@@ -239,7 +239,7 @@ def problems(
 
 
 @st.composite
-def laws(draw: st.DrawFn, problem: Problem) -> Any:
+def laws(draw: st.DrawFn, problem: Problem) -> Law:
     """A random law of the problem's ambiguity ball, with up to three branches per sample.
 
     Displacements are random, along the gradient of the loss, or along the direction that the map

@@ -21,8 +21,13 @@ settings.register_profile(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("search", parent=settings.get_profile("structured-dro"),
-                          derandomize=False, max_examples=300, database=None)  # fmt: skip
+settings.register_profile(
+    "search",
+    parent=settings.get_profile("structured-dro"),
+    derandomize=False,
+    max_examples=300,
+    database=None,
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "structured-dro"))
 
 

@@ -113,9 +113,13 @@ clouds = {"points0": X, "points1": X}
 pairs = {"x0": X, "y0": Y, "x1": X, "y1": Y}
 moves = {"x": X, "y": Y, "x_candidates": X, "y_candidates": Y}
 feasible = {
-    "x": X, "y": Y, "displacement_x": 0 * X, "displacement_y": 0 * Y, "radius": 1.0,
+    "x": X,
+    "y": Y,
+    "displacement_x": 0 * X,
+    "displacement_y": 0 * Y,
+    "radius": 1.0,
     "structure": "joint",
-}  # fmt: skip
+}
 
 #: What covariances of a kernel and weights of a transport cost must not be.
 COVARIANCES = [
@@ -157,8 +161,11 @@ PAIRS = [
 ]
 MEANS, COVARIANCE = np.zeros((2, 2)), np.stack([np.eye(2)] * 2)
 gaussian_pairs = {
-    "means0": MEANS, "covariances0": COVARIANCE, "means1": MEANS, "covariances1": COVARIANCE,
-}  # fmt: skip
+    "means0": MEANS,
+    "covariances0": COVARIANCE,
+    "means1": MEANS,
+    "covariances1": COVARIANCE,
+}
 LP_PAIRS = [
     ({"x0": replaced(X, NAN)}, ValueError, "x0: .*NaN"),
     ({"y0": Y[:2]}, ValueError, "x0, y0: 3 and 2 rows"),
@@ -997,26 +1004,52 @@ ROWS = {
 }
 
 CASES = [
-    pytest.param(function, {**good, **changes}, error, message,
-                 id=f"{getattr(function, '__qualname__', function)}-{'-'.join(changes)}-{k}")
+    pytest.param(
+        function,
+        {**good, **changes},
+        error,
+        message,
+        id=f"{getattr(function, '__qualname__', function)}-{'-'.join(changes)}-{k}",
+    )
     for function, (good, rows) in ROWS.items()
     for k, (changes, error, message) in enumerate(rows)
-]  # fmt: skip
+]
 
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
-    "Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
-    "GaussianDistance", "RelaxedCurve", "TwistCertificate", "TwistReport",
-    "UnbalancedCertificate", "UnbalancedGaussian",
-    "UnbalancedTransport", "NotConvergedError", "NotOptimalWarning",
-    "UnbalancedReference", "DualSolution",
+    "Certificate",
+    "ConditionalDistance",
+    "CrossValidatedRadius",
+    "DistanceCertificate",
+    "GaussianDistance",
+    "RelaxedCurve",
+    "TwistCertificate",
+    "TwistReport",
+    "UnbalancedCertificate",
+    "UnbalancedGaussian",
+    "UnbalancedTransport",
+    "NotConvergedError",
+    "NotOptimalWarning",
+    "UnbalancedReference",
+    "DualSolution",
     "EntropicCertificate",
-    "EntropicWorstCase", "MonteCarloEstimate", "PureChoice",
-    "FitCertificate", "LinearDRO", "LinearFit",
-    "FiniteCertificate", "FiniteWorstCase", "InfeasibleRadiusError",
-    "Structure", "WorstCase", "WorstCaseCurve", "operators",
-    "ReferenceSolution", "SpectralInverse", "SpectralOperator",
-}  # fmt: skip
+    "EntropicWorstCase",
+    "MonteCarloEstimate",
+    "PureChoice",
+    "FitCertificate",
+    "LinearDRO",
+    "LinearFit",
+    "FiniteCertificate",
+    "FiniteWorstCase",
+    "InfeasibleRadiusError",
+    "Structure",
+    "WorstCase",
+    "WorstCaseCurve",
+    "operators",
+    "ReferenceSolution",
+    "SpectralInverse",
+    "SpectralOperator",
+}
 
 
 @pytest.mark.parametrize(("function", "arguments", "error", "message"), CASES)

@@ -136,9 +136,17 @@ def test_paper_algorithm_comes_near_the_optimum_where_the_estimate_is_good(name)
     method = algorithm.MirrorDescent(0.5, y) if name == "mirror" else algorithm.Adam(0.02)
     bounds = fit.multiplier / 2, 3 * fit.multiplier
     found = algorithm.seed_algorithm(
-        name, start, x, y, 0.3, 0.5, method, algorithm.Sampling(20, 8, 100),
-        algorithm.Bisection(*bounds, 0.1, 60, 400), np.random.default_rng(0),
-    )  # fmt: skip
+        name,
+        start,
+        x,
+        y,
+        0.3,
+        0.5,
+        method,
+        algorithm.Sampling(20, 8, 100),
+        algorithm.Bisection(*bounds, 0.1, 60, 400),
+        np.random.default_rng(0),
+    )
     assert 1 - 1e-12 <= exact_risk(found.final, x, y) / fit.risk < 1.05
     assert exact_risk(start, x, y) > 1.5 * fit.risk
     assert all(bounds[0] <= multiplier <= bounds[1] for multiplier in found.multipliers)
@@ -153,17 +161,25 @@ def test_paper_algorithm_names_an_overflow():
         np.errstate(all="ignore"),
     ):
         algorithm.seed_algorithm(
-            "boom", start, x, y, 0.3, 0.5, algorithm.MirrorDescent(1e9, y),
-            algorithm.Sampling(5, 2, 2), algorithm.Bisection(1, 2, 0.5, 500, 5),
+            "boom",
+            start,
+            x,
+            y,
+            0.3,
+            0.5,
+            algorithm.MirrorDescent(1e9, y),
+            algorithm.Sampling(5, 2, 2),
+            algorithm.Bisection(1, 2, 0.5, 500, 5),
             np.random.default_rng(0),
-        )  # fmt: skip
+        )
 
 
 def quadratic_steps(method, steps, last):
     """Maps seen while minimising |B|²/2 from 1."""
     seen = []
-    method.descend(np.ones((1, 1)), lambda B: B, steps, lambda B: seen.append(float(B[0, 0])),
-                   last=last)  # fmt: skip
+    method.descend(
+        np.ones((1, 1)), lambda B: B, steps, lambda B: seen.append(float(B[0, 0])), last=last
+    )
     return seen
 
 
@@ -278,8 +294,18 @@ def test_least_squares_also_drops_and_the_penalty_alone_does_not():
     assert experiment.drop(values, 4) < 1e-10
 
 
-SMALL = ["size=20", "modes=4", "more_modes=6", "samples=40", "test_samples=30", "steps=15",
-         "last_steps=60", "gradient_steps=250", "batch=16", "tail=0.01"]  # fmt: skip
+SMALL = [
+    "size=20",
+    "modes=4",
+    "more_modes=6",
+    "samples=40",
+    "test_samples=30",
+    "steps=15",
+    "last_steps=60",
+    "gradient_steps=250",
+    "batch=16",
+    "tail=0.01",
+]
 
 
 def test_the_experiment_holds_when_small_and_writes_its_tables(tmp_path, capsys):
@@ -287,8 +313,17 @@ def test_the_experiment_holds_when_small_and_writes_its_tables(tmp_path, capsys)
     assert command_line.main(["differentiation", "--out", str(tmp_path), *changes]) == 0
     assert "13 of 13 checks hold" in (printed := capsys.readouterr().out)
     assert "does not hold" in printed
-    tables = ["noise", "stability", "rank", "tails", "claims", "algorithms", "endings",
-              "estimates", "tikhonov_weights"]  # fmt: skip
+    tables = [
+        "noise",
+        "stability",
+        "rank",
+        "tails",
+        "claims",
+        "algorithms",
+        "endings",
+        "estimates",
+        "tikhonov_weights",
+    ]
     names = {path.name for path in tmp_path.iterdir()}
     figures = ("differentiation_noise", "differentiation_rank", "differentiation_time")
     assert {f"{name}.{kind}" for name in tables for kind in ("csv", "json")} <= names

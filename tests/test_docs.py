@@ -20,11 +20,28 @@ def test_the_documentation_builds_without_warnings(tmp_path):
     listed = re.search(r"^extensions = (\[.*?\])", (ROOT / "docs/conf.py").read_text(), re.M | re.S)
     extensions = [e for e in ast.literal_eval(listed[1]) if e != "sphinx.ext.viewcode"]
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
-         "-D", f"extensions={','.join(extensions)}", "-D", "html_copy_source=0",
-         "-d", str(tmp_path / "doctrees"), str(ROOT / "docs"), str(tmp_path / "html")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-b",
+            "html",
+            "-D",
+            f"extensions={','.join(extensions)}",
+            "-D",
+            "html_copy_source=0",
+            "-d",
+            str(tmp_path / "doctrees"),
+            str(ROOT / "docs"),
+            str(tmp_path / "html"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     pages = list((tmp_path / "html").glob("*.html"))
     assert len(pages) > 5

@@ -42,9 +42,15 @@ plain = named.flatmap(lambda name: problems(structure=name))
 
 def entropic(problem, epsilon, **options):
     return entropic_worst_case(
-        problem.B, problem.x, problem.y, problem.radius, epsilon, problem.structure,
-        weights=problem.weights, **options,
-    )  # fmt: skip
+        problem.B,
+        problem.x,
+        problem.y,
+        problem.radius,
+        epsilon,
+        problem.structure,
+        weights=problem.weights,
+        **options,
+    )
 
 
 @given(plain, entropies, st.sampled_from(["squared", "half-squared"]))
@@ -68,9 +74,14 @@ def test_weighted_transport_has_weighted_reference_noise(data, epsilon):
     structure = data.draw(weighted_structures(problem.x.shape[1], problem.y.shape[1]))
     epsilon = max(epsilon, 1e-9 * problem.radius**2)
     worst = entropic_worst_case(
-        problem.B, problem.x, problem.y, problem.radius, epsilon, structure,
+        problem.B,
+        problem.x,
+        problem.y,
+        problem.radius,
+        epsilon,
+        structure,
         weights=problem.weights,
-    )  # fmt: skip
+    )
     assert worst.verify().holds(1e-7), worst.verify()
 
 
@@ -108,9 +119,15 @@ def test_the_value_is_the_minimum_of_the_entropic_dual(problem, epsilon):
         multiplier = worst.multiplier * factor
         try:
             value = dual_value(
-                problem.B, problem.x, problem.y, multiplier, problem.radius, problem.structure,
-                epsilon=epsilon, weights=problem.weights,
-            )  # fmt: skip
+                problem.B,
+                problem.x,
+                problem.y,
+                multiplier,
+                problem.radius,
+                problem.structure,
+                epsilon=epsilon,
+                weights=problem.weights,
+            )
         except ValueError:  # at or below the threshold
             assert factor < 1
             continue
@@ -270,8 +287,12 @@ def test_a_forged_answer_is_refused(rng):
     blocks = honest._law._blocks
     assert not forged(_blocks=(blocks[0], blocks[1], 1.01 * blocks[2])).holds()
     smaller = entropic_worst_case(B, x, y, 0.6, 0.2)
-    stale = forged(risk=smaller.risk, displacement_y=smaller.displacement_y,
-                   _blocks=smaller._law._blocks, multiplier=smaller._law.multiplier)  # fmt: skip
+    stale = forged(
+        risk=smaller.risk,
+        displacement_y=smaller.displacement_y,
+        _blocks=smaller._law._blocks,
+        multiplier=smaller._law.multiplier,
+    )
     assert stale.kl < stale.budget
     assert not stale.holds()
 
@@ -306,8 +327,9 @@ def test_the_solver_finds_the_minimum_of_the_entropic_dual(parts, radius, epsilo
     for span in ((lowest, 0), (0, 30)):
         reference = minimize_scalar(
             lambda t: quadratic_dual(spectrum, top * (1 + math.exp(t)), radius, epsilon),
-            bounds=span, method="bounded",
-        ).fun  # fmt: skip
+            bounds=span,
+            method="bounded",
+        ).fun
         assert found.value <= reference * (1 + 1e-9)
 
 
@@ -345,8 +367,12 @@ def test_without_entropy_the_solver_is_unchanged():
 # --- the Lebesgue adjustment --------------------------------------------------------------------
 
 
-@given(st.floats(0.0, 10.0), st.floats(1e-3, 10.0), st.integers(1, 30),
-       st.sampled_from(["squared", "half-squared"]))  # fmt: skip
+@given(
+    st.floats(0.0, 10.0),
+    st.floats(1e-3, 10.0),
+    st.integers(1, 30),
+    st.sampled_from(["squared", "half-squared"]),
+)
 def test_adjusting_a_radius_can_be_undone(radius, epsilon, dimension, cost):
     weight = epsilon * (1 if cost == "squared" else 2)
     forced = weight * dimension / 2 * math.log(math.pi * weight)
@@ -369,8 +395,13 @@ def test_the_adjustment_is_the_normalisation_of_lebesgue_measure(rng):
     cost = shift @ shift + np.trace(covariance)
     entropy = 0.5 * d * math.log(2 * math.pi * math.e) + 0.5 * np.linalg.slogdet(covariance)[1]
     spent = cost - epsilon * entropy  # what the Sinkhorn budget ρ² limits
-    kl = 0.5 * (2 / epsilon * np.trace(covariance) - d + 2 / epsilon * shift @ shift
-                + d * math.log(epsilon / 2) - np.linalg.slogdet(covariance)[1])  # fmt: skip
+    kl = 0.5 * (
+        2 / epsilon * np.trace(covariance)
+        - d
+        + 2 / epsilon * shift @ shift
+        + d * math.log(epsilon / 2)
+        - np.linalg.slogdet(covariance)[1]
+    )
     assert adjusted_radius(math.sqrt(spent), epsilon, d) ** 2 == pytest.approx(epsilon * kl)
 
 
@@ -386,8 +417,13 @@ def test_the_adjustment_is_the_normalisation_of_lebesgue_measure(rng):
     ],
 )
 def test_what_has_no_closed_form_is_refused(change, message):
-    good = {"B": np.eye(2), "x": np.ones((3, 2)), "y": np.ones((3, 2)), "radius": 1.0,
-            "epsilon": 0.1}  # fmt: skip
+    good = {
+        "B": np.eye(2),
+        "x": np.ones((3, 2)),
+        "y": np.ones((3, 2)),
+        "radius": 1.0,
+        "epsilon": 0.1,
+    }
     with pytest.raises(ValueError, match=message):
         entropic_worst_case(**{**good, **change})
 

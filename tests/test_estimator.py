@@ -82,8 +82,12 @@ def test_small_noise_free_problems_are_solved_to_1e_6_by_the_exact_law(radius, s
 
 
 @settings(max_examples=50)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(STRUCTURES), st.floats(0.02, 10.0),
-       st.sampled_from([0.0, 1e-3, 0.3]))  # fmt: skip
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(STRUCTURES),
+    st.floats(0.02, 10.0),
+    st.sampled_from([0.0, 1e-3, 0.3]),
+)
 def test_noisy_data_are_certified_to_1e_8(seed, structure, radius, epsilon):
     x, y, rng = random_data(seed)
     weights = rng.dirichlet(np.ones(len(x)))
@@ -98,9 +102,11 @@ def test_a_map_near_zero_is_found_from_wherever_the_search_starts():
     x, y = np.array([[-0.6191], [0.7929]]), np.array([[0.7398, 0.0519], [0.2959, 1.4275]])
     fit = fit_linear(x=x, y=y, radius=0.7663, epsilon=0.06505)
     found = minimize(
-        lambda b: risk_of(b[None], x, y, 0.7663, "y|x", 0.06505), [0.01, 0.01],
-        method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000},
-    )  # fmt: skip
+        lambda b: risk_of(b[None], x, y, 0.7663, "y|x", 0.06505),
+        [0.01, 0.01],
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000},
+    )
     assert found.fun == pytest.approx(0.50518, abs=5e-6)
     assert fit.risk == pytest.approx(found.fun, rel=1e-8)
     assert fit.verify().holds(1e-8)
@@ -323,8 +329,9 @@ def test_784_pixels_with_data_of_rank_200_within_a_minute():
 def test_linear_dro_fits_predicts_and_is_cloned(rng):
     x, y, _ = random_data(4)
     model = LinearDRO(radius=0.3, structure="joint").fit(y, x)
-    np.testing.assert_array_equal(model.coef_, fit_linear(x=x, y=y, radius=0.3,
-                                                          structure="joint").matrix)  # fmt: skip
+    np.testing.assert_array_equal(
+        model.coef_, fit_linear(x=x, y=y, radius=0.3, structure="joint").matrix
+    )
     np.testing.assert_array_equal(LinearDRO(0.3, 0.0, "joint").fit(X=y, y=x).coef_, model.coef_)
     np.testing.assert_array_equal(model.predict(y), y @ model.coef_.T)
     assert model.fit_.gap < 1e-8

@@ -287,10 +287,12 @@ def test_finite_support_approaches_the_exact_risk_from_below(problem, positions)
         loss, _ = quadratic_candidates(
             problem.B, problem.x, problem.y, x_candidates=x_candidates, y_candidates=y_candidates
         )
-        cost = np.array([
-            problem.structure.transport_cost(x_candidates - own_x, y_candidates - own_y)
-            for own_x, own_y in zip(problem.x, problem.y, strict=True)
-        ])  # fmt: skip
+        cost = np.array(
+            [
+                problem.structure.transport_cost(x_candidates - own_x, y_candidates - own_y)
+                for own_x, own_y in zip(problem.x, problem.y, strict=True)
+            ]
+        )
         mask = admissible_candidates(
             problem.x, problem.y, x_candidates, y_candidates, problem.structure
         )

@@ -25,9 +25,12 @@ STEP = 1e-6
 def data(seed, n=3, m=4, count=6):
     rng = np.random.default_rng(seed)
     return (
-        rng.standard_normal((n, m)), rng.standard_normal((count, n)),
-        rng.standard_normal((count, m)), rng.dirichlet(np.ones(count)), rng,
-    )  # fmt: skip
+        rng.standard_normal((n, m)),
+        rng.standard_normal((count, n)),
+        rng.standard_normal((count, m)),
+        rng.dirichlet(np.ones(count)),
+        rng,
+    )
 
 
 def check_slopes(value, gradient, B, rng, rel=1e-5):
@@ -41,7 +44,9 @@ def check_slopes(value, gradient, B, rng, rel=1e-5):
 def structure_of(name, rng, n=3, m=4):
     root = rng.standard_normal((m, m))
     return {
-        "y|x": YGivenX(), "joint": Joint(), "x|y": XGivenY(),
+        "y|x": YGivenX(),
+        "joint": Joint(),
+        "x|y": XGivenY(),
         "weights": Joint([1, 2, 0.5], root @ root.T + np.eye(m)),
         "frozen": YGivenX([1, np.inf, 2, 1]),
         "x": XShift(rng.standard_normal((m, n))),
@@ -49,7 +54,7 @@ def structure_of(name, rng, n=3, m=4):
         "x, noise": XShift(rng.standard_normal((m, n)), covariance=0.01 * root @ root.T),
         "y": YShift(rng.standard_normal((n, m))),
         "y, noise": YShift(rng.standard_normal((n, m)), covariance=0.1),
-    }[name]  # fmt: skip
+    }[name]
 
 
 NAMES = ["y|x", "joint", "x|y", "weights", "frozen", "x", "x, cost x", "x, noise", "y", "y, noise"]

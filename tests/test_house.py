@@ -1,6 +1,8 @@
 """The shape of the house: no import circles, nothing private across rooms, files of one subject."""
 
 import ast
+import importlib
+import inspect
 import statistics
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -82,3 +84,64 @@ def test_every_room_has_a_sign(floor):
     for path in (ROOT / floor).rglob("__init__.py"):
         sign = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert sum(sign.count(end) for end in (". ", ".\n")) + sign.endswith(".") >= 3, path
+
+
+#: Arguments that only have to act alike: networks, physics, criteria, and protocols of others.
+ACT_ALIKE = {
+    "model",
+    "modules",
+    "called",
+    "forward",
+    "physics",
+    "criterion",
+    "multiplier",
+    "ctx",
+    "inputs",
+    "kwargs",
+    "args",
+    "parameters",
+    "generator",
+}  # what scikit-learn, deepinv and torch hand over
+PUBLIC = (
+    "dro_core",
+    "dro_core.reference",
+    "dro_core.noise",
+    "dro_core.testing",
+    "dro_core.radii",
+    "dro_torch",
+    "dro_torch.training",
+    "dro_torch.transport_map",
+    "dro_torch.metrics",
+    "dro_torch.tomography",
+    "dro_torch.physics",
+    "dro_torch.data",
+    "dro_torch.nets",
+    "dro_torch.lipschitz",
+)
+
+
+def public_functions():
+    """(name, function) of what is exported, and the public methods of exported classes."""
+    for place in PUBLIC:
+        module = importlib.import_module(place)
+        for name in getattr(module, "__all__", []):
+            value = getattr(module, name)
+            if inspect.isclass(value):
+                for key, member in vars(value).items():
+                    if inspect.isfunction(member) and (
+                        not key.startswith("_") or key == "__init__"
+                    ):
+                        yield f"{place}.{name}.{key}", member
+            elif inspect.isfunction(value):
+                yield f"{place}.{name}", value
+
+
+def test_public_signatures_say_what_they_take():
+    found = set()
+    for name, function in public_functions():
+        if function.__module__.split(".")[0] not in FLOORS:
+            continue
+        for argument, kind in inspect.get_annotations(function).items():
+            if argument not in ACT_ALIKE and str(kind) in ("Any", "Any | None", "typing.Any"):
+                found.add(f"{name}({argument})")
+    assert not found, sorted(found)

@@ -41,9 +41,9 @@ def root(tmp_path_factory):
 
 
 def command(root, out, *more, task="deblur"):
-    return command_line.main([
-        "isum", "--preset", "smoke", "--task", task, "--data", str(root), "--out", str(out), *more
-    ])  # fmt: skip
+    return command_line.main(
+        ["isum", "--preset", "smoke", "--task", task, "--data", str(root), "--out", str(out), *more]
+    )
 
 
 def rows_of(path):
@@ -103,8 +103,10 @@ def test_claims_and_provenance_are_written_beside_the_figures(done):
     mixed = claims["multi-level noise, mean over levels 4:3:2:1: ISUM over OT"]["value"]
     assert mixed == pytest.approx(np.average(gains, weights=[4, 3, 2, 1]), abs=1e-9)
     assert {entry["verdict"] for entry in claims.values()} <= {
-        "holds", "does not hold", "undecided",
-    }  # fmt: skip
+        "holds",
+        "does not hold",
+        "undecided",
+    }
     for name in ("isum", "examples"):
         for suffix in ("svg", "png"):
             assert (done / f"{name}.{suffix}").stat().st_size > 1000
@@ -136,8 +138,9 @@ def test_tuning_tries_every_scale_for_every_arm_and_the_best_goes_on(root, tmp_p
         runs = [row for row in tried if row["arm"] == arm.name]
         assert [row["seed"] for row in runs] == ["0", "0", "1"]
         assert [float(row["factor"]) for row in runs[:2]] == [1.0, 0.1]
-        assert runs[2]["factor"] == max(runs[:2], key=lambda r: float(r["validation_psnr"]))[
-            "factor"]  # fmt: skip
+        assert (
+            runs[2]["factor"] == max(runs[:2], key=lambda r: float(r["validation_psnr"]))["factor"]
+        )
     rows = {row["arm"]: row for row in rows_of(tmp_path / "results.csv")}
     assert {rows[arm.name]["seeds"] for arm in isum.COMPARISONS["imbalance"]} == {"2"}
     paper = [row for row in tried if "paper scale" in row["arm"]]
@@ -174,16 +177,19 @@ def test_a_killed_experiment_goes_on_where_it_was(root, tmp_path, monkeypatch):
 # --- misuse ---
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--preset", "big"], "preset.*'big'.*quick"),
-    (["--task", "inpaint"], "task.*'inpaint'.*deblur"),
-    (["--set", "dataset=imagenet"], "dataset.*'imagenet'.*cifar10"),
-    (["--set", "noise=-1"], "noise"),
-    (["--set", "steps=-3"], "steps"),
-    (["--set", "factors=0.1,0"], "factors: 0.1,0"),
-    (["--set", "factors=some"], "factors: 'some'"),
-    (["--set", "comparisons=none"], "comparisons.*'none'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "big"], "preset.*'big'.*quick"),
+        (["--task", "inpaint"], "task.*'inpaint'.*deblur"),
+        (["--set", "dataset=imagenet"], "dataset.*'imagenet'.*cifar10"),
+        (["--set", "noise=-1"], "noise"),
+        (["--set", "steps=-3"], "steps"),
+        (["--set", "factors=0.1,0"], "factors: 0.1,0"),
+        (["--set", "factors=some"], "factors: 'some'"),
+        (["--set", "comparisons=none"], "comparisons.*'none'"),
+    ],
+)
 def test_misuse_ends_with_status_2(root, tmp_path, capsys, options, message):
     import re
 
@@ -296,10 +302,14 @@ def test_intervals_cover_images_and_seeds():
     assert isum.interval(np.ones((2, 5))) == pytest.approx((1, 1, 1))
 
 
-@pytest.mark.parametrize(("difference", "expected"), [
-    ([[1.0, 1.1, 0.9]], "holds"), ([[-1.0, -1.1, -0.9]], "does not hold"),
-    ([[1.0, -1.0, 0.1]], "undecided"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        ([[1.0, 1.1, 0.9]], "holds"),
+        ([[-1.0, -1.1, -0.9]], "does not hold"),
+        ([[1.0, -1.0, 0.1]], "undecided"),
+    ],
+)
 def test_verdicts(difference, expected):
     judged = isum.claim("better", np.array(difference))
     assert isum.verdict(judged) == expected

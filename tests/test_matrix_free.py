@@ -83,9 +83,13 @@ def test_a_linear_operator_gets_a_bracket_and_a_law(problem, bounded):
     """Small maps: enough steps are exact, hard cases included, with a proved or probable bound."""
     options = {"norm_bound": norm(problem.B)} if bounded else {}
     worst = worst_case_risk(
-        aslinearoperator(problem.B), problem.x, problem.y, problem.radius,
-        weights=problem.weights, **options,
-    )  # fmt: skip
+        aslinearoperator(problem.B),
+        problem.x,
+        problem.y,
+        problem.radius,
+        weights=problem.weights,
+        **options,
+    )
     exact = problem.worst_case()
     size = (problem.x**2).sum() + ((problem.y @ problem.B.T) ** 2).sum()
     slack = 1e-9 * (exact.risk + size)
@@ -191,8 +195,9 @@ def test_steps_end_at_max_steps(rng):
         calls.append(1)
         return B @ v
 
-    operator = LinearOperator((400, 400), matvec=product, rmatvec=product, matmat=product,
-                              rmatmat=product, dtype=float)  # fmt: skip
+    operator = LinearOperator(
+        (400, 400), matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=float
+    )
     x, y = rng.standard_normal((2, 3, 400))
     worst = worst_case_risk(operator, x, y, 1000.0, norm_bound=1.0, max_steps=12, rtol=1e-14)
     assert worst._decomposition.steps == 12
@@ -247,9 +252,13 @@ def test_no_krylov_basis_is_stored(rng):
     size = 100_000
     values = np.linspace(0.5, 1.0, size)
     operator = LinearOperator(
-        (size, size), matvec=lambda v: values * v.ravel(), rmatvec=lambda v: values * v.ravel(),
-        matmat=lambda V: values[:, None] * V, rmatmat=lambda V: values[:, None] * V, dtype=float,
-    )  # fmt: skip
+        (size, size),
+        matvec=lambda v: values * v.ravel(),
+        rmatvec=lambda v: values * v.ravel(),
+        matmat=lambda V: values[:, None] * V,
+        rmatmat=lambda V: values[:, None] * V,
+        dtype=float,
+    )
     x, y = rng.standard_normal((2, 4, size))
     tracemalloc.start()
     worst = worst_case_risk(operator, x, y, 1e5, norm_bound=1.0, rtol=0.0, max_steps=60)
@@ -267,9 +276,13 @@ def test_no_krylov_basis_is_stored(rng):
 def test_sparse_maps_give_the_dense_answer(problem):
     for cls in (sparse.csr_array, sparse.coo_matrix):
         worst = worst_case_risk(
-            cls(problem.B), problem.x, problem.y, problem.radius, problem.structure,
+            cls(problem.B),
+            problem.x,
+            problem.y,
+            problem.radius,
+            problem.structure,
             weights=problem.weights,
-        )  # fmt: skip
+        )
         assert worst.risk == pytest.approx(problem.worst_case().risk, rel=1e-9, abs=1e-20)
 
 

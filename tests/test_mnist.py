@@ -70,18 +70,43 @@ def rows(path):
 @pytest.mark.parametrize(
     ("name", "arms", "tables", "figures", "claims"),
     [
-        ("deblurring", ["DRO", "MSE", "MSE matched"], ["gaussian", "poisson", "attacks"],
-         ["gaussian", "poisson", "attacks", "examples"], 6),
-        ("misspecified", ["DRO", "MSE", "MSE matched"],
-         ["anisotropic", "motion", "isotropic_wider", "isotropic_narrower"], ["motion"], 12),
-        ("joint", ["joint DRO", "DRO", "MSE", "MSE matched"], ["gaussian", "attacks"],
-         ["joint", "attacks"], 3),
-        ("radii", ["small radius", "large radius", "MSE", "MSE matched to large"],
-         ["gaussian", "attacks"], ["radii", "examples"], 6),
-        ("simulator", ["DRO", "MSE", "MSE matched"], ["gaussian", "attacks"],
-         ["simulator", "examples"], 4),
+        (
+            "deblurring",
+            ["DRO", "MSE", "MSE matched"],
+            ["gaussian", "poisson", "attacks"],
+            ["gaussian", "poisson", "attacks", "examples"],
+            6,
+        ),
+        (
+            "misspecified",
+            ["DRO", "MSE", "MSE matched"],
+            ["anisotropic", "motion", "isotropic_wider", "isotropic_narrower"],
+            ["motion"],
+            12,
+        ),
+        (
+            "joint",
+            ["joint DRO", "DRO", "MSE", "MSE matched"],
+            ["gaussian", "attacks"],
+            ["joint", "attacks"],
+            3,
+        ),
+        (
+            "radii",
+            ["small radius", "large radius", "MSE", "MSE matched to large"],
+            ["gaussian", "attacks"],
+            ["radii", "examples"],
+            6,
+        ),
+        (
+            "simulator",
+            ["DRO", "MSE", "MSE matched"],
+            ["gaussian", "attacks"],
+            ["simulator", "examples"],
+            4,
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_experiment_writes_what_it_promises(
     name, arms, tables, figures, claims, root, models, tmp_path, capsys
 ):
@@ -141,9 +166,23 @@ def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::dro_torch.losses.entropic.EstimatorWarning")
 def test_the_linear_network_is_judged_by_the_oracle(root, tmp_path, capsys):
-    code = run("linear", root, tmp_path, "--set", "block=7", "--set", "images=60",
-               "--set", "steps=400", "--set", "rate=0.01", "--set", "radius=0.02",
-               "--set", "epsilon=1e-4")  # fmt: skip
+    code = run(
+        "linear",
+        root,
+        tmp_path,
+        "--set",
+        "block=7",
+        "--set",
+        "images=60",
+        "--set",
+        "steps=400",
+        "--set",
+        "rate=0.01",
+        "--set",
+        "radius=0.02",
+        "--set",
+        "epsilon=1e-4",
+    )
     assert "exact for that map" in capsys.readouterr().out
     written = json.loads((tmp_path / "linear.json").read_text())
     assert code == 0
@@ -178,10 +217,17 @@ def test_damaged_data_are_named(root, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "change",
-    [{"epsilon": 0.3}, {"radius": 3.0}, {"steps": 2}, {"rate": 1e-2}, {"blur": 3.0}, {"seed": 1},
-     {"other images": True}],
+    [
+        {"epsilon": 0.3},
+        {"radius": 3.0},
+        {"steps": 2},
+        {"rate": 1e-2},
+        {"blur": 3.0},
+        {"seed": 1},
+        {"other images": True},
+    ],
     ids=lambda change: next(iter(change)),
-)  # fmt: skip
+)
 def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_path):
     """Everything that a result depends on is in the name of its folder, the bisected one's too."""
     settings = {
@@ -214,8 +260,19 @@ def test_an_arm_with_the_same_settings_is_read(root, models, tmp_path):
 
 
 def test_settings_are_chosen_on_validation_images_and_lambda_is_bisected(root, tmp_path):
-    code = run("deblurring", root, tmp_path, "--preset", "smoke", "--set", "select=True",
-               "--set", "bisect=True", "--set", "steps=1")  # fmt: skip
+    code = run(
+        "deblurring",
+        root,
+        tmp_path,
+        "--preset",
+        "smoke",
+        "--set",
+        "select=True",
+        "--set",
+        "bisect=True",
+        "--set",
+        "steps=1",
+    )
     assert code == 0
     chosen = json.loads((tmp_path / "selection.json").read_text())
     written = json.loads((tmp_path / "deblurring.json").read_text())
@@ -272,8 +329,10 @@ def test_claims():
     assert Claim("a", 0.9, 0.0, high=1.0).holds
     assert not Claim("a", 1.1, 0.0, high=1.0).holds
     assert not Claim("a", math.nan, 0.0).holds
-    table = [{"arm": "a", "level": 0.5, "rmse": 2.0, "rmse_sd": 0.2},
-             {"arm": "b", "level": 0.5, "rmse": 4.0, "rmse_sd": 0.4}]  # fmt: skip
+    table = [
+        {"arm": "a", "level": 0.5, "rmse": 2.0, "rmse_sd": 0.2},
+        {"arm": "b", "level": 0.5, "rmse": 4.0, "rmse_sd": 0.4},
+    ]
     value, band = measure.ratio(table, "a", "b", 0.5)
     assert value == 0.5
     assert band == pytest.approx(0.5 * math.hypot(0.1, 0.1))

@@ -51,9 +51,7 @@ def test_the_certificate_at_the_radius_of_an_operator_change_covers_it(problem, 
     n, m = problem.x.shape[1], problem.y.shape[1]
     A, changed = data.draw(maps(m, n)), data.draw(maps(m, n))
     radius = radius_of_operator_change(A, changed, problem.x, weights=problem.weights)
-    risk = problem.weights @ (
-        (problem.x - problem.x @ changed.T @ problem.B.T) ** 2
-    ).sum(axis=1)  # fmt: skip
+    risk = problem.weights @ ((problem.x - problem.x @ changed.T @ problem.B.T) ** 2).sum(axis=1)
     clean = problem.x @ A.T
     worst = worst_case_risk(problem.B, problem.x, clean, radius, weights=problem.weights)
     size = (problem.x**2).sum() + np.linalg.norm(problem.B) ** 2 * (
@@ -83,8 +81,12 @@ def test_radius_of_poisson_noise(rng):
     assert radius_of_poisson_noise(clean, 4 * count, weights=mu) == pytest.approx(radius / 2)
 
 
-@given(st.floats(1e-6, 1e3), st.floats(1e-8, 1e6), st.floats(0, 1e4),
-       st.sampled_from(["root", "squared"]))  # fmt: skip
+@given(
+    st.floats(1e-6, 1e3),
+    st.floats(1e-8, 1e6),
+    st.floats(0, 1e4),
+    st.sampled_from(["root", "squared"]),
+)
 def test_radius_for_gap_inverts_the_gap(radius, fidelity, lipschitz, form):
     gap = conservatism_gap(fidelity, lipschitz, radius, form)
     limit = conservatism_gap(0.0, lipschitz, 1.0, form)

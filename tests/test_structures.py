@@ -178,8 +178,9 @@ def test_structures_x_and_y_of_fast_operators_agree_with_their_matrices(rng):
         (YShift(A.inverse(0.2)), YShift(A.inverse(0.2).matrix())),
         (XShift(A, weight_x=2.0, weight_y=0.5), XShift(A.matrix(), weight_x=2.0, weight_y=0.5)),
     ]:
-        first, second = (worst_case_risk(*pair, x, y, 20.0, s) for *pair, s in
-                         ([B, fast], [B.matrix(), dense]))  # fmt: skip
+        first, second = (
+            worst_case_risk(*pair, x, y, 20.0, s) for *pair, s in ([B, fast], [B.matrix(), dense])
+        )
         assert first.risk == pytest.approx(second.risk, rel=1e-12)
         assert first._decomposition.displacement.factor.spectral() is not None
         check_certificate(first)

@@ -91,9 +91,11 @@ def tensors(*arrays):
 
 
 @given(
-    seed=st.integers(0, 10_000), name=st.sampled_from(STRUCTURES), factor=st.floats(1.05, 20.0),
+    seed=st.integers(0, 10_000),
+    name=st.sampled_from(STRUCTURES),
+    factor=st.floats(1.05, 20.0),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)),
-)  # fmt: skip
+)
 @settings(max_examples=16)
 def test_both_losses_are_exact_for_linear_maps(seed, name, factor, shape):
     B, x, y, A = problem(seed, *shape)
@@ -229,9 +231,13 @@ def test_the_box_bounds_what_moves_and_entries_outside_move_inwards_only(name):
 
 
 @given(
-    seed=st.integers(0, 10_000), name=st.sampled_from(STRUCTURES), factor=st.floats(0.02, 5.0),
-    steps=st.integers(1, 6), start=st.sampled_from(["linearised", "zero"]), box=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 10_000),
+    name=st.sampled_from(STRUCTURES),
+    factor=st.floats(0.02, 5.0),
+    steps=st.integers(1, 6),
+    start=st.sampled_from(["linearised", "zero"]),
+    box=st.booleans(),
+)
 @settings(max_examples=25)
 def test_no_step_lowers_the_value(seed, name, factor, steps, start, box):
     """More steps never give less, and none gives less than the unmoved samples."""
@@ -312,8 +318,11 @@ def test_gradients_of_affine_maps_are_those_of_the_exact_potential(name, kind):
         "entropic": LinearisedDROLoss(own, 12, epsilon=0.3 if kind == "entropic" else 0.0),
     }[kind]
     x, y = tensors(x, y)
-    multiplier = torch.tensor(2.5 * threshold(B, *(v.numpy() for v in (x, y)), core),
-                              dtype=torch.float64, requires_grad=True)  # fmt: skip
+    multiplier = torch.tensor(
+        2.5 * threshold(B, *(v.numpy() for v in (x, y)), core),
+        dtype=torch.float64,
+        requires_grad=True,
+    )
 
     def value(weight, bias, lam):
         return criterion(lambda v: v @ weight.T + bias, x, y, lam)

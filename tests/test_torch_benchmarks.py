@@ -27,13 +27,36 @@ from validation.benchmarks import (  # noqa: E402
 from validation.results import at_most  # noqa: E402
 
 SMALL = torch_suite.Config(
-    width=2, batch=2, draws=2, runs=1, rows=64, calls=3, images=1, replicates=2, train_steps=2,
-    train_images=70, network_images=2, seeds=2, budget=12, reference=300, steps=40,
-)  # fmt: skip
+    width=2,
+    batch=2,
+    draws=2,
+    runs=1,
+    rows=64,
+    calls=3,
+    images=1,
+    replicates=2,
+    train_steps=2,
+    train_images=70,
+    network_images=2,
+    seeds=2,
+    budget=12,
+    reference=300,
+    steps=40,
+)
 SMALL_CUDA = torch_cuda.Config(
-    device="cpu", sides="8", batch=2, draws=2, width=4, depth=1, matrix=16, copy=1000, runs=1,
-    compiled=False, projector=12, views=8,
-)  # fmt: skip
+    device="cpu",
+    sides="8",
+    batch=2,
+    draws=2,
+    width=4,
+    depth=1,
+    matrix=16,
+    copy=1000,
+    runs=1,
+    compiled=False,
+    projector=12,
+    views=8,
+)
 
 
 def small(**changes):
@@ -52,8 +75,9 @@ def apart(job, allocator, arguments):
     """In this process, for the test takes seconds."""
     function = {"times": torch_losses.step_times, "peak": torch_losses.step_peak}[job]
     assert set(torch_losses.ALLOCATORS[allocator]) <= {
-        "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
-    }  # fmt: skip
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    }
     return function(**arguments)
 
 
@@ -62,8 +86,10 @@ def test_jobs_run_in_processes_of_their_own():
     sizes = {"draws": 8, "batch": 32, "width": 8}
     rows = torch_losses.apart("times", "keeps freed pages", sizes | {"runs": 9})
     assert [row["step"] for row in rows] == ["unchunked", "chunked"]
-    peaks = [torch_losses.apart("peak", "returns freed pages", sizes | {"draws": k, "chunk": 4})
-             for k in (8, 64)]  # fmt: skip
+    peaks = [
+        torch_losses.apart("peak", "returns freed pages", sizes | {"draws": k, "chunk": 4})
+        for k in (8, 64)
+    ]
     assert peaks[1] < 1.1 * peaks[0]
     with pytest.raises(ChildProcessError, match="peak:"):
         torch_losses.apart("peak", "as it comes", {})
@@ -82,8 +108,18 @@ def test_every_part_runs_and_is_written(tmp_path, monkeypatch):
     assert len(written["checks"]) == len(checks) == len(written["holds"])
     assert written["versions"]["torch"] == torch.__version__
     claims = " ".join(check.claim for check in checks)
-    for part in ("unchunked", "exact dual", "bias · K", "RT-MLMC", "full rank", "UNet, tilted",
-                 "λ* / σ²", "bisection, adam, tuned", "projector", "data"):  # fmt: skip
+    for part in (
+        "unchunked",
+        "exact dual",
+        "bias · K",
+        "RT-MLMC",
+        "full rank",
+        "UNet, tilted",
+        "λ* / σ²",
+        "bisection, adam, tuned",
+        "projector",
+        "data",
+    ):
         assert part in claims
     for name in ("step", "bias", "deblurring", "network", "linear_step", "multiplier"):
         with (tmp_path / f"{name}.csv").open() as file:
@@ -157,10 +193,14 @@ def test_the_cuda_rows_run_on_the_cpu(tmp_path):
 
 def test_a_different_loss_on_the_device_is_seen(monkeypatch):
     evaluated = torch_cuda.evaluated
-    monkeypatch.setattr(torch_cuda, "evaluated", lambda device, dtype: {
-        name: value * (1 + 1e-2 * (name == "bound") * next(calls))
-        for name, value in evaluated(device, dtype).items()
-    })  # fmt: skip
+    monkeypatch.setattr(
+        torch_cuda,
+        "evaluated",
+        lambda device, dtype: {
+            name: value * (1 + 1e-2 * (name == "bound") * next(calls))
+            for name, value in evaluated(device, dtype).items()
+        },
+    )
     calls = iter(range(100))
     checks, rows = torch_cuda.loss_checks(SMALL_CUDA, torch.device("cpu"))
     assert not any(check.holds for check in checks)
@@ -247,11 +287,20 @@ def test_the_largest_slope_of_an_affine_map_is_its_norm():
 
 def test_ratios_and_claims_of_the_network_rows(capsys):
     rows = [
-        {"epsilon": 0.1, "multiplier / slope²": factor, "estimator": name, "passes": 64,
-         "reference": 1.0, "from": "plain", "reference error": 0.01, "bias": 0.0, "rms": rms}
+        {
+            "epsilon": 0.1,
+            "multiplier / slope²": factor,
+            "estimator": name,
+            "passes": 64,
+            "reference": 1.0,
+            "from": "plain",
+            "reference error": 0.01,
+            "bias": 0.0,
+            "rms": rms,
+        }
         for factor, plain, mixed in ((4.0, 0.1, 0.05), (1.1, 0.2, 0.3))
         for name, rms in (("SG", plain), (torch_estimators.tilted(0).name, mixed))
-    ]  # fmt: skip
+    ]
     rows += [{**row, "passes": 11, "rms": 0.1} for row in rows]
     torch_estimators.add_ratios(rows)
     assert [row["rms / SG"] for row in rows] == pytest.approx([1, 0.5, 1, 1.5] + 4 * [1])
@@ -310,8 +359,11 @@ def test_peak_memory_is_of_the_step():
     settings = {"draws": 8, "chunk": 4, "batch": 8, "width": 4}
     done = subprocess.run(
         [sys.executable, "-m", "validation.benchmarks.torch_losses", "peak", json.dumps(settings)],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert int(done.stdout) > 2**16
 
 

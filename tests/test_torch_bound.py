@@ -57,9 +57,14 @@ def test_it_is_the_explicit_bound(structure, seed, radius):
 def test_no_worst_case_lies_above_it(data, name):
     problem = data.draw(problems(structure=name))
     if np.ptp(problem.weights) > 0:  # the loss knows uniform weights only
-        problem = type(problem)(problem.B, problem.x, problem.y,
-                                np.full(len(problem.x), 1 / len(problem.x)), problem.radius,
-                                problem.structure)  # fmt: skip
+        problem = type(problem)(
+            problem.B,
+            problem.x,
+            problem.y,
+            np.full(len(problem.x), 1 / len(problem.x)),
+            problem.radius,
+            problem.structure,
+        )
     bound = BoundLoss(problem.radius, name, spectral_norm)
     value = bound(linear(problem.B), *tensors(problem.x, problem.y)).item()
     assert problem.worst_case().risk <= value * (1 + 1e-9) + 1e-300
@@ -240,11 +245,13 @@ def test_settings_that_are_refused(changes, error, message):
         ({"lipschitz": lambda model: torch.tensor(math.nan)}, {}, ValueError, "lipschitz: nan"),
         ({"lipschitz": lambda model: None}, {}, TypeError, "lipschitz: "),
         (
-            {"lipschitz": 1.0, "loss": lambda f, x, y: -(f(y) - x).square().sum(1)}, {},
-            ValueError, "loss: it returned negative",
+            {"lipschitz": 1.0, "loss": lambda f, x, y: -(f(y) - x).square().sum(1)},
+            {},
+            ValueError,
+            "loss: it returned negative",
         ),
     ],
-)  # fmt: skip
+)
 def test_calls_that_are_refused(options, changes, error, message):
     arguments = {"model": nn.Identity(), "x": X, "y": Y, **changes}
     with pytest.raises(error, match=message):

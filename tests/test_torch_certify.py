@@ -50,10 +50,14 @@ def batch(seed, samples=5, size=2, dtype=torch.float64):
 
 
 @given(
-    seed=st.integers(0, 10**6), samples=st.integers(1, 8), n=st.integers(1, 6),
-    m=st.integers(1, 6), structure=st.sampled_from(STRUCTURES), log_radius=st.floats(-3, 2),
+    seed=st.integers(0, 10**6),
+    samples=st.integers(1, 8),
+    n=st.integers(1, 6),
+    m=st.integers(1, 6),
+    structure=st.sampled_from(STRUCTURES),
+    log_radius=st.floats(-3, 2),
     weighted=st.booleans(),
-)  # fmt: skip
+)
 @settings(max_examples=60)
 def test_a_linear_network_gets_the_exact_risk(seed, samples, n, m, structure, log_radius, weighted):
     B, x, y = problem(seed, samples, n, m)
@@ -80,15 +84,28 @@ def test_structure_x_follows_the_core(radius):
     A = np.random.default_rng(2).standard_normal((3, 4))
     exact = dro_core.worst_case_risk(B, x, x @ A.T, radius, dro_core.XShift(A, cost="x")).risk
     constant = float(np.linalg.norm(np.eye(4) - B @ A, 2))
-    found = certify(linear(B), torch.from_numpy(x), torch.from_numpy(x @ A.T), radius,
-                    XShift(linear(A)), lipschitz=constant)  # fmt: skip
+    found = certify(
+        linear(B),
+        torch.from_numpy(x),
+        torch.from_numpy(x @ A.T),
+        radius,
+        XShift(linear(A)),
+        lipschitz=constant,
+    )
     assert 0.999 * exact <= found.lower <= exact * (1 + 1e-9) <= found.upper * (1 + 2e-9)
 
 
 def test_the_simulator_is_certified_with_its_own_residual():
     F, y, x = problem(3)
-    found = certify(linear(F), torch.from_numpy(x), torch.from_numpy(y), 0.5, "x|y",
-                    residual=forward_residual, lipschitz=float(np.linalg.norm(F, 2)))  # fmt: skip
+    found = certify(
+        linear(F),
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        0.5,
+        "x|y",
+        residual=forward_residual,
+        lipschitz=float(np.linalg.norm(F, 2)),
+    )
     exact = dro_core.worst_case_risk(F, y, x, 0.5, "y|x").risk
     assert 0.999 * exact <= found.lower <= exact * (1 + 1e-9)
     assert found.upper >= exact
@@ -203,9 +220,12 @@ def test_weights_are_a_repetition():
 
 
 @given(
-    seed=st.integers(0, 10**6), radius=st.floats(0.01, 3.0),
-    structure=st.sampled_from(STRUCTURES), fits=st.booleans(), linear_map=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 10**6),
+    radius=st.floats(0.01, 3.0),
+    structure=st.sampled_from(STRUCTURES),
+    fits=st.booleans(),
+    linear_map=st.booleans(),
+)
 @settings(max_examples=30)
 def test_samples_of_weight_zero_do_not_count(seed, radius, structure, fits, linear_map):
     """Neither in the hard case of an exact fit nor where the map is steepest at such a sample."""
@@ -293,10 +313,20 @@ def test_no_upper_end_without_a_proof():
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.AvgPool1d(1, ceil_mode=True), nn.Softplus(), nn.Upsample(2, mode="linear"),
-              nn.Upsample(size=2, mode="linear"), nn.CELU(-1.0), nn.LayerNorm(2), nn.Softmax(1),
-              nn.Dropout(0.5), nn.BatchNorm1d(1)],
-    ids=str)  # fmt: skip
+    "layer",
+    [
+        nn.AvgPool1d(1, ceil_mode=True),
+        nn.Softplus(),
+        nn.Upsample(2, mode="linear"),
+        nn.Upsample(size=2, mode="linear"),
+        nn.CELU(-1.0),
+        nn.LayerNorm(2),
+        nn.Softmax(1),
+        nn.Dropout(0.5),
+        nn.BatchNorm1d(1),
+    ],
+    ids=str,
+)
 def test_no_layer_stops_a_certificate(layer):
     x, y = batch(21)
     x, y = x[:, None], y[:, None]

@@ -50,9 +50,11 @@ def real(name):
 
 def idx(array, code=8):
     """An IDX file of unsigned bytes."""
-    return bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(
-        array.astype(np.uint8).ravel().tolist()
-    )  # fmt: skip
+    return (
+        bytes([0, 0, code, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + bytes(array.astype(np.uint8).ravel().tolist())
+    )
 
 
 def tiff(array, order="<", strips=1, compression=1):
@@ -67,9 +69,18 @@ def tiff(array, order="<", strips=1, compression=1):
     end = 8 + len(pixels)
     tables = struct.pack(f"{order}{2 * len(places)}I", *places, *sizes)
     offsets, counts = (end, end + 4 * len(places)) if len(places) > 1 else (places[0], sizes[0])
-    entries = [(256, 1, width), (257, 1, height), (258, 1, bits), (259, 1, compression),
-               (262, 1, 1), (273, len(places), offsets), (277, 1, 1), (278, 1, rows),
-               (279, len(places), counts), (339, 1, kind)]  # fmt: skip
+    entries = [
+        (256, 1, width),
+        (257, 1, height),
+        (258, 1, bits),
+        (259, 1, compression),
+        (262, 1, 1),
+        (273, len(places), offsets),
+        (277, 1, 1),
+        (278, 1, rows),
+        (279, len(places), counts),
+        (339, 1, kind),
+    ]
     start = end + len(tables)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
     directory = struct.pack(order + "H", len(entries))
@@ -107,8 +118,13 @@ COLOUR_LABELS = random_images(6, SMALL, seed=2) % 10
 BATCH_NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 JPEGS = 8
 CT_PATIENTS = np.array(["A046441", "A056642", "A062055", "A072894", "P1", "P1", "Q", "Q"])
-GEOMETRY = {"distance_source_origin_mm": 410.66, "distance_source_detector_mm": 553.74,
-            "detector_pixel_mm": 0.2, "n_det": 6, "effective_pixel_mm": 0.148}  # fmt: skip
+GEOMETRY = {
+    "distance_source_origin_mm": 410.66,
+    "distance_source_detector_mm": 553.74,
+    "detector_pixel_mm": 0.2,
+    "n_det": 6,
+    "effective_pixel_mm": 0.148,
+}
 
 
 def jpeg_arrays():
@@ -140,14 +156,22 @@ def lossless_arrays():
 
 
 def caltech_arrays():
-    return {"images": random_images(5, 64, 64, 3), "label": np.array([0, 1, 2, 0, 1]),
-            "is_test": np.arange(5) > 2, "classes": np.array(["a", "b", "c"])}  # fmt: skip
+    return {
+        "images": random_images(5, 64, 64, 3),
+        "label": np.array([0, 1, 2, 0, 1]),
+        "is_test": np.arange(5) > 2,
+        "classes": np.array(["a", "b", "c"]),
+    }
 
 
 def ct_arrays():
     hu = np.random.default_rng(0).integers(-1024, 3071, (8, 4, 4)).astype(np.int16)
-    return {"hu": hu, "patient": CT_PATIENTS, "pixel_mm": np.full(8, 1.5, np.float32),
-            "is_test": CT_PATIENTS == "Q"}  # fmt: skip
+    return {
+        "hu": hu,
+        "patient": CT_PATIENTS,
+        "pixel_mm": np.full(8, 1.5, np.float32),
+        "is_test": CT_PATIENTS == "Q",
+    }
 
 
 def htc_arrays():
@@ -175,8 +199,13 @@ RAW = {
 def written(tmp_path_factory):
     """A data root with a tiny file of every kind."""
     root = tmp_path_factory.mktemp("data")
-    for name in ("mnist", "cifar-10-batches-bin", "cifar-10-batches-py", "slice00007/mode2",
-                 "slice04000/mode2"):  # fmt: skip
+    for name in (
+        "mnist",
+        "cifar-10-batches-bin",
+        "cifar-10-batches-py",
+        "slice00007/mode2",
+        "slice04000/mode2",
+    ):
         (root / name).mkdir(parents=True)
     for stem in ("train", "t10k"):
         pack = gzip.compress if stem == "train" else bytes
@@ -275,8 +304,12 @@ def test_files_of_any_byte_and_memory_order_give_the_same_tensors(written, tmp_p
     for name in (JPEG, EXACT, CALTECH, CT, HTC):
         with np.load(root / name) as found:
             arrays = {key: found[key] for key in found.files}
-        swapped = {key: np.asfortranarray(array.astype(array.dtype.newbyteorder(">")))
-                   if array.ndim else array for key, array in arrays.items()}  # fmt: skip
+        swapped = {
+            key: np.asfortranarray(array.astype(array.dtype.newbyteorder(">")))
+            if array.ndim
+            else array
+            for key, array in arrays.items()
+        }
         np.savez(root / name, **swapped)
     for name, array in RAW.items():
         (root / SCAN / f"{name}.tif").write_bytes(tiff(array, ">"))
@@ -289,15 +322,21 @@ def test_files_of_any_byte_and_memory_order_give_the_same_tensors(written, tmp_p
 
 
 READERS = [
-    lambda root: [t for source in ("binary", "python", "jpeg60k", "lossless4k")
-                  for t in tensors(cifar10("test", root, source))],
+    lambda root: [
+        t
+        for source in ("binary", "python", "jpeg60k", "lossless4k")
+        for t in tensors(cifar10("test", root, source))
+    ],
     lambda root: tensors(mnist("test", root)),
     lambda root: tensors(caltech101("test", root)),
-    lambda root: [t for units in ("HU", "unit", "attenuation")
-                  for t in tensors(ct_slices(root, "train", units))],
+    lambda root: [
+        t
+        for units in ("HU", "unit", "attenuation")
+        for t in tensors(ct_slices(root, "train", units))
+    ],
     lambda root: tensors(htc2022("tb", root)) + tensors(htc2022("solid_disc", root)),
     lambda root: tensors(read_scan(root)),
-]  # fmt: skip
+]
 
 
 def tensors(found):
@@ -572,9 +611,16 @@ def test_split_of_everything_and_of_groups():
 
 
 @pytest.mark.parametrize(
-    "convert", [list, np.array, torch.tensor, lambda g: [(i // 2, f"{i}") for i in g],
-                lambda g: [np.int32(i) if i else 0.0 for i in g], lambda g: map(str, g)],
-)  # fmt: skip
+    "convert",
+    [
+        list,
+        np.array,
+        torch.tensor,
+        lambda g: [(i // 2, f"{i}") for i in g],
+        lambda g: [np.int32(i) if i else 0.0 for i in g],
+        lambda g: map(str, g),
+    ],
+)
 def test_groups_of_every_type(convert):
     """Numbers, arrays, tensors, tuples, iterators: no group is cut."""
     numbers = [i // 4 for i in range(20)]
@@ -586,11 +632,14 @@ def test_groups_of_every_type(convert):
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
-    [(([1.0, 2.0], np.nan), ValueError, "shift: nan"),
-     (([1.0], 0.5), ValueError, r"rows: shape \(1,\)"),
-     (([1.0, np.nan], 0.5), ValueError, "rows: 1 entries are NaN"),
-     ((["a", "b"], 0.5), TypeError, "rows: dtype"), ((3.0, 0.5), ValueError, r"rows: shape \(\)")],
-)  # fmt: skip
+    [
+        (([1.0, 2.0], np.nan), ValueError, "shift: nan"),
+        (([1.0], 0.5), ValueError, r"rows: shape \(1,\)"),
+        (([1.0, np.nan], 0.5), ValueError, "rows: 1 entries are NaN"),
+        ((["a", "b"], 0.5), TypeError, "rows: dtype"),
+        ((3.0, 0.5), ValueError, r"rows: shape \(\)"),
+    ],
+)
 def test_bad_rows_of_a_shifted_detector(arguments, error, message):
     with pytest.raises(error, match=message):
         shift_detector(*arguments)
@@ -698,8 +747,10 @@ def test_real_caltech101():
 def test_real_ct_slices():
     parts = {name: ct_slices(ROOT, name) for name in ("train", "validation", "test")}
     assert {name: len(part) for name, part in parts.items()} == {
-        "train": 136, "validation": 8, "test": 64
-    }  # fmt: skip
+        "train": 136,
+        "validation": 8,
+        "test": 64,
+    }
     patients = [set(part.patients) for part in parts.values()]
     assert sum(map(len, patients)) == len(set().union(*patients)) == 12
 
@@ -730,9 +781,10 @@ def test_real_htc2022_reconstructs_to_its_mask():
     weighted = rows * distance / np.hypot(distance, t) / (1 + twice)
     length = 2048
     filtered = np.fft.irfft(
-        np.fft.rfft(weighted, length) * np.fft.rfft(np.roll(np.pad(ramp, (0, length - len(ramp))),
-                                                             -(detectors - 1))), length,
-    )[:, :detectors]  # fmt: skip
+        np.fft.rfft(weighted, length)
+        * np.fft.rfft(np.roll(np.pad(ramp, (0, length - len(ramp))), -(detectors - 1))),
+        length,
+    )[:, :detectors]
     coarse = 4
     size = scan.image_size // coarse
     side = (np.arange(size) - (size - 1) / 2) * scan.image_pixel_mm * coarse
@@ -833,8 +885,12 @@ DAMAGED = [
     (read_mnist, rewrite(TRAIN, lambda b: b[:50] + bytes(50) + b[100:]), DataFileError, "decompre"),
     (read_mnist, rewrite(LABELS, idx(DIGIT_LABELS[:6])), DataFileError, "7 images, but 6 labels"),
     (read_mnist, rewrite(LABELS, idx(DIGIT_LABELS + 5)), DataFileError, "label 10 of image 4"),
-    (read_mnist, both(rewrite(LABELS, idx(DIGIT_LABELS[:0])), rewrite(TEST, idx(DIGITS[:0]))),
-     DataFileError, "no images"),
+    (
+        read_mnist,
+        both(rewrite(LABELS, idx(DIGIT_LABELS[:0])), rewrite(TEST, idx(DIGITS[:0]))),
+        DataFileError,
+        "no images",
+    ),
     (read_binary, rewrite(BINARY, None), FileNotFoundError, r"test_batch.bin: not found.*kriz"),
     (read_binary, rewrite(BINARY, lambda b: b[:-1]), DataFileError, "61459 bytes instead of 61460"),
     (read_binary, rewrite(BINARY, lambda b: b"\x0a" + b[1:]), DataFileError, "label 10 of image 0"),
@@ -842,16 +898,36 @@ DAMAGED = [
     (read_python, rewrite(PYTHON, lambda b: b[:-100]), DataFileError, "not an official batch"),
     (read_python, rewrite(PYTHON, b"garbage"), DataFileError, "not an official batch"),
     (read_python, rewrite(PYTHON, pickle.dumps({b"data": 1})), DataFileError, "not an official"),
-    (read_python, rewrite(PYTHON, pickle.dumps(official(COLOUR[5].reshape(-1, 3072).astype("i4")),
-     2)), DataFileError, "not an official"),
-    (read_python, rewrite(PYTHON, python2_pickle(COLOUR[5].reshape(-1, 1024), [])), DataFileError,
-     r"shape \(60, 1024\)"),
-    (read_python, rewrite(PYTHON, pickle.dumps(official(labels=["a"]), 4)), DataFileError,
-     "no list of integers"),
-    (read_python, rewrite(PYTHON, pickle.dumps(official(labels=[1]), 4)), DataFileError,
-     "20 images, but 1 labels"),
-    (read_python, rewrite(PYTHON, pickle.dumps(official(labels=[10**30] * SMALL), 4)),
-     DataFileError, "too large"),
+    (
+        read_python,
+        rewrite(PYTHON, pickle.dumps(official(COLOUR[5].reshape(-1, 3072).astype("i4")), 2)),
+        DataFileError,
+        "not an official",
+    ),
+    (
+        read_python,
+        rewrite(PYTHON, python2_pickle(COLOUR[5].reshape(-1, 1024), [])),
+        DataFileError,
+        r"shape \(60, 1024\)",
+    ),
+    (
+        read_python,
+        rewrite(PYTHON, pickle.dumps(official(labels=["a"]), 4)),
+        DataFileError,
+        "no list of integers",
+    ),
+    (
+        read_python,
+        rewrite(PYTHON, pickle.dumps(official(labels=[1]), 4)),
+        DataFileError,
+        "20 images, but 1 labels",
+    ),
+    (
+        read_python,
+        rewrite(PYTHON, pickle.dumps(official(labels=[10**30] * SMALL), 4)),
+        DataFileError,
+        "too large",
+    ),
     (read_jpeg, rewrite(JPEG, None), FileNotFoundError, "cifar10_jpeg60k.npz: not found"),
     (read_jpeg, rewrite(EXACT, None), FileNotFoundError, "cifar10_lossless4k.npz: not found"),
     (read_jpeg, rewrite(JPEG, lambda b: b[: len(b) // 2]), DataFileError, "not a zip archive"),
@@ -862,78 +938,208 @@ DAMAGED = [
     (read_lossless, rearrange(EXACT, label=np.array([1])), DataFileError, r"'label' has shape"),
     (read_lossless, rearrange(EXACT, images=np.zeros((2, 32, 32, 3))), DataFileError, "float64"),
     (read_lossless, rearrange(EXACT, label=OBJECTS), DataFileError, "cannot be read as .npz"),
-    (read_lossless, rewrite(EXACT, lambda b: b[:300] + bytes(200) + b[500:]), DataFileError,
-     "cannot be read as .npz"),
-    (lambda root: caltech101("test", root), rearrange(CALTECH, label=np.full(5, 7)), DataFileError,
-     "label 7 of image 0; there are 3 classes"),
-    (lambda root: caltech101("test", root), rearrange(CALTECH, is_test=np.zeros(5, bool)),
-     DataFileError, "no images"),
-    (lambda root: ct_slices(root), rearrange(CT, is_test=np.arange(8) >= 5), DataFileError,
-     "patient P1 is in both splits"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=np.zeros((8, 4, 5), np.int16)), DataFileError,
-     r"\(8, 4, 5\), not \(N, S, S\)"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=(ct_arrays()["hu"] + 1024).astype(np.uint16)),
-     DataFileError, "'hu' has dtype uint16, but .* below zero .* offset"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=ct_arrays()["hu"] + np.int16(1024)),
-     DataFileError, "'hu' has no entry below zero, but .*air is -1000"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=np.random.default_rng(0).random((8, 4, 4))),
-     DataFileError, "'hu' has no entry below zero"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=np.full((8, 4, 4), np.nan)), DataFileError,
-     "'hu' has NaN or infinite entries"),
-    (lambda root: ct_slices(root), rearrange(CT, hu=np.full((8, 4, 4), -np.inf)), DataFileError,
-     "'hu' has NaN or infinite entries"),
-    (lambda root: ct_slices(root), rearrange(CT, pixel_mm=np.full(8, np.nan, np.float32)),
-     DataFileError, "pixel_mm is not positive"),
-    (lambda root: ct_slices(root), rearrange(CT, pixel_mm=np.zeros(8, np.float32)), DataFileError,
-     "pixel_mm is not positive"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_sinogram=np.full((3, 6), np.nan)),
-     DataFileError, "NaN"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_sinogram=np.zeros((6, 3))), DataFileError,
-     r"'tb_sinogram' has shape \(6, 3\), not \(3, D\) \(axes swapped\?\)"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, 1.57, 3.14])),
-     DataFileError, "tb_angles_deg: from 0 to 3.14; radians\\?"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, 0.1, 0.2])),
-     DataFileError, "tb_angles_deg: from 0 to 0.2; radians\\?"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.array([0, np.nan, 0.2])),
-     DataFileError, "NaN"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, tb_angles_deg=np.zeros(2)), DataFileError,
-     r"'tb_sinogram' has shape \(3, 6\), not \(2, D\)"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, geometry_json=np.array("{")), DataFileError,
-     "geometry_json is not usable"),
-    (lambda root: htc2022("tb", root), rearrange(HTC, geometry_json=np.array("{}")), DataFileError,
-     "geometry_json .*distance_source_origin_mm"),
-    (lambda root: htc2022("tb", root),
-     rearrange(HTC, geometry_json=np.array(json.dumps({**GEOMETRY, "n_det": 560}))), DataFileError,
-     "n_det 560, but 6"),
-    (lambda root: htc2022("tb", root),
-     rearrange(HTC, geometry_json=np.array(json.dumps({**GEOMETRY, "detector_pixel_mm": 0}))),
-     DataFileError, "detector_pixel_mm: 0.0"),
+    (
+        read_lossless,
+        rewrite(EXACT, lambda b: b[:300] + bytes(200) + b[500:]),
+        DataFileError,
+        "cannot be read as .npz",
+    ),
+    (
+        lambda root: caltech101("test", root),
+        rearrange(CALTECH, label=np.full(5, 7)),
+        DataFileError,
+        "label 7 of image 0; there are 3 classes",
+    ),
+    (
+        lambda root: caltech101("test", root),
+        rearrange(CALTECH, is_test=np.zeros(5, bool)),
+        DataFileError,
+        "no images",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, is_test=np.arange(8) >= 5),
+        DataFileError,
+        "patient P1 is in both splits",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=np.zeros((8, 4, 5), np.int16)),
+        DataFileError,
+        r"\(8, 4, 5\), not \(N, S, S\)",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=(ct_arrays()["hu"] + 1024).astype(np.uint16)),
+        DataFileError,
+        "'hu' has dtype uint16, but .* below zero .* offset",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=ct_arrays()["hu"] + np.int16(1024)),
+        DataFileError,
+        "'hu' has no entry below zero, but .*air is -1000",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=np.random.default_rng(0).random((8, 4, 4))),
+        DataFileError,
+        "'hu' has no entry below zero",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=np.full((8, 4, 4), np.nan)),
+        DataFileError,
+        "'hu' has NaN or infinite entries",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, hu=np.full((8, 4, 4), -np.inf)),
+        DataFileError,
+        "'hu' has NaN or infinite entries",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, pixel_mm=np.full(8, np.nan, np.float32)),
+        DataFileError,
+        "pixel_mm is not positive",
+    ),
+    (
+        lambda root: ct_slices(root),
+        rearrange(CT, pixel_mm=np.zeros(8, np.float32)),
+        DataFileError,
+        "pixel_mm is not positive",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_sinogram=np.full((3, 6), np.nan)),
+        DataFileError,
+        "NaN",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_sinogram=np.zeros((6, 3))),
+        DataFileError,
+        r"'tb_sinogram' has shape \(6, 3\), not \(3, D\) \(axes swapped\?\)",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_angles_deg=np.array([0, 1.57, 3.14])),
+        DataFileError,
+        "tb_angles_deg: from 0 to 3.14; radians\\?",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_angles_deg=np.array([0, 0.1, 0.2])),
+        DataFileError,
+        "tb_angles_deg: from 0 to 0.2; radians\\?",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_angles_deg=np.array([0, np.nan, 0.2])),
+        DataFileError,
+        "NaN",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, tb_angles_deg=np.zeros(2)),
+        DataFileError,
+        r"'tb_sinogram' has shape \(3, 6\), not \(2, D\)",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, geometry_json=np.array("{")),
+        DataFileError,
+        "geometry_json is not usable",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, geometry_json=np.array("{}")),
+        DataFileError,
+        "geometry_json .*distance_source_origin_mm",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, geometry_json=np.array(json.dumps({**GEOMETRY, "n_det": 560}))),
+        DataFileError,
+        "n_det 560, but 6",
+    ),
+    (
+        lambda root: htc2022("tb", root),
+        rearrange(HTC, geometry_json=np.array(json.dumps({**GEOMETRY, "detector_pixel_mm": 0}))),
+        DataFileError,
+        "detector_pixel_mm: 0.0",
+    ),
     (read_scan, rewrite(f"{SCAN}/dark.tif", None), FileNotFoundError, "dark.tif: not found.*2De"),
     (read_scan, rewrite(f"{SCAN}/flat1.tif", b"II*\0"), DataFileError, "cannot be read as TIFF"),
     (read_scan, rewrite(f"{SCAN}/sinogram.tif", lambda b: b[:100]), DataFileError, "TIFF"),
-    (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"][:-1])), DataFileError,
-     r"shape \(8, 12\) instead of \(9, 12\)"),
-    (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"].T.copy())), DataFileError,
-     r"shape \(12, 9\) instead of \(9, 12\) \(axes swapped\?\)"),
-    (read_scan, rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"] - np.float32(1000))),
-     DataFileError, r"negative counts, the first \(-.*\) at \(view, pixel\) \("),
-    (read_scan, rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"] - np.float64(1000))), DataFileError,
-     "dark.tif: negative counts"),
-    (read_scan, both(rewrite(f"{SCAN}/flat1.tif", tiff(np.zeros((1, PIXELS), np.uint16))),
-                     rewrite(f"{SCAN}/flat2.tif", tiff(np.zeros((1, PIXELS), np.uint16)))),
-     DataFileError, "flat field <= dark field at summed pixel 0"),
-    (read_scan, rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"].astype(float), compression=8)),
-     DataFileError, "64-bit floats that are compressed .* store them"),
-    (read_scan, rewrite(f"{SCAN}/dark.tif", lambda b: tiff(RAW["dark"].astype(float))[200:]),
-     DataFileError, "cannot be read as TIFF"),
-    (read_scan, rewrite(f"{SCAN}/flat2.tif", tiff(np.full((1, PIXELS), np.inf))),
-     DataFileError, "NaN or infinite"),
-    (read_scan, both(rewrite(f"{SCAN}/flat1.tif", tiff(RAW["dark"])),
-                     rewrite(f"{SCAN}/flat2.tif", tiff(RAW["dark"]))), DataFileError,
-     "flat field <= dark field at summed pixel 0"),
-    (read_scan, rewrite(f"{SCAN}/flat2.tif", tiff(np.full((1, PIXELS), np.nan, np.float32))),
-     DataFileError, "NaN or infinite"),
-]  # fmt: skip
+    (
+        read_scan,
+        rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"][:-1])),
+        DataFileError,
+        r"shape \(8, 12\) instead of \(9, 12\)",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"].T.copy())),
+        DataFileError,
+        r"shape \(12, 9\) instead of \(9, 12\) \(axes swapped\?\)",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/sinogram.tif", tiff(RAW["sinogram"] - np.float32(1000))),
+        DataFileError,
+        r"negative counts, the first \(-.*\) at \(view, pixel\) \(",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"] - np.float64(1000))),
+        DataFileError,
+        "dark.tif: negative counts",
+    ),
+    (
+        read_scan,
+        both(
+            rewrite(f"{SCAN}/flat1.tif", tiff(np.zeros((1, PIXELS), np.uint16))),
+            rewrite(f"{SCAN}/flat2.tif", tiff(np.zeros((1, PIXELS), np.uint16))),
+        ),
+        DataFileError,
+        "flat field <= dark field at summed pixel 0",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/dark.tif", tiff(RAW["dark"].astype(float), compression=8)),
+        DataFileError,
+        "64-bit floats that are compressed .* store them",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/dark.tif", lambda b: tiff(RAW["dark"].astype(float))[200:]),
+        DataFileError,
+        "cannot be read as TIFF",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/flat2.tif", tiff(np.full((1, PIXELS), np.inf))),
+        DataFileError,
+        "NaN or infinite",
+    ),
+    (
+        read_scan,
+        both(
+            rewrite(f"{SCAN}/flat1.tif", tiff(RAW["dark"])),
+            rewrite(f"{SCAN}/flat2.tif", tiff(RAW["dark"])),
+        ),
+        DataFileError,
+        "flat field <= dark field at summed pixel 0",
+    ),
+    (
+        read_scan,
+        rewrite(f"{SCAN}/flat2.tif", tiff(np.full((1, PIXELS), np.nan, np.float32))),
+        DataFileError,
+        "NaN or infinite",
+    ),
+]
 
 
 @pytest.mark.parametrize(("read", "damage", "error", "message"), DAMAGED)
@@ -982,50 +1188,113 @@ BAD = [
     (split, {"dataset": SET, "fractions": [0.0]}, ValueError, "fractions: 0.0"),
     (split, {"dataset": SET, "fractions": []}, ValueError, "fractions: they sum to 0"),
     (split, {"dataset": SET, "fractions": [0.01]}, ValueError, "subset 0 .*would be empty"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": "ab"}, ValueError,
-     "groups: 2 entries, but 20 samples"),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": "ab"},
+        ValueError,
+        "groups: 2 entries, but 20 samples",
+    ),
     (split, {"dataset": SET, "fractions": [0.5], "groups": 3}, TypeError, "groups: int"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": set(range(20))}, TypeError,
-     "groups: set; allowed: a sequence"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": dict.fromkeys(range(20))}, TypeError,
-     "groups: dict; allowed: a sequence"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": ["a", None] * 10}, ValueError,
-     "groups: entry 1 is None"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": [1.0] * 19 + [np.nan]}, ValueError,
-     "groups: entry 19 is nan"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": np.array([2, np.nan] * 10)}, ValueError,
-     "groups: entry 1 is nan"),
-    (split, {"dataset": SET, "fractions": [0.5],
-             "groups": np.array(["2020-01-01", "NaT"] * 10, "datetime64[D]")}, ValueError,
-     "groups: entry 1 is"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": [("a", np.nan)] * 20}, ValueError,
-     r"groups: entry 0 is \('a', nan\)"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": ["1"] * 18 + [1, 2]}, TypeError,
-     "groups: entry 18 is 1, but entry 0 is '1'"),
-    (split, {"dataset": SET, "fractions": [0.5], "groups": [["a"]] * 20}, TypeError,
-     r"groups: entry 0 is \['a'\]"),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": set(range(20))},
+        TypeError,
+        "groups: set; allowed: a sequence",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": dict.fromkeys(range(20))},
+        TypeError,
+        "groups: dict; allowed: a sequence",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": ["a", None] * 10},
+        ValueError,
+        "groups: entry 1 is None",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": [1.0] * 19 + [np.nan]},
+        ValueError,
+        "groups: entry 19 is nan",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": np.array([2, np.nan] * 10)},
+        ValueError,
+        "groups: entry 1 is nan",
+    ),
+    (
+        split,
+        {
+            "dataset": SET,
+            "fractions": [0.5],
+            "groups": np.array(["2020-01-01", "NaT"] * 10, "datetime64[D]"),
+        },
+        ValueError,
+        "groups: entry 1 is",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": [("a", np.nan)] * 20},
+        ValueError,
+        r"groups: entry 0 is \('a', nan\)",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": ["1"] * 18 + [1, 2]},
+        TypeError,
+        "groups: entry 18 is 1, but entry 0 is '1'",
+    ),
+    (
+        split,
+        {"dataset": SET, "fractions": [0.5], "groups": [["a"]] * 20},
+        TypeError,
+        r"groups: entry 0 is \['a'\]",
+    ),
     (split, {"dataset": SET, "fractions": [0.5], "seed": -1}, ValueError, "seed: -1 is negative"),
     (unpaired, {"dataset": SET, "mode": "random"}, ValueError, "mode: unknown value 'random'"),
     (unpaired, {"dataset": SET.subset([1])}, ValueError, "at least two"),
     (imbalanced, {"dataset": SET, "labels": BYTES[0], "weights": {0: 1}}, ValueError, "labels: sh"),
-    (imbalanced, {"dataset": SET, "labels": [0, None] * 10, "weights": {0: 1}}, TypeError,
-     "labels: .* numbers"),
-    (imbalanced, {"dataset": SET, "labels": ["a", "b"] * 10, "weights": {0: 1}}, TypeError,
-     "labels: .* numbers"),
-    (imbalanced, {"dataset": SET, "labels": [0.0, np.nan] * 10, "weights": {0: 1}}, ValueError,
-     "labels: entry 1 is NaN"),
+    (
+        imbalanced,
+        {"dataset": SET, "labels": [0, None] * 10, "weights": {0: 1}},
+        TypeError,
+        "labels: .* numbers",
+    ),
+    (
+        imbalanced,
+        {"dataset": SET, "labels": ["a", "b"] * 10, "weights": {0: 1}},
+        TypeError,
+        "labels: .* numbers",
+    ),
+    (
+        imbalanced,
+        {"dataset": SET, "labels": [0.0, np.nan] * 10, "weights": {0: 1}},
+        ValueError,
+        "labels: entry 1 is NaN",
+    ),
     (imbalanced, {"dataset": SET, "labels": SET.tensors[1], "weights": {}}, ValueError, "weights:"),
-    (imbalanced, {"dataset": SET, "labels": SET.tensors[1], "weights": {0: -1}}, ValueError,
-     ">= 0"),
-    (imbalanced, {"dataset": SET, "labels": SET.tensors[1], "weights": {0: 1, 9: 1}}, ValueError,
-     "no sample of label"),
+    (
+        imbalanced,
+        {"dataset": SET, "labels": SET.tensors[1], "weights": {0: -1}},
+        ValueError,
+        ">= 0",
+    ),
+    (
+        imbalanced,
+        {"dataset": SET, "labels": SET.tensors[1], "weights": {0: 1, 9: 1}},
+        ValueError,
+        "no sample of label",
+    ),
     (Batches, {"dataset": SET, "batch_size": 0}, ValueError, "batch_size: 0"),
     (Batches, {"dataset": SET, "batch_size": 4, "seed": 1.5}, TypeError, "seed: 1.5"),
     (Batches(SET, 4).positions, {"step": -1}, ValueError, "step: -1 is negative"),
     (Batches(SET, 4).positions, {"step": 0, "rank": 1}, ValueError, "rank: 1 of 1"),
     (Batches(SET, 4).positions, {"step": 0, "world_size": 3}, ValueError, "batch_size: 4 cannot"),
     (Batches(SET, 4).positions, {"step": True}, TypeError, "step: True is not an integer"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("function", "arguments", "error", "message"), BAD)

@@ -65,10 +65,16 @@ def small_network(seed=0, sizes=(2, 8, 2), dtype=torch.float64, scale=1.0):
 
 
 @given(
-    seed=st.integers(0, 10**6), samples=st.integers(1, 6), n=st.integers(1, 5),
-    m=st.integers(1, 5), structure=st.sampled_from(STRUCTURES), factor=st.floats(1.02, 50.0),
-    log_epsilon=st.floats(-4.0, 2.0), draws=st.integers(1, 4), noisy=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 10**6),
+    samples=st.integers(1, 6),
+    n=st.integers(1, 5),
+    m=st.integers(1, 5),
+    structure=st.sampled_from(STRUCTURES),
+    factor=st.floats(1.02, 50.0),
+    log_epsilon=st.floats(-4.0, 2.0),
+    draws=st.integers(1, 4),
+    noisy=st.booleans(),
+)
 @settings(max_examples=60)
 def test_tilting_is_exact_for_linear_maps(
     seed, samples, n, m, structure, factor, log_epsilon, draws, noisy
@@ -76,8 +82,15 @@ def test_tilting_is_exact_for_linear_maps(
     B, x, y = problem(seed, samples, n, m)
     multiplier, epsilon = factor * square_modulus(B, structure), 10.0**log_epsilon
     matrix, x_, y_ = tensors(B, x, y)
-    loss = EntropicDROLoss(epsilon, structure, draws, "tilted", rank="full", defensive=False,
-                           linearise="noisy" if noisy else "data")  # fmt: skip
+    loss = EntropicDROLoss(
+        epsilon,
+        structure,
+        draws,
+        "tilted",
+        rank="full",
+        defensive=False,
+        linearise="noisy" if noisy else "data",
+    )
     value = float(loss(lambda t: t @ matrix.T, x_, y_, multiplier, seed=seed))
     assert value == pytest.approx(exact(B, x, y, multiplier, epsilon, structure), rel=1e-10)
 
@@ -139,9 +152,11 @@ def test_tilted_weights_are_unbiased_for_networks(rank, noisy, multiplier):
     assert float(integral(tilted, -law.log_ratio(tilted))) == pytest.approx(truth, abs=1e-6)
     half = math.log(0.5)
     both = torch.logaddexp(
-        *(integral(v, half - torch.logaddexp(law.log_ratio(v) + half, torch.tensor(half)))
-          for v in (plain, tilted))
-    )  # fmt: skip
+        *(
+            integral(v, half - torch.logaddexp(law.log_ratio(v) + half, torch.tensor(half)))
+            for v in (plain, tilted)
+        )
+    )
     assert float(both) == pytest.approx(truth, abs=1e-6)
 
 
@@ -227,10 +242,14 @@ def by_hand(model, x, y, multiplier, epsilon, noise):
     """The estimator, written out."""
     values = []
     for i in range(len(x)):
-        losses = torch.stack([
-            (x[i] - model((y[i] + math.sqrt(epsilon / 2) * noise[i, k])[None])[0]).square().sum()
-            for k in range(noise.shape[1])
-        ])  # fmt: skip
+        losses = torch.stack(
+            [
+                (x[i] - model((y[i] + math.sqrt(epsilon / 2) * noise[i, k])[None])[0])
+                .square()
+                .sum()
+                for k in range(noise.shape[1])
+            ]
+        )
         t = multiplier * epsilon
         values.append(t * torch.log(torch.exp(losses / t).mean()))
     return torch.stack(values).mean()
@@ -276,8 +295,10 @@ def test_a_batch_in_parts_gives_the_same_value(estimator, extra):
     index = torch.tensor([4, 17, 3, 99, 12, 5])
     loss = EntropicDROLoss(0.1, samples=8, estimator=estimator, **extra)
     whole = float(loss(network, x, y, 80.0, seed=3, step=9, index=index))
-    part = [float(loss(network, x[r], y[r], 80.0, seed=3, step=9, index=index[r]))
-            for r in (slice(0, 2), slice(2, 6))]  # fmt: skip
+    part = [
+        float(loss(network, x[r], y[r], 80.0, seed=3, step=9, index=index[r]))
+        for r in (slice(0, 2), slice(2, 6))
+    ]
     assert whole == pytest.approx((2 * part[0] + 4 * part[1]) / 6, rel=1e-12)
     order = torch.tensor([5, 3, 1, 0, 2, 4])
     turned = float(loss(network, x[order], y[order], 80.0, seed=3, step=9, index=index[order]))
@@ -344,10 +365,11 @@ def test_gradients(structure, estimator):
     x, y = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = small_network(12)
     options = {
-        "sg": {"samples": 4}, "rt-mlmc": {"samples": 4, "estimator": "rt-mlmc"},
+        "sg": {"samples": 4},
+        "rt-mlmc": {"samples": 4, "estimator": "rt-mlmc"},
         "chunked": {"samples": 4, "chunk": 2},
         "loss": {"samples": 4, "loss": lambda f, a, b: (a - f(b)).abs().sum(1)},
-    }[estimator]  # fmt: skip
+    }[estimator]
     loss = EntropicDROLoss(0.3, structure, modulus=0.0, **options)
     names = [name for name, _ in network.named_parameters()]
 
@@ -357,8 +379,10 @@ def test_gradients(structure, estimator):
             lambda t: torch.func.functional_call(network, state, (t,)), x, y, multiplier, seed=5
         )
 
-    inputs = [torch.tensor(4.0, dtype=torch.float64, requires_grad=True),
-              *(p.detach().clone().requires_grad_() for p in network.parameters())]  # fmt: skip
+    inputs = [
+        torch.tensor(4.0, dtype=torch.float64, requires_grad=True),
+        *(p.detach().clone().requires_grad_() for p in network.parameters()),
+    ]
     assert torch.autograd.gradcheck(value, inputs, atol=1e-6)
 
 

@@ -226,12 +226,19 @@ def test_the_real_trainer(tmp_path):
     loss = as_deepinv_loss(WassersteinDROLoss("y|x"), multiplier)
     before = float(multiplier())
     package.Trainer(
-        model=network, physics=package.physics.DecomposablePhysics(mask=0.5),
+        model=network,
+        physics=package.physics.DecomposablePhysics(mask=0.5),
         optimizer=torch.optim.Adam([*network.parameters(), *loss.parameters()], lr=1e-2),
-        train_dataloader=torch.utils.data.DataLoader(Dataset(), batch_size=4), losses=loss,
-        epochs=2, online_measurements=False, device="cpu", save_path=str(tmp_path), verbose=False,
-        show_progress_bar=False, plot_images=False,
-    ).train()  # fmt: skip
+        train_dataloader=torch.utils.data.DataLoader(Dataset(), batch_size=4),
+        losses=loss,
+        epochs=2,
+        online_measurements=False,
+        device="cpu",
+        save_path=str(tmp_path),
+        verbose=False,
+        show_progress_bar=False,
+        plot_images=False,
+    ).train()
     assert float(multiplier()) != before
 
 

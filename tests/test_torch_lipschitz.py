@@ -117,8 +117,14 @@ def test_a_supremum_is_not_the_maximum_of_a_coarse_grid():
     weight = torch.cos(torch.arange(-3.0, 4) * phase).double()[None, None]
     fine = torch.linspace(0, math.pi, 200_001, dtype=torch.float64)
     positions = torch.arange(7, dtype=torch.float64)
-    true = float((torch.polar(torch.ones(1).double(), fine[:, None] * positions) @ weight[0, 0]
-                  .to(torch.complex128)).abs().max())  # fmt: skip
+    true = float(
+        (
+            torch.polar(torch.ones(1).double(), fine[:, None] * positions)
+            @ weight[0, 0].to(torch.complex128)
+        )
+        .abs()
+        .max()
+    )
     assert true <= symbol_supremum(weight) * ROUNDING <= true * (1 + 2e-5)
     assert true <= float(differentiable_norm(weight, grid=1)) <= 1.1 * true
 
@@ -288,25 +294,40 @@ LAYERS = {
     "silu": lambda draw: nn.SiLU(),
     "gelu": lambda draw: nn.GELU(draw(st.sampled_from(["none", "tanh"]))),
     "mean": lambda draw: nn.AvgPool1d(
-        k := sizes(draw), sizes(draw), draw(st.integers(0, k // 2)), draw(st.booleans()),
-        draw(st.booleans())),
+        k := sizes(draw),
+        sizes(draw),
+        draw(st.integers(0, k // 2)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+    ),
     "mean 2d": lambda draw: nn.AvgPool2d(
-        k := sizes(draw, 3), sizes(draw), draw(st.integers(0, k // 2)), draw(st.booleans()),
-        draw(st.booleans()), draw(st.sampled_from([None, 1, -2, 7]))),
+        k := sizes(draw, 3),
+        sizes(draw),
+        draw(st.integers(0, k // 2)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.sampled_from([None, 1, -2, 7])),
+    ),
     "maximum": lambda draw: nn.MaxPool1d(
-        k := sizes(draw), sizes(draw), draw(st.integers(0, k // 2)), sizes(draw, 2),
-        ceil_mode=draw(st.booleans())),
+        k := sizes(draw),
+        sizes(draw),
+        draw(st.integers(0, k // 2)),
+        sizes(draw, 2),
+        ceil_mode=draw(st.booleans()),
+    ),
     "convolution": a_convolution,
-    "pad": lambda draw: draw(st.sampled_from([
-        nn.ReflectionPad1d, nn.ReplicationPad1d, nn.CircularPad1d, nn.ZeroPad1d]))(
-        (draw(st.integers(0, 4)), draw(st.integers(0, 4)))),
+    "pad": lambda draw: draw(
+        st.sampled_from([nn.ReflectionPad1d, nn.ReplicationPad1d, nn.CircularPad1d, nn.ZeroPad1d])
+    )((draw(st.integers(0, 4)), draw(st.integers(0, 4)))),
     "upsample": lambda draw: nn.Upsample(
-        scale_factor=draw(st.floats(0.4, 3)), mode=draw(st.sampled_from(["nearest", "linear"]))),
+        scale_factor=draw(st.floats(0.4, 3)), mode=draw(st.sampled_from(["nearest", "linear"]))
+    ),
     "linear": lambda draw: nn.Linear(8, sizes(draw)),
     "normalised": lambda draw: nn.BatchNorm1d(2, affine=draw(st.booleans())).eval(),
     "constrained": lambda draw: nn.utils.parametrizations.spectral_norm(
-        nn.Linear(8, sizes(draw)), n_power_iterations=sizes(draw)).train(draw(st.booleans())),
-}  # fmt: skip
+        nn.Linear(8, sizes(draw)), n_power_iterations=sizes(draw)
+    ).train(draw(st.booleans())),
+}
 
 
 @settings(max_examples=200)
@@ -341,8 +362,10 @@ def test_no_slope_of_any_layer_is_above_its_bound(data, name, seed):
 
 
 def test_a_mean_over_what_is_there_counts_by_schur():
-    for layer in (nn.AvgPool1d(3, 2, ceil_mode=True),
-                  nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)):  # fmt: skip
+    for layer in (
+        nn.AvgPool1d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(3, 1, padding=1, count_include_pad=False),
+    ):
         shape = (1, 6) if isinstance(layer, nn.AvgPool1d) else (1, 5, 5)
         true = dense_norm(layer, *shape)
         assert true <= lipschitz_upper(layer).value * ROUNDING <= 3 * true * ROUNDING
@@ -363,8 +386,11 @@ def test_wrapped_networks_have_the_bound_of_what_they_wrap():
     first, last = nn.Linear(2, 3), nn.Linear(3, 2)
     expected = lipschitz_upper(plain := nn.Sequential(first, inner, last)).value
     part = torch.compile(inner, backend="eager")
-    for network in (torch.compile(plain, backend="eager"), nn.DataParallel(plain),
-                    nn.Sequential(first, part, last)):  # fmt: skip
+    for network in (
+        torch.compile(plain, backend="eager"),
+        nn.DataParallel(plain),
+        nn.Sequential(first, part, last),
+    ):
         assert lipschitz_upper(network).value == expected
         assert lipschitz_upper(network, (2,)).value == expected
         assert lipschitz_lower(network, torch.ones(2, 2), steps=2).value <= expected

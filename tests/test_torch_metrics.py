@@ -353,8 +353,9 @@ def test_features_see_images_and_not_their_representation():
     images = torch.rand(2, 3, 40, 40, generator=generator())
     found = network(images)
     assert found.shape == (2, 1280)
-    torch.testing.assert_close(EfficientNetLite0((-1.0, 1.0))(2 * images - 1), found,
-                               rtol=1e-3, atol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        EfficientNetLite0((-1.0, 1.0))(2 * images - 1), found, rtol=1e-3, atol=1e-4
+    )
     grey = images[:, :1]
     torch.testing.assert_close(network(grey), network(grey.expand(-1, 3, -1, -1)))
     assert not network.train().training
@@ -473,11 +474,21 @@ BAD = [
     (psnr, RANGED, {"data_range": math.inf}, ValueError, "data_range: inf is not finite"),
     (psnr, RANGED, {"data_range": "1"}, TypeError, "data_range: '1'"),
     (psnr, RANGED, {"reconstruction": X}, ValueError, "image 0 equals x exactly.*infinite"),
-    (ssim, RANGED, {"x": X[..., :10], "reconstruction": Z[..., :10]}, ValueError,
-     "12 x 10 pixels.*11 x 11"),
+    (
+        ssim,
+        RANGED,
+        {"x": X[..., :10], "reconstruction": Z[..., :10]},
+        ValueError,
+        "12 x 10 pixels.*11 x 11",
+    ),
     (ssim, RANGED, {"x": X[:, 0], "reconstruction": Z[:, 0]}, ValueError, "x: .*images are"),
-    (ssim, RANGED, {"x": 1e200 * X.double(), "reconstruction": 2e200 * X.double()}, ValueError,
-     "SSIM of x and reconstruction: .*NaN"),
+    (
+        ssim,
+        RANGED,
+        {"x": 1e200 * X.double(), "reconstruction": 2e200 * X.double()},
+        ValueError,
+        "SSIM of x and reconstruction: .*NaN",
+    ),
     (ssim, RANGED, {"data_range": -1.0}, ValueError, "data_range: -1.0"),
     (stability, STABLE, {"eta": 0.0}, ValueError, "eta: 0.0; allowed: a number > 0"),
     (stability, STABLE, {"eta": 1e-12}, ValueError, "eta: 1e-12 is lost in rounding"),
@@ -486,16 +497,31 @@ BAD = [
     (stability, STABLE, {"reduction": "median"}, ValueError, "reduction: .*'median'"),
     (stability, STABLE, {"generator": 3}, TypeError, "generator: int is not"),
     (stability, STABLE, {"model": lambda y: y.sum()}, ValueError, r"model\(y\) returned shape"),
-    (stability, STABLE, {"model": lambda y: (y, y)}, TypeError,
-     r"model\(y\) returned a tuple of 2 entries; needed: a tensor .*model\(...\)\[0\]"),
+    (
+        stability,
+        STABLE,
+        {"model": lambda y: (y, y)},
+        TypeError,
+        r"model\(y\) returned a tuple of 2 entries; needed: a tensor .*model\(...\)\[0\]",
+    ),
     (stability, STABLE, {"model": lambda y: {"x": y}}, TypeError, r"keys \['x'\].*\['x'\]"),
-    (stability, STABLE, {"model": nn.Linear(4, 4).double()}, ValueError,
-     "model: its parameters have dtype torch.float64, but y has torch.float32; convert one"),
+    (
+        stability,
+        STABLE,
+        {"model": nn.Linear(4, 4).double()},
+        ValueError,
+        "model: its parameters have dtype torch.float64, but y has torch.float32; convert one",
+    ),
     (stability, STABLE, {"model": lambda y: y.long()}, TypeError, "returned dtype torch.int64"),
     (stability, STABLE, {"model": lambda y: y / 0}, ValueError, r"model\(y\): .*infinite"),
     (stability, STABLE, {"y": nan(Y)}, ValueError, "y: .*NaN"),
-    (saliency, {"model": lambda y: y, "y": Y}, {"model": lambda y: y.detach()}, ValueError,
-     "model: its output does not depend on y"),
+    (
+        saliency,
+        {"model": lambda y: y, "y": Y},
+        {"model": lambda y: y.detach()},
+        ValueError,
+        "model: its output does not depend on y",
+    ),
     (saliency, {"model": lambda y: y, "y": Y}, {"x": Y[:, :2]}, ValueError, "reconstruction: sh"),
     (saliency, {"model": lambda y: y, "y": Y}, {"model": lambda y: 3}, TypeError, "returned a int"),
     (polynomial_mmd, {"first": F, "second": G}, {"second": G[:, :2]}, ValueError, "2 features"),
@@ -515,7 +541,7 @@ BAD = [
     (summary, SUMMARY, {"batches": []}, ValueError, "batches: empty"),
     (summary, SUMMARY, {"metrics": {"m": lambda x, z: z}}, ValueError, "'m' returned .*3 images"),
     (summary, SUMMARY, {"measurement_metrics": {"RMSE": lambda y: y}}, ValueError, "'RMSE' is als"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("function", "good", "changes", "error", "message"), BAD)

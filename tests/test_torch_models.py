@@ -114,11 +114,14 @@ CALLS = {
     "saliency of an error": lambda model, x, y: metrics.saliency(model, y, x),
     "summary": lambda model, x, y: torch.tensor(
         metrics.summary(
-            model, [(x, y)], {"RMSE": metrics.rmse},
-            {"stability": lambda y: metrics.stability(model, y, 0.5)}, resamples=50,
+            model,
+            [(x, y)],
+            {"RMSE": metrics.rmse},
+            {"stability": lambda y: metrics.stability(model, y, 0.5)},
+            resamples=50,
         )["stability"]
     ),
-}  # fmt: skip
+}
 
 
 def network(inplace):

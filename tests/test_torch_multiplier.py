@@ -142,9 +142,16 @@ def test_the_seed_loop_trains_a_linear_map(optimiser):
         with torch.no_grad():
             return float(objective(model, multiplier, 10**6)) + multiplier * radius**2
 
-    found = bisect_multiplier(model, train, evaluate, low=optimum.multiplier / 5,
-                              high=4 * optimum.multiplier, tolerance=0.5 * optimum.multiplier,
-                              steps=100, last_steps=300)  # fmt: skip
+    found = bisect_multiplier(
+        model,
+        train,
+        evaluate,
+        low=optimum.multiplier / 5,
+        high=4 * optimum.multiplier,
+        tolerance=0.5 * optimum.multiplier,
+        steps=100,
+        last_steps=300,
+    )
     risk = dro_core.entropic_worst_case(model.weight.detach().numpy(), x, y, radius, epsilon).risk
     assert risk <= 1.05 * optimum.risk
     assert optimum.multiplier / 3 < found.multiplier < 3 * optimum.multiplier
@@ -164,8 +171,16 @@ def test_candidates_start_from_the_best_map_so_far():
             model.weight.add_(1.0)
 
     values = iter([5.0, 3.0, 4.0, 1.0])
-    bisect_multiplier(model, train, lambda model, multiplier: next(values), low=1.0, high=2.0,
-                      tolerance=0.5, steps=1, last_steps=1)  # fmt: skip
+    bisect_multiplier(
+        model,
+        train,
+        lambda model, multiplier: next(values),
+        low=1.0,
+        high=2.0,
+        tolerance=0.5,
+        steps=1,
+        last_steps=1,
+    )
     # from 0; 0's map is best; then high's; high's again; the last from the fourth's
     assert starts == [0, 1, 2, 2, 3]
 

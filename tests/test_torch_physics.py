@@ -137,8 +137,10 @@ def test_gaussian_kernels_have_their_widths():
     angle = math.radians(30)
     kernel = anisotropic_gaussian_kernel((3.0, 1.5), 30.0, size=41)
     mass, mean, covariance = moments(kernel)
-    axes = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]],
-                        dtype=torch.float64)  # fmt: skip
+    axes = torch.tensor(
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]],
+        dtype=torch.float64,
+    )
     expected = axes.T @ torch.diag(torch.tensor([9.0, 2.25], dtype=torch.float64)) @ axes
     torch.testing.assert_close(covariance, expected, rtol=1e-6, atol=1e-6)
     assert float(mean.abs().max()) < 1e-12
@@ -153,8 +155,9 @@ def test_truncation_leaves_25_taps_of_the_paper_s_kernel():
     middle = whole[18:43, 18:43]
     assert 1 - float(middle.sum()) < 1.3e-4
     torch.testing.assert_close(short, middle / middle.sum())
-    torch.testing.assert_close(gaussian_kernel(3.0), torch.outer(*2 * [gaussian_kernel(
-        3.0, dimensions=1)]))  # fmt: skip
+    torch.testing.assert_close(
+        gaussian_kernel(3.0), torch.outer(*2 * [gaussian_kernel(3.0, dimensions=1)])
+    )
     assert gaussian_kernel(0.0).tolist() == [[1.0]]
 
 
@@ -172,8 +175,9 @@ def test_angles_in_degrees_are_taken_and_in_radians_refused(degrees, angle):
 def test_motion_blur_is_a_path_of_its_length_and_direction():
     length, angle = 9.3, 25.0
     mass, mean, covariance = moments(motion_blur_kernel(length, angle))
-    direction = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))],
-                             dtype=torch.float64)  # fmt: skip
+    direction = torch.tensor(
+        [math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64
+    )
     across = direction.flip(0) * torch.tensor([-1.0, 1.0], dtype=torch.float64)
     assert mass == pytest.approx(1.0, abs=1e-14)
     assert float(mean.abs().max()) < 1e-12
@@ -209,9 +213,11 @@ def test_sampling_is_torch_s_with_exact_adjoints(factor, height, width):
     x, y = normal(*large), normal(*small)
     torch.testing.assert_close(down.A(x), functional.avg_pool2d(x, factor))
     torch.testing.assert_close(
-        up.A(y), functional.interpolate(y, scale_factor=factor, mode="bicubic"), rtol=1e-10,
+        up.A(y),
+        functional.interpolate(y, scale_factor=factor, mode="bicubic"),
+        rtol=1e-10,
         atol=1e-12,
-    )  # fmt: skip
+    )
     assert check_adjoint(down, large, small) < 1e-14
     assert check_adjoint(up, small, large) < 1e-14
     torch.testing.assert_close(down.A(down.A_adjoint(y)), y / factor**2)
@@ -329,9 +335,11 @@ def test_autocast_and_half_precision_are_computed_in_float32(operator, shape):
 
 @pytest.mark.parametrize(
     ("operator", "shape"),
-    [pytest.param(*case, marks=[] if k == 0 else [pytest.mark.slow])
-     for k, case in enumerate(OPERATORS)],
-)  # fmt: skip
+    [
+        pytest.param(*case, marks=[] if k == 0 else [pytest.mark.slow])
+        for k, case in enumerate(OPERATORS)
+    ],
+)
 def test_operators_compile_without_breaks(operator, shape):
     x = normal(*shape, dtype=torch.float32)
     compiled = torch.compile(operator, fullgraph=True, backend="eager")
@@ -375,8 +383,9 @@ def test_anything_that_measures_is_a_forward_operator():
 
 def test_a_matrix_with_shapes():
     x = normal(3, 2, 3)
-    operator = LinearOperatorModule(MATRIX, input_shape=(2, 3), output_shape=(5, 1),
-                                    dtype=torch.float64)  # fmt: skip
+    operator = LinearOperatorModule(
+        MATRIX, input_shape=(2, 3), output_shape=(5, 1), dtype=torch.float64
+    )
     expected = x.reshape(3, 6).numpy() @ MATRIX.toarray().T
     np.testing.assert_allclose(operator.A(x).numpy(), expected[..., None], rtol=1e-13)
     assert operator.A_adjoint(operator.A(x)).shape == x.shape
@@ -384,8 +393,10 @@ def test_a_matrix_with_shapes():
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_modules_move_and_copy(device):
-    for operator, shape in ((LinearOperatorModule(MATRIX), (2, 6)),
-                            (Convolution(gaussian_kernel(1.0)), (2, 9, 9))):  # fmt: skip
+    for operator, shape in (
+        (LinearOperatorModule(MATRIX), (2, 6)),
+        (Convolution(gaussian_kernel(1.0)), (2, 9, 9)),
+    ):
         moved = copy.deepcopy(operator).to(device)
         x = normal(*shape, dtype=torch.float32)
         torch.testing.assert_close(moved.A(x.to(device)).cpu(), operator.A(x))
@@ -541,189 +552,339 @@ DOUBLE = LinearOperatorModule(MATRIX, dtype=torch.float64)
 SHAPED = LinearOperatorModule(MATRIX, input_shape=(2, 3), output_shape=(5, 1))
 POISSON, MIXED, LEVELS = PoissonNoise(5.0), LAWS[5], MultiLevelGaussianNoise()
 ROWS = [
-    (gaussian_kernel, {"width": 1.0}, [
-        ({"width": -1.0}, ValueError, "width: -1.0 is negative"),
-        ({"width": NAN}, ValueError, "width: nan is not finite"),
-        ({"size": 4}, ValueError, "size: 4 is even"),
-        ({"size": 3.0}, TypeError, "size: 3.0 is not an integer"),
-        ({"dimensions": 3}, ValueError, "dimensions: 3; allowed: 1, 2"),
-    ]),
-    (anisotropic_gaussian_kernel, {"widths": (2.0, 1.0), "angle": 0.0}, [
-        ({"widths": 2.0}, ValueError, "widths: 2.0; allowed: two numbers"),
-        ({"widths": (1.0, 2.0, 3.0)}, ValueError, "widths: .*allowed: two numbers"),
-        ({"widths": (1.0, 0.0)}, ValueError, "widths: .*both must be > 0"),
-        ({"widths": (1.0, -1.0)}, ValueError, "widths: -1.0 is negative"),
-        ({"angle": NAN}, ValueError, "angle: nan"),
-        ({"angle": math.pi / 3}, ValueError, "angle: 1.047.* is 60 degrees in radians"),
-        ({"angle": 2 * math.pi}, ValueError, r"angle: 6.28.* radians; .*math.degrees\("),
-    ]),
-    (motion_blur_kernel, {"length": 5.0}, [
-        ({"length": -1.0}, ValueError, "length: -1.0 is negative"),
-        ({"decay": NAN}, ValueError, "decay: nan"),
-        ({"angle": "up"}, TypeError, "angle: 'up'"),
-        ({"angle": -math.pi / 4}, ValueError, "angle: -0.785.* is -45 degrees in radians"),
-        ({"angle": math.radians(7.5)}, ValueError, "angle: 0.1309 is 7.5 degrees in radians"),
-        ({"size": 5}, ValueError, "size: 5 does not hold a path of 5 pixels; .* 7"),
-        ({"size": 8}, ValueError, "size: 8 is even"),
-    ]),
-    (Convolution, {"kernel": [1.0]}, [
-        ({"kernel": [NAN]}, ValueError, "kernel: .*NaN"),
-        ({"kernel": [1j]}, TypeError, "kernel: dtype complex"),
-        ({"kernel": []}, ValueError, "kernel: .*non-empty"),
-        ({"kernel": np.ones((1, 1, 1))}, ValueError, "kernel: shape .*1-D or 2-D"),
-        ({"kernel": [1e200]}, ValueError, "kernel: the largest magnitude"),
-        ({"padding": "same"}, ValueError, "padding: unknown value 'same'"),
-    ]),
-    (Convolution(gaussian_kernel(1.0)).A, {"x": torch.zeros(1, 9, 9)}, [
-        ({"x": np.zeros((1, 9, 9))}, TypeError, "x: ndarray is not a torch.Tensor"),
-        ({"x": torch.zeros(1, 9, 9).long()}, TypeError, "x: dtype torch.int64"),
-        ({"x": torch.full((1, 9, 9), NAN)}, ValueError, "x: 81 entries are NaN"),
-        ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\), but the kernel"),
-        ({"x": torch.zeros(9, 9)}, ValueError,
-         r"x: shape \(9, 9\); needed: samples.* \(one image without a batch axis\? x\[None\]\)"),
-    ]),
-    (Convolution([1.0]).A_adjoint, {"y": torch.zeros(1, 9)}, [
-        ({"y": torch.zeros(9)}, ValueError,
-         r"y: shape \(9,\); needed: samples.* \(one signal without a batch axis\? y\[None\]\)"),
-        ({"y": torch.full((1, 9), NAN)}, ValueError, "y: 9 entries are NaN"),
-    ]),
-    (Integration().A, {"x": torch.zeros(1, 3)}, [
-        ({"x": torch.zeros(1, 0)}, ValueError, "x: empty"),
-        ({"x": torch.zeros(3)}, ValueError, r"x: shape \(3,\); .* x\[None\] for one sample"),
-        ({"x": torch.tensor(3.0)}, ValueError, r"x: shape \(\); axis 0 counts samples"),
-    ]),
-    (Integration().A_adjoint, {"y": torch.zeros(1, 3)}, [
-        ({"y": torch.zeros(3)}, ValueError, r"y: shape \(3,\); .* y\[None\] for one sample"),
-    ]),
-    (Downsampling, {"factor": 4}, [
-        ({"factor": 0}, ValueError, "factor: 0 is below 1"),
-        ({"factor": 2.0}, TypeError, "factor: 2.0"),
-    ]),
-    (Downsampling().A, {"x": IMAGE}, [
-        ({"x": IMAGE[..., 1:]}, ValueError, r"x: shape .*; 4 must divide"),
-        ({"x": IMAGE[0, 0]}, ValueError,
-         r"x: shape \(8, 8\); images are .*one image\? x\[None, None\]"),
-        ({"x": torch.zeros(1, 2, 8, 10)}, ValueError, r"x: shape .*; 4 must divide"),
-    ]),
-    (Downsampling().A_adjoint, {"y": IMAGE}, [
-        ({"y": IMAGE[0, 0]}, ValueError, r"y: shape \(8, 8\); images are .*y\[None, None\]"),
-    ]),
+    (
+        gaussian_kernel,
+        {"width": 1.0},
+        [
+            ({"width": -1.0}, ValueError, "width: -1.0 is negative"),
+            ({"width": NAN}, ValueError, "width: nan is not finite"),
+            ({"size": 4}, ValueError, "size: 4 is even"),
+            ({"size": 3.0}, TypeError, "size: 3.0 is not an integer"),
+            ({"dimensions": 3}, ValueError, "dimensions: 3; allowed: 1, 2"),
+        ],
+    ),
+    (
+        anisotropic_gaussian_kernel,
+        {"widths": (2.0, 1.0), "angle": 0.0},
+        [
+            ({"widths": 2.0}, ValueError, "widths: 2.0; allowed: two numbers"),
+            ({"widths": (1.0, 2.0, 3.0)}, ValueError, "widths: .*allowed: two numbers"),
+            ({"widths": (1.0, 0.0)}, ValueError, "widths: .*both must be > 0"),
+            ({"widths": (1.0, -1.0)}, ValueError, "widths: -1.0 is negative"),
+            ({"angle": NAN}, ValueError, "angle: nan"),
+            ({"angle": math.pi / 3}, ValueError, "angle: 1.047.* is 60 degrees in radians"),
+            ({"angle": 2 * math.pi}, ValueError, r"angle: 6.28.* radians; .*math.degrees\("),
+        ],
+    ),
+    (
+        motion_blur_kernel,
+        {"length": 5.0},
+        [
+            ({"length": -1.0}, ValueError, "length: -1.0 is negative"),
+            ({"decay": NAN}, ValueError, "decay: nan"),
+            ({"angle": "up"}, TypeError, "angle: 'up'"),
+            ({"angle": -math.pi / 4}, ValueError, "angle: -0.785.* is -45 degrees in radians"),
+            ({"angle": math.radians(7.5)}, ValueError, "angle: 0.1309 is 7.5 degrees in radians"),
+            ({"size": 5}, ValueError, "size: 5 does not hold a path of 5 pixels; .* 7"),
+            ({"size": 8}, ValueError, "size: 8 is even"),
+        ],
+    ),
+    (
+        Convolution,
+        {"kernel": [1.0]},
+        [
+            ({"kernel": [NAN]}, ValueError, "kernel: .*NaN"),
+            ({"kernel": [1j]}, TypeError, "kernel: dtype complex"),
+            ({"kernel": []}, ValueError, "kernel: .*non-empty"),
+            ({"kernel": np.ones((1, 1, 1))}, ValueError, "kernel: shape .*1-D or 2-D"),
+            ({"kernel": [1e200]}, ValueError, "kernel: the largest magnitude"),
+            ({"padding": "same"}, ValueError, "padding: unknown value 'same'"),
+        ],
+    ),
+    (
+        Convolution(gaussian_kernel(1.0)).A,
+        {"x": torch.zeros(1, 9, 9)},
+        [
+            ({"x": np.zeros((1, 9, 9))}, TypeError, "x: ndarray is not a torch.Tensor"),
+            ({"x": torch.zeros(1, 9, 9).long()}, TypeError, "x: dtype torch.int64"),
+            ({"x": torch.full((1, 9, 9), NAN)}, ValueError, "x: 81 entries are NaN"),
+            ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\), but the kernel"),
+            (
+                {"x": torch.zeros(9, 9)},
+                ValueError,
+                r"x: shape \(9, 9\); needed: samples.* \(one image without a batch axis\? "
+                r"x\[None\]\)",
+            ),
+        ],
+    ),
+    (
+        Convolution([1.0]).A_adjoint,
+        {"y": torch.zeros(1, 9)},
+        [
+            (
+                {"y": torch.zeros(9)},
+                ValueError,
+                r"y: shape \(9,\); needed: samples.* \(one signal without a batch axis\? "
+                r"y\[None\]\)",
+            ),
+            ({"y": torch.full((1, 9), NAN)}, ValueError, "y: 9 entries are NaN"),
+        ],
+    ),
+    (
+        Integration().A,
+        {"x": torch.zeros(1, 3)},
+        [
+            ({"x": torch.zeros(1, 0)}, ValueError, "x: empty"),
+            ({"x": torch.zeros(3)}, ValueError, r"x: shape \(3,\); .* x\[None\] for one sample"),
+            ({"x": torch.tensor(3.0)}, ValueError, r"x: shape \(\); axis 0 counts samples"),
+        ],
+    ),
+    (
+        Integration().A_adjoint,
+        {"y": torch.zeros(1, 3)},
+        [
+            ({"y": torch.zeros(3)}, ValueError, r"y: shape \(3,\); .* y\[None\] for one sample"),
+        ],
+    ),
+    (
+        Downsampling,
+        {"factor": 4},
+        [
+            ({"factor": 0}, ValueError, "factor: 0 is below 1"),
+            ({"factor": 2.0}, TypeError, "factor: 2.0"),
+        ],
+    ),
+    (
+        Downsampling().A,
+        {"x": IMAGE},
+        [
+            ({"x": IMAGE[..., 1:]}, ValueError, r"x: shape .*; 4 must divide"),
+            (
+                {"x": IMAGE[0, 0]},
+                ValueError,
+                r"x: shape \(8, 8\); images are .*one image\? x\[None, None\]",
+            ),
+            ({"x": torch.zeros(1, 2, 8, 10)}, ValueError, r"x: shape .*; 4 must divide"),
+        ],
+    ),
+    (
+        Downsampling().A_adjoint,
+        {"y": IMAGE},
+        [
+            ({"y": IMAGE[0, 0]}, ValueError, r"y: shape \(8, 8\); images are .*y\[None, None\]"),
+        ],
+    ),
     (Upsampling, {"factor": 4}, [({"factor": -1}, ValueError, "factor: -1 is below 1")]),
-    (Upsampling().A, {"x": IMAGE}, [
-        ({"x": IMAGE[0, 0]}, ValueError, r"x: shape .*; images are .*x\[None, None\]"),
-    ]),
-    (Upsampling().A_adjoint, {"y": IMAGE}, [
-        ({"y": IMAGE[..., 1:]}, ValueError, "y: shape .*; 4 must divide"),
-        ({"y": IMAGE[0, 0]}, ValueError, r"y: shape .*; images are .*y\[None, None\]"),
-    ]),
+    (
+        Upsampling().A,
+        {"x": IMAGE},
+        [
+            ({"x": IMAGE[0, 0]}, ValueError, r"x: shape .*; images are .*x\[None, None\]"),
+        ],
+    ),
+    (
+        Upsampling().A_adjoint,
+        {"y": IMAGE},
+        [
+            ({"y": IMAGE[..., 1:]}, ValueError, "y: shape .*; 4 must divide"),
+            ({"y": IMAGE[0, 0]}, ValueError, r"y: shape .*; images are .*y\[None, None\]"),
+        ],
+    ),
     (ClippedHDR, {"gain": 2.0}, [({"gain": -2.0}, ValueError, "gain: -2.0 is negative")]),
-    (GammaMotionBlur, {"gamma": 2.2}, [
-        ({"gamma": 0.0}, ValueError, "gamma: 0.0; allowed"),
-        ({"length": -1.0}, ValueError, "length: -1.0"),
-        ({"decay": NAN}, ValueError, "decay: nan"),
-    ]),
-    (GammaMotionBlur().A, {"x": torch.zeros(1, 3, 9, 9)}, [
-        ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
-        ({"x": torch.zeros(9, 9)}, ValueError, r"x: shape .*needed: samples.*x\[None\]"),
-    ]),
-    (SignalGatedBlur, {"temperature": 0.1}, [
-        ({"temperature": 0.0}, ValueError, "temperature: 0.0; allowed"),
-    ]),
-    (SignalGatedBlur().A, {"x": torch.zeros(1, 3, 17, 17)}, [
-        ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
-        ({"x": torch.zeros(3, 17, 17)}, ValueError, r"x: shape .*one image\? x\[None\]"),
-        ({"x": torch.zeros(17, 17)}, ValueError, r"x: shape .*images are .*x\[None, None\]"),
-    ]),
-    (LinearOperatorModule, {"operator": MATRIX}, [
-        ({"operator": np.sin}, TypeError, "operator, adjoint: .*allowed: two functions"),
-        ({"operator": 3}, TypeError, "operator, adjoint: 3"),
-        ({"operator": MATRIX * NAN}, ValueError, "operator: entries are NaN"),
-        ({"operator": np.ones(3)}, ValueError, "operator: a 2-D matrix"),
-        ({"adjoint": np.sin}, ValueError, "adjoint: only a function needs one"),
-        ({"input_shape": (2, 2)}, ValueError, r"input_shape: \(2, 2\) has 4 entries"),
-        ({"output_shape": (0, 2)}, ValueError, "output_shape: 0 is below 1"),
-        ({"operator": np.sin, "adjoint": np.sin, "input_shape": (1,)}, ValueError,
-         "input_shape: .* a function has its own"),
-        ({"dtype": torch.float16}, TypeError, "dtype: torch.float16; allowed"),
-    ]),
-    (DOUBLE.A, {"x": torch.zeros(1, 6).double()}, [
-        ({"x": torch.zeros(1, 5).double()}, ValueError, r"x: shape \(1, 5\); needed: .*\(6,\)"),
-        ({"x": torch.zeros(1, 6)}, ValueError, "x: computed in .*32, but .* holds torch.float64"),
-        ({"x": torch.zeros(6).double()}, ValueError,
-         r"x: shape \(6,\); needed: .*one sample without a batch axis\? x\[None\]"),
-        ({"x": torch.zeros(2, 2, 3).double()}, ValueError, r"x: .*flattened\? x.flatten\(1\)"),
-        ({"x": torch.zeros(6, 2).double()}, ValueError, r"x: .*axes swapped\? x.mT"),
-    ]),
-    (SHAPED.A_adjoint, {"y": torch.zeros(2, 5, 1)}, [
-        ({"y": torch.zeros(5, 1)}, ValueError, r"y: shape \(5, 1\); needed: .* y\[None\]"),
-        ({"y": torch.zeros(2, 1, 5)}, ValueError, r"y: shape .*axes swapped\? y.mT"),
-        ({"y": torch.zeros(2, 5)}, ValueError, r"y: shape .*flatten\(1, \(5, 1\)\)"),
-    ]),
-    (as_forward, {"forward": torch.sin}, [
-        ({"forward": 3}, TypeError, "forward: 3 has no method A"),
-        ({"forward": Physics}, TypeError, "forward: .*Physics"),
-    ]),
-    (check_adjoint, {"forward": Integration(), "shape_x": (1, 3)}, [
-        ({"forward": torch.sin}, TypeError, "forward: .* has no A_adjoint"),
-        ({"shape_x": (1, 0)}, ValueError, "shape: 0 is below 1"),
-        ({"shape_y": (1, 4)}, ValueError, r"shape_y: \(1, 4\), but A\(x\) has shape \(1, 3\)"),
-        ({"rtol": -1.0}, ValueError, "rtol: -1.0 is negative"),
-        ({"forward": LinearOperatorModule(lambda x: x * NAN, lambda y: y)}, ValueError,
-         r"y: 3 entries|A\(x\): 3 entries are NaN"),
-        ({"forward": LinearOperatorModule(lambda x: x, lambda y: y[:, :1])}, ValueError,
-         r"forward: A_adjoint\(y\) has shape \(1, 1\)"),
-    ]),
+    (
+        GammaMotionBlur,
+        {"gamma": 2.2},
+        [
+            ({"gamma": 0.0}, ValueError, "gamma: 0.0; allowed"),
+            ({"length": -1.0}, ValueError, "length: -1.0"),
+            ({"decay": NAN}, ValueError, "decay: nan"),
+        ],
+    ),
+    (
+        GammaMotionBlur().A,
+        {"x": torch.zeros(1, 3, 9, 9)},
+        [
+            ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
+            ({"x": torch.zeros(9, 9)}, ValueError, r"x: shape .*needed: samples.*x\[None\]"),
+        ],
+    ),
+    (
+        SignalGatedBlur,
+        {"temperature": 0.1},
+        [
+            ({"temperature": 0.0}, ValueError, "temperature: 0.0; allowed"),
+        ],
+    ),
+    (
+        SignalGatedBlur().A,
+        {"x": torch.zeros(1, 3, 17, 17)},
+        [
+            ({"x": IMAGE}, ValueError, "x: shape .*the kernel"),
+            ({"x": torch.zeros(3, 17, 17)}, ValueError, r"x: shape .*one image\? x\[None\]"),
+            ({"x": torch.zeros(17, 17)}, ValueError, r"x: shape .*images are .*x\[None, None\]"),
+        ],
+    ),
+    (
+        LinearOperatorModule,
+        {"operator": MATRIX},
+        [
+            ({"operator": np.sin}, TypeError, "operator, adjoint: .*allowed: two functions"),
+            ({"operator": 3}, TypeError, "operator, adjoint: 3"),
+            ({"operator": MATRIX * NAN}, ValueError, "operator: entries are NaN"),
+            ({"operator": np.ones(3)}, ValueError, "operator: a 2-D matrix"),
+            ({"adjoint": np.sin}, ValueError, "adjoint: only a function needs one"),
+            ({"input_shape": (2, 2)}, ValueError, r"input_shape: \(2, 2\) has 4 entries"),
+            ({"output_shape": (0, 2)}, ValueError, "output_shape: 0 is below 1"),
+            (
+                {"operator": np.sin, "adjoint": np.sin, "input_shape": (1,)},
+                ValueError,
+                "input_shape: .* a function has its own",
+            ),
+            ({"dtype": torch.float16}, TypeError, "dtype: torch.float16; allowed"),
+        ],
+    ),
+    (
+        DOUBLE.A,
+        {"x": torch.zeros(1, 6).double()},
+        [
+            ({"x": torch.zeros(1, 5).double()}, ValueError, r"x: shape \(1, 5\); needed: .*\(6,\)"),
+            (
+                {"x": torch.zeros(1, 6)},
+                ValueError,
+                "x: computed in .*32, but .* holds torch.float64",
+            ),
+            (
+                {"x": torch.zeros(6).double()},
+                ValueError,
+                r"x: shape \(6,\); needed: .*one sample without a batch axis\? x\[None\]",
+            ),
+            ({"x": torch.zeros(2, 2, 3).double()}, ValueError, r"x: .*flattened\? x.flatten\(1\)"),
+            ({"x": torch.zeros(6, 2).double()}, ValueError, r"x: .*axes swapped\? x.mT"),
+        ],
+    ),
+    (
+        SHAPED.A_adjoint,
+        {"y": torch.zeros(2, 5, 1)},
+        [
+            ({"y": torch.zeros(5, 1)}, ValueError, r"y: shape \(5, 1\); needed: .* y\[None\]"),
+            ({"y": torch.zeros(2, 1, 5)}, ValueError, r"y: shape .*axes swapped\? y.mT"),
+            ({"y": torch.zeros(2, 5)}, ValueError, r"y: shape .*flatten\(1, \(5, 1\)\)"),
+        ],
+    ),
+    (
+        as_forward,
+        {"forward": torch.sin},
+        [
+            ({"forward": 3}, TypeError, "forward: 3 has no method A"),
+            ({"forward": Physics}, TypeError, "forward: .*Physics"),
+        ],
+    ),
+    (
+        check_adjoint,
+        {"forward": Integration(), "shape_x": (1, 3)},
+        [
+            ({"forward": torch.sin}, TypeError, "forward: .* has no A_adjoint"),
+            ({"shape_x": (1, 0)}, ValueError, "shape: 0 is below 1"),
+            ({"shape_y": (1, 4)}, ValueError, r"shape_y: \(1, 4\), but A\(x\) has shape \(1, 3\)"),
+            ({"rtol": -1.0}, ValueError, "rtol: -1.0 is negative"),
+            (
+                {"forward": LinearOperatorModule(lambda x: x * NAN, lambda y: y)},
+                ValueError,
+                r"y: 3 entries|A\(x\): 3 entries are NaN",
+            ),
+            (
+                {"forward": LinearOperatorModule(lambda x: x, lambda y: y[:, :1])},
+                ValueError,
+                r"forward: A_adjoint\(y\) has shape \(1, 1\)",
+            ),
+        ],
+    ),
     (GaussianNoise, {"level": 1.0}, [({"level": -1.0}, ValueError, "level: -1.0 is negative")]),
-    (GaussianNoise(1.0), {"y": IMAGE}, [
-        ({"y": IMAGE * NAN}, ValueError, "y: 192 entries are NaN"),
-        ({"y": 1.0}, TypeError, "y: float is not a torch.Tensor"),
-        ({"generator": 0}, TypeError, "generator: 0; allowed: a torch.Generator"),
-    ]),
-    (UniformNoise, {"half_width": 1.0}, [
-        ({"half_width": NAN}, ValueError, "half_width: nan"),
-    ]),
-    (SpeckleNoise, {"level": 1.0}, [
-        ({"level": "1"}, TypeError, "level: '1'"),
-        ({"low": NAN}, ValueError, "low: nan"),
-    ]),
-    (PoissonNoise, {"photons": 1.0}, [
-        ({"photons": 0.0}, ValueError, "photons: 0; allowed"),
-        ({"photons": 1e16}, ValueError, r"photons: 1e\+16; allowed"),
-        ({"low": 1.0}, ValueError, "low, high: 1.0 and 1.0"),
-    ]),
+    (
+        GaussianNoise(1.0),
+        {"y": IMAGE},
+        [
+            ({"y": IMAGE * NAN}, ValueError, "y: 192 entries are NaN"),
+            ({"y": 1.0}, TypeError, "y: float is not a torch.Tensor"),
+            ({"generator": 0}, TypeError, "generator: 0; allowed: a torch.Generator"),
+        ],
+    ),
+    (
+        UniformNoise,
+        {"half_width": 1.0},
+        [
+            ({"half_width": NAN}, ValueError, "half_width: nan"),
+        ],
+    ),
+    (
+        SpeckleNoise,
+        {"level": 1.0},
+        [
+            ({"level": "1"}, TypeError, "level: '1'"),
+            ({"low": NAN}, ValueError, "low: nan"),
+        ],
+    ),
+    (
+        PoissonNoise,
+        {"photons": 1.0},
+        [
+            ({"photons": 0.0}, ValueError, "photons: 0; allowed"),
+            ({"photons": 1e16}, ValueError, r"photons: 1e\+16; allowed"),
+            ({"low": 1.0}, ValueError, "low, high: 1.0 and 1.0"),
+        ],
+    ),
     (POISSON, {"y": IMAGE}, [({"y": IMAGE - 1.1}, ValueError, "y: -1.1.* is below low = -1.0")]),
-    (SaltAndPepperNoise, {"share": 0.5}, [
-        ({"share": 1.5}, ValueError, r"share: 1.5; allowed: a number in \[0, 1\]"),
-        ({"salt": -0.5}, ValueError, "salt: -0.5 is negative"),
-        ({"high": -2.0}, ValueError, "low, high: -1.0 and -2.0"),
-    ]),
-    (MixtureNoise, {"laws": [POISSON]}, [
-        ({"laws": []}, ValueError, "laws: empty"),
-        ({"laws": [torch.sin]}, TypeError, "laws: .* is not a Noise"),
-        ({"weights": [0.5]}, ValueError, "weights: they sum to 0.5"),
-        ({"weights": [0.5, 0.5]}, ValueError, "weights: shape"),
-    ]),
+    (
+        SaltAndPepperNoise,
+        {"share": 0.5},
+        [
+            ({"share": 1.5}, ValueError, r"share: 1.5; allowed: a number in \[0, 1\]"),
+            ({"salt": -0.5}, ValueError, "salt: -0.5 is negative"),
+            ({"high": -2.0}, ValueError, "low, high: -1.0 and -2.0"),
+        ],
+    ),
+    (
+        MixtureNoise,
+        {"laws": [POISSON]},
+        [
+            ({"laws": []}, ValueError, "laws: empty"),
+            ({"laws": [torch.sin]}, TypeError, "laws: .* is not a Noise"),
+            ({"weights": [0.5]}, ValueError, "weights: they sum to 0.5"),
+            ({"weights": [0.5, 0.5]}, ValueError, "weights: shape"),
+        ],
+    ),
     (MIXED, {"y": IMAGE}, [({"y": torch.zeros(3)}, ValueError, r"y: shape \(3,\); axis 0")]),
-    (MultiLevelGaussianNoise, {}, [
-        ({"levels": [-0.1, 1, 1, 1]}, ValueError, "levels: -0.1; allowed: numbers >= 0"),
-        ({"levels": []}, ValueError, "levels: shape"),
-        ({"levels": [0.1]}, ValueError, "proportions: 4 numbers, but there are 1 levels"),
-        ({"proportions": [1, 1, 1, 0]}, ValueError, "proportions: 0.0; allowed: numbers > 0"),
-    ]),
+    (
+        MultiLevelGaussianNoise,
+        {},
+        [
+            ({"levels": [-0.1, 1, 1, 1]}, ValueError, "levels: -0.1; allowed: numbers >= 0"),
+            ({"levels": []}, ValueError, "levels: shape"),
+            ({"levels": [0.1]}, ValueError, "proportions: 4 numbers, but there are 1 levels"),
+            ({"proportions": [1, 1, 1, 0]}, ValueError, "proportions: 0.0; allowed: numbers > 0"),
+        ],
+    ),
     (LEVELS.draw, {"y": IMAGE}, [({"y": torch.zeros(3)}, ValueError, r"y: shape \(3,\)")]),
     (LEVELS.assign, {"count": 3}, [({"count": 0}, ValueError, "count: 0 is below 1")]),
-    (LEVELS.with_levels, {"y": IMAGE, "levels": torch.ones(1)}, [
-        ({"levels": torch.ones(2)}, ValueError, "levels: 2 numbers .* each of 1 samples"),
-        ({"levels": -torch.ones(1)}, ValueError, "levels: 1 numbers from -1.0"),
-    ]),
-]  # fmt: skip
+    (
+        LEVELS.with_levels,
+        {"y": IMAGE, "levels": torch.ones(1)},
+        [
+            ({"levels": torch.ones(2)}, ValueError, "levels: 2 numbers .* each of 1 samples"),
+            ({"levels": -torch.ones(1)}, ValueError, "levels: 1 numbers from -1.0"),
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "message"),
-    [(function, {**good, **changes}, error, message)
-     for function, good, rows in ROWS for changes, error, message in rows],
-)  # fmt: skip
+    [
+        (function, {**good, **changes}, error, message)
+        for function, good, rows in ROWS
+        for changes, error, message in rows
+    ],
+)
 def test_bad_input_is_refused_by_name(function, arguments, error, message):
     with pytest.raises(error, match=message):
         function(**arguments)

@@ -32,8 +32,12 @@ NAN = float("nan")
 
 #: Blobs v (1 - |z - z0|² / r²)₊^power: (x0, y0, r, v), lengths in half-widths of the image. Power 0
 #: are disks with hard edges, 3 is twice differentiable. The last three lie off centre.
-PHANTOM = ((0.0, 0.0, 0.8, 0.4), (-0.25, 0.3, 0.22, 0.3), (0.3, 0.2, 0.15, -0.2),
-           (0.1, -0.4, 0.18, 0.3))  # fmt: skip
+PHANTOM = (
+    (0.0, 0.0, 0.8, 0.4),
+    (-0.25, 0.3, 0.22, 0.3),
+    (0.3, 0.2, 0.15, -0.2),
+    (0.1, -0.4, 0.18, 0.3),
+)
 
 
 def scan(size=128, views=90, cells=None, **changes):
@@ -96,10 +100,14 @@ def fbp_psnr(geometry, power, **options):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"detector": "curved"}, {"detector_offset": 7.3, "centre_offset": -4.1},
-     {"detector": "curved", "detector_offset": -9.0, "centre_offset": 5.0}],
+    [
+        {},
+        {"detector": "curved"},
+        {"detector_offset": 7.3, "centre_offset": -4.1},
+        {"detector": "curved", "detector_offset": -9.0, "centre_offset": 5.0},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_line_integrals_of_disks(changes):
     """Hard-edged, off centre: 4e-3 against exact chords; smooth blobs: 1e-3."""
     geometry = scan(256, views=12, **changes)
@@ -121,9 +129,14 @@ def test_strip_integrals_of_one_off_centre_disk(disk):
 
 
 @given(
-    st.integers(1, 12), st.integers(1, 6), st.integers(1, 20), st.floats(-2, 2), st.floats(-2, 2),
-    st.sampled_from(tomography.DETECTORS), st.integers(0, 2**31),
-)  # fmt: skip
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.integers(1, 20),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.sampled_from(tomography.DETECTORS),
+    st.integers(0, 2**31),
+)
 @settings(max_examples=40)
 def test_the_adjoint_is_exact(size, views, cells, offset, centre, detector, seed):
     angles = np.random.default_rng(seed).uniform(-7, 7, views)
@@ -131,8 +144,14 @@ def test_the_adjoint_is_exact(size, views, cells, offset, centre, detector, seed
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         projector = FanBeamProjector(geometry, dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
-        check_adjoint(projector, (2, 1, size, size), (2, 1, views, cells), dtype=dtype,
-                      generator=generator, rtol=tolerance)  # fmt: skip
+        check_adjoint(
+            projector,
+            (2, 1, size, size),
+            (2, 1, views, cells),
+            dtype=dtype,
+            generator=generator,
+            rtol=tolerance,
+        )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -226,8 +245,9 @@ def test_filters_order_noise_and_keep_the_mean():
     geometry = scan(64, 90)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, *geometry.sinogram_shape, generator=generator)
-    spread = {name: float(fan_beam_fbp(noise, geometry, filter=name).std())
-              for name in tomography.FILTERS}  # fmt: skip
+    spread = {
+        name: float(fan_beam_fbp(noise, geometry, filter=name).std()) for name in tomography.FILTERS
+    }
     assert sorted(spread, key=spread.get) == ["hann", "hamming", "cosine", "shepp-logan", "ramp"]
     flat = torch.from_numpy(analytic_sinogram(geometry, 3))[None]
     means = [float(fan_beam_fbp(flat, geometry, filter=name).mean()) for name in tomography.FILTERS]
@@ -370,9 +390,11 @@ def test_every_measured_ray_has_the_weight_pi(kind):
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), views=st.integers(1, 60), turns=st.integers(-3, 3),
+    seed=st.integers(0, 2**32 - 1),
+    views=st.integers(1, 60),
+    turns=st.integers(-3, 3),
     spread=st.floats(0.1, 6.2),
-)  # fmt: skip
+)
 @settings(max_examples=30)
 @pytest.mark.filterwarnings("ignore::dro_torch.tomography.CoverageWarning")
 def test_weights_do_not_see_order_turns_or_repetition(seed, views, turns, spread):
@@ -406,11 +428,14 @@ def test_weights_of_very_few_views(views):
 
 @pytest.mark.parametrize(
     ("angles", "warns"),
-    [(np.linspace(0, 1.5, 90), True), (np.linspace(0, np.pi, 180), True),
-     (np.arange(4)[:, None] * np.pi / 2 + np.arange(20) * 0.01, True),
-     (np.linspace(0, 2 * np.pi, 12, endpoint=False), False),
-     (np.linspace(0, np.pi + 1.0, 180), False)],
-)  # fmt: skip
+    [
+        (np.linspace(0, 1.5, 90), True),
+        (np.linspace(0, np.pi, 180), True),
+        (np.arange(4)[:, None] * np.pi / 2 + np.arange(20) * 0.01, True),
+        (np.linspace(0, 2 * np.pi, 12, endpoint=False), False),
+        (np.linspace(0, np.pi + 1.0, 180), False),
+    ],
+)
 def test_short_coverage_is_said(angles, warns):
     geometry = dataclasses.replace(scan(16, 4, cells=25), angles=np.ravel(angles))
     with warnings.catch_warnings(record=True) as seen:
@@ -434,80 +459,134 @@ PROJECTOR = FanBeamProjector(SMALL)
 SINOGRAM = torch.zeros(1, 4, 9)
 SCAN = data.FanBeamScan(SINOGRAM[0], torch.arange(4.0), 100.0, 150.0, 1.0, 8, 1.0)
 ROWS = [
-    (FanBeamGeometry, GOOD, [
-        ({"source_origin": 0.0}, ValueError, "source_origin: 0.0; allowed: a length > 0"),
-        ({"source_origin": 5.0}, ValueError, "source_origin: 5, .* the source must be outside"),
-        ({"source_detector": NAN}, ValueError, "source_detector: nan"),
-        ({"detector_pixel": -1.0}, ValueError, "detector_pixel: -1.0"),
-        ({"detector_count": 0}, ValueError, "detector_count: 0"),
-        ({"image_size": 8.0}, TypeError, "image_size: 8.0"),
-        ({"angles": []}, ValueError, "angles: shape"),
-        ({"angles": 1.0}, ValueError, "angles: shape"),
-        ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
-        ({"angles": np.arange(0, 360.0)}, ValueError, "angles: from 0 to 359, .*degrees"),
-        ({"angles": 2.4 * np.arange(60)}, ValueError, r"degrees\? .*if not: numpy.mod\(angles"),
-        ({"angles": np.arange(0, 30, 0.5)}, ValueError, "angles: from 0 to 29.5, .*degrees"),
-        ({"detector_offset": "0"}, TypeError, "detector_offset: '0'"),
-        ({"centre_offset": NAN}, ValueError, "centre_offset: nan"),
-        ({"detector": "flatt"}, ValueError, "detector: unknown value 'flatt' .did you mean"),
-    ]),
-    (FanBeamGeometry.two_detect, {"views": 10}, [
-        ({"views": 0}, ValueError, "views: 0 is below 1"),
-        ({"detector_count": 0}, ValueError, "detector_count: 0"),
-        ({"image_size": 1.5}, TypeError, "image_size: 1.5"),
-    ]),
-    (FanBeamGeometry.from_scan, {"scan": SCAN}, [
-        ({"scan": SMALL}, TypeError, "scan: a FanBeamScan is needed, given FanBeamGeometry"),
-        ({"scan": dataclasses.replace(SCAN, sinogram=SCAN.sinogram.T)}, ValueError,
-         r"scan: sinogram of shape \(9, 4\), but 4 angles; .*axes swapped\? scan.sinogram.mT"),
-        ({"scan": dataclasses.replace(SCAN, sinogram=SINOGRAM)}, ValueError,
-         r"scan: sinogram of shape \(1, 4, 9\), but 4 angles; needed: \(views, detector cells\)"),
-        ({"scan": dataclasses.replace(SCAN, angles=torch.arange(0, 360, 90.5))}, ValueError,
-         "angles: from 0 to 271.5.*degrees"),
-        ({"image_size": 0}, ValueError, "image_size: 0"),
-    ]),
-    (FanBeamGeometry.htc2022, {"angles": [1.0]}, [
-        ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
-        ({"angles": np.arange(27, 87, 0.5)}, ValueError, "angles: .*degrees"),
-        ({"angles": np.linspace(27, 34, 99)}, ValueError, "angles: from 27 to 34, .*degrees"),
-        ({"angles": np.arange(27, 34, 1.7)}, ValueError, "angles: from 27 to 33.8, .*degrees"),
-        ({"image_size": 0}, ValueError, "image_size: 0"),
-    ]),
-    (fan_beam_matrix, {"geometry": SMALL}, [
-        ({"geometry": 3}, TypeError, "geometry: 3 is not a FanBeamGeometry"),
-        ({"geometry": FanBeamGeometry.two_detect()}, ValueError, "geometry: about .* entries"),
-    ]),
-    (FanBeamProjector, {"geometry": SMALL}, [
-        ({"geometry": None}, TypeError, "geometry: None"),
-        ({"dtype": torch.int32}, TypeError, "dtype: torch.int32; allowed"),
-    ]),
-    (PROJECTOR.A, {"x": torch.zeros(1, 8, 8)}, [
-        ({"x": torch.zeros(8, 8)}, ValueError, r"x: shape \(8, 8\); needed: images.*: x\[None\]"),
-        ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\); needed: images"),
-        ({"x": torch.zeros(1, 8, 8).double()}, ValueError, "x: computed in torch.float64"),
-        ({"x": torch.full((1, 8, 8), NAN)}, ValueError, "x: 64 entries are NaN"),
-        ({"x": torch.zeros(1, 8)}, ValueError, r"x: shape \(1, 8\); needed: images"),
-    ]),
-    (PROJECTOR.A_adjoint, {"y": SINOGRAM}, [
-        ({"y": torch.zeros(9, 4)}, ValueError, r"y: shape \(9, 4\); .*swapped\? y.mT\[None\]"),
-        ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); .*swapped\? y.mT"),
-    ]),
-    (fan_beam_fbp, {"sinogram": SINOGRAM, "geometry": SMALL}, [
-        ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*sinograms.*: sinogram\[None\]"),
-        ({"sinogram": SINOGRAM.numpy()}, TypeError, "sinogram: ndarray is not"),
-        ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
-        ({"geometry": None}, TypeError, "geometry: None"),
-        ({"filter": "ram-lak"}, ValueError, "filter: unknown value 'ram-lak'"),
-    ]),
+    (
+        FanBeamGeometry,
+        GOOD,
+        [
+            ({"source_origin": 0.0}, ValueError, "source_origin: 0.0; allowed: a length > 0"),
+            ({"source_origin": 5.0}, ValueError, "source_origin: 5, .* the source must be outside"),
+            ({"source_detector": NAN}, ValueError, "source_detector: nan"),
+            ({"detector_pixel": -1.0}, ValueError, "detector_pixel: -1.0"),
+            ({"detector_count": 0}, ValueError, "detector_count: 0"),
+            ({"image_size": 8.0}, TypeError, "image_size: 8.0"),
+            ({"angles": []}, ValueError, "angles: shape"),
+            ({"angles": 1.0}, ValueError, "angles: shape"),
+            ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
+            ({"angles": np.arange(0, 360.0)}, ValueError, "angles: from 0 to 359, .*degrees"),
+            ({"angles": 2.4 * np.arange(60)}, ValueError, r"degrees\? .*if not: numpy.mod\(angles"),
+            ({"angles": np.arange(0, 30, 0.5)}, ValueError, "angles: from 0 to 29.5, .*degrees"),
+            ({"detector_offset": "0"}, TypeError, "detector_offset: '0'"),
+            ({"centre_offset": NAN}, ValueError, "centre_offset: nan"),
+            ({"detector": "flatt"}, ValueError, "detector: unknown value 'flatt' .did you mean"),
+        ],
+    ),
+    (
+        FanBeamGeometry.two_detect,
+        {"views": 10},
+        [
+            ({"views": 0}, ValueError, "views: 0 is below 1"),
+            ({"detector_count": 0}, ValueError, "detector_count: 0"),
+            ({"image_size": 1.5}, TypeError, "image_size: 1.5"),
+        ],
+    ),
+    (
+        FanBeamGeometry.from_scan,
+        {"scan": SCAN},
+        [
+            ({"scan": SMALL}, TypeError, "scan: a FanBeamScan is needed, given FanBeamGeometry"),
+            (
+                {"scan": dataclasses.replace(SCAN, sinogram=SCAN.sinogram.T)},
+                ValueError,
+                r"scan: sinogram of shape \(9, 4\), but 4 angles; .*axes swapped\? "
+                r"scan.sinogram.mT",
+            ),
+            (
+                {"scan": dataclasses.replace(SCAN, sinogram=SINOGRAM)},
+                ValueError,
+                r"scan: sinogram of shape \(1, 4, 9\), but 4 angles; needed: "
+                r"\(views, detector cells\)",
+            ),
+            (
+                {"scan": dataclasses.replace(SCAN, angles=torch.arange(0, 360, 90.5))},
+                ValueError,
+                "angles: from 0 to 271.5.*degrees",
+            ),
+            ({"image_size": 0}, ValueError, "image_size: 0"),
+        ],
+    ),
+    (
+        FanBeamGeometry.htc2022,
+        {"angles": [1.0]},
+        [
+            ({"angles": [NAN]}, ValueError, "angles: .*NaN"),
+            ({"angles": np.arange(27, 87, 0.5)}, ValueError, "angles: .*degrees"),
+            ({"angles": np.linspace(27, 34, 99)}, ValueError, "angles: from 27 to 34, .*degrees"),
+            ({"angles": np.arange(27, 34, 1.7)}, ValueError, "angles: from 27 to 33.8, .*degrees"),
+            ({"image_size": 0}, ValueError, "image_size: 0"),
+        ],
+    ),
+    (
+        fan_beam_matrix,
+        {"geometry": SMALL},
+        [
+            ({"geometry": 3}, TypeError, "geometry: 3 is not a FanBeamGeometry"),
+            ({"geometry": FanBeamGeometry.two_detect()}, ValueError, "geometry: about .* entries"),
+        ],
+    ),
+    (
+        FanBeamProjector,
+        {"geometry": SMALL},
+        [
+            ({"geometry": None}, TypeError, "geometry: None"),
+            ({"dtype": torch.int32}, TypeError, "dtype: torch.int32; allowed"),
+        ],
+    ),
+    (
+        PROJECTOR.A,
+        {"x": torch.zeros(1, 8, 8)},
+        [
+            (
+                {"x": torch.zeros(8, 8)},
+                ValueError,
+                r"x: shape \(8, 8\); needed: images.*: x\[None\]",
+            ),
+            ({"x": torch.zeros(1, 8, 9)}, ValueError, r"x: shape \(1, 8, 9\); needed: images"),
+            ({"x": torch.zeros(1, 8, 8).double()}, ValueError, "x: computed in torch.float64"),
+            ({"x": torch.full((1, 8, 8), NAN)}, ValueError, "x: 64 entries are NaN"),
+            ({"x": torch.zeros(1, 8)}, ValueError, r"x: shape \(1, 8\); needed: images"),
+        ],
+    ),
+    (
+        PROJECTOR.A_adjoint,
+        {"y": SINOGRAM},
+        [
+            ({"y": torch.zeros(9, 4)}, ValueError, r"y: shape \(9, 4\); .*swapped\? y.mT\[None\]"),
+            ({"y": torch.zeros(1, 9, 4)}, ValueError, r"y: shape \(1, 9, 4\); .*swapped\? y.mT"),
+        ],
+    ),
+    (
+        fan_beam_fbp,
+        {"sinogram": SINOGRAM, "geometry": SMALL},
+        [
+            ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*sinograms.*: sinogram\[None\]"),
+            ({"sinogram": SINOGRAM.numpy()}, TypeError, "sinogram: ndarray is not"),
+            ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
+            ({"geometry": None}, TypeError, "geometry: None"),
+            ({"filter": "ram-lak"}, ValueError, "filter: unknown value 'ram-lak'"),
+        ],
+    ),
     (scan_weights, {"geometry": SMALL}, [({"geometry": 1}, TypeError, "geometry: 1")]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "message"),
-    [(function, {**good, **changes}, error, message)
-     for function, good, rows in ROWS for changes, error, message in rows],
-)  # fmt: skip
+    [
+        (function, {**good, **changes}, error, message)
+        for function, good, rows in ROWS
+        for changes, error, message in rows
+    ],
+)
 def test_bad_input_is_refused_by_name(function, arguments, error, message):
     with pytest.raises(error, match=message):
         function(**arguments)

@@ -189,9 +189,14 @@ def test_the_average_follows_its_formula():
     seen = []
     phase, decay = line(), 0.4
     result = quiet(
-        phase, constant(), 12, ema=decay, log_every=1, schedule="constant",
+        phase,
+        constant(),
+        12,
+        ema=decay,
+        log_every=1,
+        schedule="constant",
         log=lambda row: seen.append(phase.modules["line"]["w"].item()),
-    )  # fmt: skip
+    )
     average = 1.0
     for step, value in enumerate(seen, 1):
         d = min(decay, (1 + step) / (10 + step))
@@ -277,11 +282,16 @@ def test_a_phase_may_be_due_every_few_steps():
 def test_micro_batches_do_not_change_the_step(parts):
     results = [
         fit(
-            worker.denoiser(micro_batches=n), worker.Batches(), 6, seed=1, precision="float64",
-            progress=False, log_every=1,
+            worker.denoiser(micro_batches=n),
+            worker.Batches(),
+            6,
+            seed=1,
+            precision="float64",
+            progress=False,
+            log_every=1,
         )
         for n in (1, parts)
-    ]  # fmt: skip
+    ]
     whole, cut = ({k: v for k, v in worker.state(r).items() if "calls" not in k} for r in results)
     for name in whole:
         torch.testing.assert_close(whole[name], cut[name], rtol=1e-10, atol=1e-12)
@@ -299,9 +309,12 @@ def test_precision(device):
 
     for precision in ("float32", "bf16", "float64"):
         result = quiet(
-            reconstruction_phase(worker.network(), criterion), worker.Batches(), 2,
-            precision=precision, device=device,
-        )  # fmt: skip
+            reconstruction_phase(worker.network(), criterion),
+            worker.Batches(),
+            2,
+            precision=precision,
+            device=device,
+        )
         wide = torch.float64 if precision == "float64" else torch.float32
         assert {p.dtype for p in result.modules["model"].parameters()} == {wide}
         assert {p.device.type for p in result.modules["model"].parameters()} == {device}
@@ -348,9 +361,13 @@ WRAPPERS = {
 
 @pytest.mark.parametrize(
     ("first", "wrapper"),
-    [("plain", "compiled"), ("compiled", "plain"), ("compiled inside", "parallel"),
-     ("parallel", "compiled inside")],
-)  # fmt: skip
+    [
+        ("plain", "compiled"),
+        ("compiled", "plain"),
+        ("compiled inside", "parallel"),
+        ("parallel", "compiled inside"),
+    ],
+)
 def test_checkpoints_are_those_of_the_module_inside(tmp_path, first, wrapper):
     def phase(wrapped):
         torch.manual_seed(0)
@@ -441,9 +458,15 @@ def test_validation_sees_the_averages_in_evaluation_mode():
         return {"error": torch.tensor(2.0)}
 
     result = quiet(
-        phase, worker.Batches(), 5, ema=0.9, validate=validate, validate_every=2, log=rows.append,
+        phase,
+        worker.Batches(),
+        5,
+        ema=0.9,
+        validate=validate,
+        validate_every=2,
+        log=rows.append,
         log_every=3,
-    )  # fmt: skip
+    )
     assert modes == [(False, False)] * 3
     assert result.validation == [{"step": s, "error": 2.0} for s in (2, 4, 5)]
     assert [row["step"] for row in rows] == [2, 3, 4, 5, 5]
@@ -539,8 +562,9 @@ def test_reconstruction_phase_passes_what_the_criterion_takes():
     assert (seen["seed"], seen["step"]) == (5, 0)
     assert (result.history[0]["multiplier"], result.history[0]["extra"]) == (3.0, 2.0)
     assert set(reconstruction_phase(worker.network(), worker.EntropicLoss()).modules) == {
-        "model", "criterion",
-    }  # fmt: skip
+        "model",
+        "criterion",
+    }
 
 
 def test_progress_shows_loss_multiplier_and_effective_sample_size(capfd):
@@ -588,9 +612,13 @@ def test_the_handler_that_was_there_gets_the_signal(tmp_path):
     try:
         phase = worker.denoiser()
         result = quiet(
-            phase, worker.Batches(), 20, folder=tmp_path, log_every=4,
+            phase,
+            worker.Batches(),
+            20,
+            folder=tmp_path,
+            log_every=4,
             log=lambda row: row["step"] == 8 and signal.raise_signal(signal.SIGTERM),
-        )  # fmt: skip
+        )
     finally:
         handler = signal.signal(signal.SIGTERM, before)
     assert received == [signal.SIGTERM]
@@ -980,7 +1008,7 @@ BAD_FIT = [
         ValueError,
         r"phase 'line': optimizer: it must hold exactly the trainable parameters of \['line'\]",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("changes", "kind", "message"), BAD_FIT)

@@ -111,13 +111,16 @@ def test_the_map_step_by_step():
 # --- the potential ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "width", "widths"), [
-    (256, "paper", [128, 256, 512, 512, 512, 512, 512]),
-    (32, "32", [128, 256, 512, 512]),
-    (28, "small", [16, 32, 64]),
-    ((64, 48), 8, [8, 16, 32, 32]),
-    (4, 8, [8]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "width", "widths"),
+    [
+        (256, "paper", [128, 256, 512, 512, 512, 512, 512]),
+        (32, "32", [128, 256, 512, 512]),
+        (28, "small", [16, 32, 64]),
+        ((64, 48), 8, [8, 16, 32, 32]),
+        (4, 8, [8]),
+    ],
+)
 def test_depth_and_widths_of_the_potential(size, width, widths):
     with torch.device("meta"):
         v = Potential(3, size, width)
@@ -267,8 +270,10 @@ def test_both_steps_lower_their_losses(device):
     v = Potential(1, 8, 4, generator=seeded(3)).to(device)
     loss = UnbalancedOTLoss(LikelihoodCost(lambda x: 0.5 * x, scale=0.1), gradient_penalty=0.01)
     y, x = images(8, 1, 8, 8).to(device), images(8, 1, 8, 8, seed=2).to(device)
-    for network, step in ((v, lambda: loss.potential_loss(v, T, y, x)),
-                          (T, lambda: loss.map_loss(v, T, y))):  # fmt: skip
+    for network, step in (
+        (v, lambda: loss.potential_loss(v, T, y, x)),
+        (T, lambda: loss.map_loss(v, T, y)),
+    ):
         optimiser = torch.optim.Adam(network.parameters(), 1e-3)
         values = []
         for _ in range(15):
@@ -401,11 +406,15 @@ BAD = [
     (TransportRestoration, {"transport": nn.Linear(1, 1)}, TypeError, "transport: Linear is not"),
     (TransportRestoration, {"transport": None}, TypeError, "transport: NoneType is not"),
     (TransportRestoration, {"potential": nn.Linear(1, 1)}, TypeError, "potential: Linear is not"),
-    (TransportRestoration, {"potential": Potential(3, 8, 4)}, ValueError,
-     "potential: for 3 channels, but the map has 1"),
+    (
+        TransportRestoration,
+        {"potential": Potential(3, 8, 4)},
+        ValueError,
+        "potential: for 3 channels, but the map has 1",
+    ),
     (TransportRestoration, {"cost": abs}, TypeError, "cost: builtin.* is not a LikelihoodCost"),
     (TransportRestoration, {"largest": 0}, ValueError, "largest: 0.0; allowed: a number > 0"),
-]  # fmt: skip
+]
 DEFAULTS = {
     TransportMap: {"channels": 1, "widths": (4,)},
     Potential: {"channels": 1, "size": 8, "width": 4},
@@ -425,18 +434,37 @@ def with_nan():
     return y
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    ({"y": with_nan()}, ValueError, r"y: 1 entries are NaN.*index \(1, 0, 2, 3\)"),
-    ({"y": torch.full((1, 1, 8, 8), 255.0)}, ValueError, "y: the largest entry has size 255, abo"),
-    ({"y": torch.zeros(2, 3, 8, 8)}, ValueError, r"y: shape \(2, 3, 8, 8\); needed: \(N, 1, he"),
-    ({"y": torch.zeros(8, 8)}, ValueError, r"y: shape \(8, 8\); images are"),
-    ({"y": torch.zeros(0, 1, 8, 8)}, ValueError, "y: empty"),
-    ({"y": np.zeros((1, 1, 8, 8))}, TypeError, "y: ndarray is not a torch.Tensor"),
-    ({"y": torch.zeros(1, 1, 8, 8).int()}, TypeError, "y: dtype torch.int32"),
-    ({"y": torch.zeros(1, 1, 8, 8).double()}, ValueError, "y: dtype torch.float64, but the map"),
-    ({"batch": 0}, ValueError, "batch: 0 is below 1"),
-    ({"y": torch.zeros(1, 1, 12, 12)}, ValueError, r"x: images of \(12, 12\); this potential is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y": with_nan()}, ValueError, r"y: 1 entries are NaN.*index \(1, 0, 2, 3\)"),
+        (
+            {"y": torch.full((1, 1, 8, 8), 255.0)},
+            ValueError,
+            "y: the largest entry has size 255, abo",
+        ),
+        (
+            {"y": torch.zeros(2, 3, 8, 8)},
+            ValueError,
+            r"y: shape \(2, 3, 8, 8\); needed: \(N, 1, he",
+        ),
+        ({"y": torch.zeros(8, 8)}, ValueError, r"y: shape \(8, 8\); images are"),
+        ({"y": torch.zeros(0, 1, 8, 8)}, ValueError, "y: empty"),
+        ({"y": np.zeros((1, 1, 8, 8))}, TypeError, "y: ndarray is not a torch.Tensor"),
+        ({"y": torch.zeros(1, 1, 8, 8).int()}, TypeError, "y: dtype torch.int32"),
+        (
+            {"y": torch.zeros(1, 1, 8, 8).double()},
+            ValueError,
+            "y: dtype torch.float64, but the map",
+        ),
+        ({"batch": 0}, ValueError, "batch: 0 is below 1"),
+        (
+            {"y": torch.zeros(1, 1, 12, 12)},
+            ValueError,
+            r"x: images of \(12, 12\); this potential is",
+        ),
+    ],
+)
 def test_bad_measurements_are_refused(change, error, message):
     trained, _ = restoration()
     given = {"y": torch.zeros(2, 1, 8, 8), **change}
@@ -447,13 +475,31 @@ def test_bad_measurements_are_refused(change, error, message):
             trained.restore(**given)
 
 
-@pytest.mark.parametrize(("network", "x", "error", "message"), [
-    (TransportMap(1, (4,)), torch.zeros(1, 2, 8, 8), ValueError, r"y: shape \(1, 2, 8, 8\); need"),
-    (TransportMap(1, (4,)), torch.zeros(1, 8, 8), ValueError, r"y: shape \(1, 8, 8\); needed"),
-    (TransportMap(1, (4,)), 3.0, TypeError, "y: float is not a torch.Tensor"),
-    (Potential(1, 8, 4), torch.zeros(1, 2, 8, 8), ValueError, r"x: shape \(1, 2, 8, 8\); needed"),
-    (Potential(1, 8, 4), torch.zeros(1, 1, 8, 9), ValueError, r"x: images of \(8, 9\); this pot"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("network", "x", "error", "message"),
+    [
+        (
+            TransportMap(1, (4,)),
+            torch.zeros(1, 2, 8, 8),
+            ValueError,
+            r"y: shape \(1, 2, 8, 8\); need",
+        ),
+        (TransportMap(1, (4,)), torch.zeros(1, 8, 8), ValueError, r"y: shape \(1, 8, 8\); needed"),
+        (TransportMap(1, (4,)), 3.0, TypeError, "y: float is not a torch.Tensor"),
+        (
+            Potential(1, 8, 4),
+            torch.zeros(1, 2, 8, 8),
+            ValueError,
+            r"x: shape \(1, 2, 8, 8\); needed",
+        ),
+        (
+            Potential(1, 8, 4),
+            torch.zeros(1, 1, 8, 9),
+            ValueError,
+            r"x: images of \(8, 9\); this pot",
+        ),
+    ],
+)
 def test_networks_refuse_other_shapes(network, x, error, message):
     with pytest.raises(error, match=f"^{message}"):
         network(x)

@@ -50,10 +50,16 @@ def objective(forward=halved, scale=0.05, divergence="kl", **options):
 
 def train(steps=6, folder=None, *, nets=None, loss=None, **options):
     settings = {
-        "seed": 5, "measure": NoisyMeasurement(halved, (0.05, 0.2), (2, 1)), "batch_size": 4,
-        "map_rate": 1e-2, "potential_rate": 1e-2, "progress": False, "log_every": 1,
-        "validate_every": 2, "validation": (pictures(3, 7) / 2, pictures(3, 7)),
-    } | options  # fmt: skip
+        "seed": 5,
+        "measure": NoisyMeasurement(halved, (0.05, 0.2), (2, 1)),
+        "batch_size": 4,
+        "map_rate": 1e-2,
+        "potential_rate": 1e-2,
+        "progress": False,
+        "log_every": 1,
+        "validate_every": 2,
+        "validation": (pictures(3, 7) / 2, pictures(3, 7)),
+    } | options
     T, v = nets or networks()
     measurements = settings.pop("measurements", pictures())
     clean = settings.pop("clean", pictures(seed=3))
@@ -64,8 +70,13 @@ def train(steps=6, folder=None, *, nets=None, loss=None, **options):
 
 def state(found):
     result = found.training
-    parts = {"T": result.modules["T"], "raw": result.trained["T"], "v": found.potential,
-             "loss": result.modules["loss"], "monitor": result.modules["monitor"]}  # fmt: skip
+    parts = {
+        "T": result.modules["T"],
+        "raw": result.trained["T"],
+        "v": found.potential,
+        "loss": result.modules["loss"],
+        "monitor": result.modules["monitor"],
+    }
     return {f"{k}.{n}": t for k, part in parts.items() for n, t in part.state_dict().items()}
 
 
@@ -85,9 +96,14 @@ def assert_same(one, other):
 def test_it_is_the_loop_one_would_write(device):
     steps, levels, rates = 6, torch.tensor([0.05, 0.2]), (3e-3, 1e-2)
     found = train(
-        steps, map_rate=rates[1], potential_rate=rates[0], ema=0.5, device=device,
-        final_gradient_penalty=0.1, schedule="constant",
-    )  # fmt: skip
+        steps,
+        map_rate=rates[1],
+        potential_rate=rates[0],
+        ema=0.5,
+        device=device,
+        final_gradient_penalty=0.1,
+        schedule="constant",
+    )
     T, v = networks()
     loss, noisy = objective(), NoisyMeasurement(halved, (0.05, 0.2), (2, 1))
     average = copy.deepcopy(T)
@@ -117,8 +133,11 @@ def test_it_is_the_loop_one_would_write(device):
             for mean, now in zip(average.parameters(), T.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if device == "cuda" else {"rtol": 1e-5, "atol": 1e-6}
-    for mine, theirs in ((average, found.transport), (v, found.potential),
-                         (T, found.training.trained["T"])):  # fmt: skip
+    for mine, theirs in (
+        (average, found.transport),
+        (v, found.potential),
+        (T, found.training.trained["T"]),
+    ):
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b.cpu(), **tolerance)
 
@@ -186,9 +205,16 @@ def test_it_learns_to_double_the_contrast():
     T, v = networks()
     loss = UnbalancedOTLoss(LikelihoodCost(halved, quadratic=0.0, scale=0.5), centre_cost=True)
     found = train(
-        60, nets=(T, v), loss=loss, measurements=x[:32], clean=x[32:], validation=(y, x[:8]),
-        measure=NoisyMeasurement(halved, (0.02,)), batch_size=8, validate_every=60,
-    )  # fmt: skip
+        60,
+        nets=(T, v),
+        loss=loss,
+        measurements=x[:32],
+        clean=x[32:],
+        validation=(y, x[:8]),
+        measure=NoisyMeasurement(halved, (0.02,)),
+        batch_size=8,
+        validate_every=60,
+    )
     before = float(metrics.psnr(x[:8], y, 2.0).mean())
     assert found.training.validation[-1]["PSNR"] > before + 6
 
@@ -211,15 +237,18 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, at):
     assert_same(resumed, train(7, tmp_path / "cut", resume="must"))  # finished: only read
 
 
-@pytest.mark.parametrize(("change", "name"), [
-    ({"loss": objective(scale=0.1)}, "loss"),
-    ({"loss": objective(divergence="balanced")}, "loss"),
-    ({"loss": objective(centre_cost=False)}, "centre_cost"),
-    ({"batch_size": 2}, "batch_size"),
-    ({"measure": NoisyMeasurement(halved, (0.1,))}, "levels"),
-    ({"final_gradient_penalty": 0.0}, "final_gradient_penalty"),
-    ({"clean": pictures(9)}, "pools"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"loss": objective(scale=0.1)}, "loss"),
+        ({"loss": objective(divergence="balanced")}, "loss"),
+        ({"loss": objective(centre_cost=False)}, "centre_cost"),
+        ({"batch_size": 2}, "batch_size"),
+        ({"measure": NoisyMeasurement(halved, (0.1,))}, "levels"),
+        ({"final_gradient_penalty": 0.0}, "final_gradient_penalty"),
+        ({"clean": pictures(9)}, "pools"),
+    ],
+)
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change, name):
     train(2, tmp_path)
     with pytest.raises(CheckpointError, match=name):
@@ -228,8 +257,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change, name):
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--standalone", __file__, str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        __file__,
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -279,9 +316,14 @@ def test_a_fixed_pool_with_groups_and_super_resolution():
     cost = LikelihoodCost(lambda x: nn.functional.avg_pool2d(x, 2), scale=0.1, upsample=2)
     groups = torch.tensor([3, 3, 3, 3, 9, 9, 9, 9])
     found = train(
-        2, nets=networks(upsample=2), loss=UnbalancedOTLoss(cost), measure=None,
-        measurements=IndexedDataset(small, groups), clean=x, validation=None,
-    )  # fmt: skip
+        2,
+        nets=networks(upsample=2),
+        loss=UnbalancedOTLoss(cost),
+        measure=None,
+        measurements=IndexedDataset(small, groups),
+        clean=x,
+        validation=None,
+    )
     assert found.training.validation[-1].keys() == {"step", "weight 3", "weight 9"}
     assert found.restore(small).shape == x.shape
 

@@ -165,8 +165,16 @@ def test_two_points_by_hand():
 
 # --- divergences ------------------------------------------------------------------------------
 
-ALL = [EXACT_KL, KullbackLeibler(threshold=1.0), Balanced(), Softplus(), ChiSquared(),
-       KullbackLeibler(2.5), Softplus(0.3), ChiSquared(2.0)]  # fmt: skip
+ALL = [
+    EXACT_KL,
+    KullbackLeibler(threshold=1.0),
+    Balanced(),
+    Softplus(),
+    ChiSquared(),
+    KullbackLeibler(2.5),
+    Softplus(0.3),
+    ChiSquared(2.0),
+]
 
 
 @pytest.mark.parametrize("side", ALL, ids=str)
@@ -711,12 +719,15 @@ def balanced_gaussian_value():
     return SCALE * value
 
 
-@pytest.mark.parametrize(("iterations", "options"), [
-    (500, {}),
-    pytest.param(1500, {}, marks=pytest.mark.slow),
-    pytest.param(1500, {"translation_invariant": True}, marks=pytest.mark.slow),
-    pytest.param(1500, {"centre_cost": True}, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("iterations", "options"),
+    [
+        (500, {}),
+        pytest.param(1500, {}, marks=pytest.mark.slow),
+        pytest.param(1500, {"translation_invariant": True}, marks=pytest.mark.slow),
+        pytest.param(1500, {"centre_cost": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_trained_pair_meets_the_closed_form(iterations, options):
     error, found = trained(iterations, **options)
     exact = gaussian_optimum()
@@ -796,12 +807,15 @@ BAD_OPTIONS = [
     ({"momentum": 1.5}, ValueError, "momentum: 1.5; allowed"),
     ({"centre_cost": 1}, TypeError, "centre_cost: 1; allowed: True or False"),
     ({"centre_cost": True, "divergence": "softplus"}, ValueError, "centre_cost: not for 'softp"),
-    ({"translation_invariant": True, "target_divergence": "chi2"}, ValueError,
-     "translation_invariant: not for 'chi2'"),
+    (
+        {"translation_invariant": True, "target_divergence": "chi2"},
+        ValueError,
+        "translation_invariant: not for 'chi2'",
+    ),
     ({"translation_invariant": True, "centre_cost": True}, ValueError, "centre_cost: without ef"),
     ({"limits": (1, -1)}, ValueError, "limits: .*the first must be smaller"),
     ({"limits": 1.0}, TypeError, "limits: 1.0; allowed: a pair"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "kind", "message"), BAD_OPTIONS)
@@ -810,14 +824,20 @@ def test_bad_options_are_refused(change, kind, message):
         UnbalancedOTLoss(**{"cost": LikelihoodCost(unchanged), **change})
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: KullbackLeibler(0.0), "weight: 0.0; allowed: a number > 0"),
-    (lambda: Softplus(-1.0), "weight: -1.0; allowed"),
-    (lambda: KullbackLeibler(threshold=-1.0), "threshold: -1.0 is negative"),
-    (lambda: KullbackLeibler(threshold=100.0), r"threshold: 100.0; allowed: a number in \[0, 80"),
-    (lambda: cost_scale(0), "entries: 0 is below 1"),
-    (lambda: gradient_penalty_weight(-3), "entries: -3 is below 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KullbackLeibler(0.0), "weight: 0.0; allowed: a number > 0"),
+        (lambda: Softplus(-1.0), "weight: -1.0; allowed"),
+        (lambda: KullbackLeibler(threshold=-1.0), "threshold: -1.0 is negative"),
+        (
+            lambda: KullbackLeibler(threshold=100.0),
+            r"threshold: 100.0; allowed: a number in \[0, 80",
+        ),
+        (lambda: cost_scale(0), "entries: 0 is below 1"),
+        (lambda: gradient_penalty_weight(-3), "entries: -3 is below 1"),
+    ],
+)
 def test_bad_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()
@@ -853,8 +873,10 @@ BAD_BATCHES = [
 @pytest.mark.parametrize(("change", "kind", "message"), BAD_BATCHES)
 def test_bad_batches_are_refused(change, kind, message):
     given = {"v": first_entry, "T": unchanged, "y": Y, "x": X, **change}
-    options = {"cost": given.pop("cost", LikelihoodCost(unchanged)),
-               "gradient_penalty": given.pop("gradient_penalty", 0.0)}  # fmt: skip
+    options = {
+        "cost": given.pop("cost", LikelihoodCost(unchanged)),
+        "gradient_penalty": given.pop("gradient_penalty", 0.0),
+    }
     loss = UnbalancedOTLoss(**options, limits=(-1, 1))
     with pytest.raises(kind, match=f"^{message}"):
         loss.potential_loss(**given)
@@ -863,10 +885,13 @@ def test_bad_batches_are_refused(change, kind, message):
             loss.map_loss(given["v"], given["T"], given["y"])
 
 
-@pytest.mark.parametrize(("groups", "message"), [
-    ([0, 1], r"groups: shape \(2,\).*needed: 4 integers"),
-    ([0.0, 1.0, 2.0, 3.0], "groups: shape .*dtype torch.float32; needed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([0, 1], r"groups: shape \(2,\).*needed: 4 integers"),
+        ([0.0, 1.0, 2.0, 3.0], "groups: shape .*dtype torch.float32; needed"),
+    ],
+)
 def test_bad_groups_are_refused(groups, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         UnbalancedOTLoss(LikelihoodCost(unchanged)).weights(first_entry, unchanged, Y, groups)

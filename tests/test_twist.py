@@ -143,8 +143,12 @@ def test_rounding_leaves_no_verdict_or_says_so():
     assert zero.sufficient_weight == 0
 
 
-@given(seeds, st.sampled_from(["circular", "reflect", "zero", "mirror"]), st.booleans(),
-       st.sampled_from([0.0, 1e-3, 0.1, 1.0]))  # fmt: skip
+@given(
+    seeds,
+    st.sampled_from(["circular", "reflect", "zero", "mirror"]),
+    st.booleans(),
+    st.sampled_from([0.0, 1e-3, 0.1, 1.0]),
+)
 def test_convolutions_agree_with_their_matrices(seed, padding, even, weight):
     rng = np.random.default_rng(seed)
     kernel = rng.standard_normal((3, 5))
@@ -157,8 +161,9 @@ def test_convolutions_agree_with_their_matrices(seed, padding, even, weight):
     assert fast.margin == pytest.approx(dense.margin, rel=1e-9, abs=1e-12)
     assert fast.monotone_weight == pytest.approx(dense.monotone_weight, rel=1e-9, abs=1e-12)
     if fast.failing_weights.size or dense.failing_weights.size:
-        np.testing.assert_allclose(fast.failing_weights.max(initial=0),
-                                   dense.failing_weights.max(initial=0), atol=1e-7)  # fmt: skip
+        np.testing.assert_allclose(
+            fast.failing_weights.max(initial=0), dense.failing_weights.max(initial=0), atol=1e-7
+        )
     assert fast.sufficient_weight <= dense.sufficient_weight + 1e-9
     assert fast.sufficient_weight >= dense.failing_weights.max(initial=0) - 1e-7
 
@@ -278,10 +283,15 @@ def test_nonlinear_super_resolution_and_more_measurements_than_unknowns(rng):
 
 @pytest.mark.parametrize(
     ("forward", "points"),
-    [(np.tanh, [50.0, -50.0, 49.0]), (np.tanh, [1e6, -1e6, 3.0]), (np.arctan, [1e17, 2e17, -3e17]),
-     (lambda x: np.exp(-x), [800.0, 900.0, 1000.0]), (lambda x: 1 / (1 + np.exp(-x)), [40.0, 60.0]),
-     (lambda x: x + 1e17, [1.0, 2.0, 3.0])],
-)  # fmt: skip
+    [
+        (np.tanh, [50.0, -50.0, 49.0]),
+        (np.tanh, [1e6, -1e6, 3.0]),
+        (np.arctan, [1e17, 2e17, -3e17]),
+        (lambda x: np.exp(-x), [800.0, 900.0, 1000.0]),
+        (lambda x: 1 / (1 + np.exp(-x)), [40.0, 60.0]),
+        (lambda x: x + 1e17, [1.0, 2.0, 3.0]),
+    ],
+)
 def test_equal_in_rounding_is_no_violation(forward, points):
     """Strictly increasing maps whose floats coincide: no verdict, not a counterexample."""
     report = twist_condition(forward, 0.0, points=np.array(points)[:, None])
@@ -291,9 +301,14 @@ def test_equal_in_rounding_is_no_violation(forward, points):
 
 @pytest.mark.parametrize(
     "forward",
-    [lambda x: np.clip(x, -1, 1), lambda x: np.maximum(x, 0), lambda x: 0 * x, np.floor,
-     lambda x: np.maximum(x, 0) + np.minimum(x + 2, 0)],
-)  # fmt: skip
+    [
+        lambda x: np.clip(x, -1, 1),
+        lambda x: np.maximum(x, 0),
+        lambda x: 0 * x,
+        np.floor,
+        lambda x: np.maximum(x, 0) + np.minimum(x + 2, 0),
+    ],
+)
 def test_plateaus_with_an_end_are_violations(forward):
     points = np.array([[-1.0], [0.5], [2.0]])
     report = twist_condition(forward, 0.0, points=points)
@@ -467,12 +482,20 @@ def test_checklist_names_every_hypothesis():
     report = twist_condition(np.eye(2), 1.0)
     assert isinstance(report, TwistReport)
     assert [state for _, state, _ in report.checklist] == [
-        "checked", "checked", "checked", "assumed", "assumed",
-    ]  # fmt: skip
+        "checked",
+        "checked",
+        "checked",
+        "assumed",
+        "assumed",
+    ]
     function = twist_condition(minus_clip, 1.5, points=LINE)
     assert [state for _, state, _ in function.checklist] == [
-        "assumed", "checked", "assumed", "assumed", "assumed",
-    ]  # fmt: skip
+        "assumed",
+        "checked",
+        "assumed",
+        "assumed",
+        "assumed",
+    ]
     assert all(reason for _, _, reason in report.checklist + function.checklist)
 
 
@@ -482,6 +505,9 @@ def test_experiment(tmp_path, capsys):
     checks = experiment.run(registry.configure(experiment.config, ["size=64"]), tmp_path)
     assert all(check.holds for check in checks)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "twist.csv", "twist.json", "twist.png", "twist.svg",
-    }  # fmt: skip
+        "twist.csv",
+        "twist.json",
+        "twist.png",
+        "twist.svg",
+    }
     assert "super" not in capsys.readouterr().err

@@ -214,8 +214,9 @@ def test_scaling_of_the_masses(case, first, second):
     scaled = unbalanced_ot(cost, first * a, second * b, divergence, weight=weight)
     factor = {("kl", "kl"): math.sqrt(first * second), ("kl", "balanced"): second}
     expected = found.mass * factor.get(divergence, first)
-    assert scaled.mass == pytest.approx(expected, rel=1e-6, abs=1e-8 * math.sqrt(first * second)
-                                        * (a.sum() + b.sum()))  # fmt: skip
+    assert scaled.mass == pytest.approx(
+        expected, rel=1e-6, abs=1e-8 * math.sqrt(first * second) * (a.sum() + b.sum())
+    )
 
 
 @given(measures())
@@ -418,12 +419,17 @@ def test_the_c_transform_is_the_largest_feasible_potential(seed):
 def random_gaussians(rng, m, n, quadratic):
     spread0, spread1 = rng.standard_normal((m, 3 * m)), rng.standard_normal((n, 3 * n))
     return {
-        "mean0": rng.standard_normal(m), "covariance0": spread0 @ spread0.T / (3 * m),
-        "mean1": rng.standard_normal(n), "covariance1": spread1 @ spread1.T / (3 * n),
-        "forward": rng.standard_normal((m, n)), "likelihood": rng.uniform(0.1, 2),
-        "quadratic": quadratic, "mass0": rng.uniform(0.2, 3), "mass1": rng.uniform(0.2, 3),
+        "mean0": rng.standard_normal(m),
+        "covariance0": spread0 @ spread0.T / (3 * m),
+        "mean1": rng.standard_normal(n),
+        "covariance1": spread1 @ spread1.T / (3 * n),
+        "forward": rng.standard_normal((m, n)),
+        "likelihood": rng.uniform(0.1, 2),
+        "quadratic": quadratic,
+        "mass0": rng.uniform(0.2, 3),
+        "mass1": rng.uniform(0.2, 3),
         "weight": rng.uniform(0.3, 3),
-    }  # fmt: skip
+    }
 
 
 def gaussian_cost(y, x, forward, likelihood, quadratic):
@@ -453,8 +459,9 @@ def test_gaussian_potentials_are_feasible_and_tight(seed, shape):
         np.testing.assert_allclose(
             found.matrix @ found.source_covariance @ found.matrix.T,
             found.target_covariance,
-            rtol=1e-6, atol=1e-9,
-        )  # fmt: skip
+            rtol=1e-6,
+            atol=1e-9,
+        )
         np.testing.assert_allclose(
             found.transport(found.source_mean[None])[0], found.target_mean, rtol=1e-12
         )

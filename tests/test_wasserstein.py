@@ -195,8 +195,11 @@ def test_identity_of_indiscernibles(pair, seed):
     share = rng.random()
     split = np.append(weights, weights[0] * (1 - share))
     split[0] *= share
-    same = (np.vstack([x, x[:1]])[[*order, -1]], np.vstack([y, y[:1]])[[*order, -1]],
-            split[[*order, -1]])  # fmt: skip
+    same = (
+        np.vstack([x, x[:1]])[[*order, -1]],
+        np.vstack([y, y[:1]])[[*order, -1]],
+        split[[*order, -1]],
+    )
     assert distance((x, y, weights), same).value == pytest.approx(0.0, abs=1e-7)
     k = int(np.argmax(weights))
     moved = y.copy()
@@ -379,8 +382,10 @@ def test_many_groups_keep_all_digits(rng):
     assert found.verify().holds(1e-12)
     for k in rng.integers(0, 3000, 50):
         here = label == k
-        parts = ((x[here], y[here], w[here] / w[here].sum()) for y, w in
-                 ((y0, weights[0]), (y1, weights[1])))  # fmt: skip
+        parts = (
+            (x[here], y[here], w[here] / w[here].sum())
+            for y, w in ((y0, weights[0]), (y1, weights[1]))
+        )
         alone = distance(*parts, p=1.0).value
         assert found.per_condition[k] == pytest.approx(alone, rel=1e-13)
 
@@ -466,8 +471,7 @@ def test_signed_zeros_are_equal():
 
 def test_rows_that_share_a_hash_are_told_apart():
     """Two different rows are made whose keys agree; in them 64-bit sums wrap around to the same."""
-    a, b = (2 * int(f) + 1 for f in
-            np.random.default_rng(0).integers(0, 2**63, 2, dtype=np.uint64))  # fmt: skip
+    a, b = (2 * int(f) + 1 for f in np.random.default_rng(0).integers(0, 2**63, 2, dtype=np.uint64))
     row, rng = np.array([1.5, -2.5]), np.random.default_rng(1)
     bits = [int(v) for v in row.view(np.uint64)]
     while True:
@@ -529,8 +533,12 @@ def test_relaxed_against_its_definition(pair, beta, p):
     assert found.reason is None
     if p == 2.0:
         root = beta**0.5
-        joint = wasserstein_pot(np.hstack([root * x0, y0]), np.hstack([root * x1, y1]),
-                                weights0=weights0, weights1=weights1)  # fmt: skip
+        joint = wasserstein_pot(
+            np.hstack([root * x0, y0]),
+            np.hstack([root * x1, y1]),
+            weights0=weights0,
+            weights1=weights1,
+        )
         assert found.value == pytest.approx(joint, rel=1e-9, abs=1e-9)
 
 
@@ -542,8 +550,9 @@ def test_relaxed_is_finite_where_no_x_is_shared(rng):
     assert curve.moved_x == pytest.approx(1.0)
     assert curve.value[2] > 100
     assert curve.mean_move_x[2] < curve.mean_move_x[0]
-    near = conditional_wasserstein(x0, y0, x0 + 1e-9, y1, method="relaxed", beta=1e9,
-                                   tolerance=1e-6)  # fmt: skip
+    near = conditional_wasserstein(
+        x0, y0, x0 + 1e-9, y1, method="relaxed", beta=1e9, tolerance=1e-6
+    )
     assert near.moved_x == 0.0
 
 
@@ -772,9 +781,11 @@ def test_gaussian_conditionals_against_samples():
     y0 = np.vstack([m + s * z for m, s in zip(m0, s0, strict=True)])
     y1 = np.vstack([m + s * z for m, s in zip(m1, s1, strict=True)])
     bures = gaussian_conditional_wasserstein(
-        np.array(m0)[:, None], np.square(s0)[:, None, None],
-        np.array(m1)[:, None], np.square(s1)[:, None, None],
-    )  # fmt: skip
+        np.array(m0)[:, None],
+        np.square(s0)[:, None, None],
+        np.array(m1)[:, None],
+        np.square(s1)[:, None, None],
+    )
     assert conditional_wasserstein(x, y0, x, y1).value == pytest.approx(bures.value, rel=1e-3)
 
 

@@ -97,9 +97,11 @@ def network(dropout=0.0, output=SIZE):
 def denoiser(dropout=0.0, **options):
     """The phase of a DRO training, one network and a multiplier."""
     return reconstruction_phase(
-        network(dropout), EntropicLoss(), Multiplier(),
+        network(dropout),
+        EntropicLoss(),
+        Multiplier(),
         **{"rate": {"model": 1e-2, "multiplier": 3e-2}, "gradient_clip": 1.0} | options,
-    )  # fmt: skip
+    )
 
 
 def transport(**options):

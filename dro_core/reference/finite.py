@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +15,7 @@ from dro_core.checks import (
     as_weights,
     check_option,
 )
-from dro_core.types import Array, Real
+from dro_core.types import Array, Indices, Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +158,7 @@ class PureChoice:
     """
 
     risk: float
-    choice: Any
+    choice: Indices
     transport_cost: float
 
 

@@ -155,20 +155,53 @@ FAULTS: dict[str, Callable[[np.ndarray, np.random.Generator], Any]] = {
     "generator": lambda a, rng: (row for row in a) if a.ndim else iter([]),
 }
 NUMBERS: dict[str, Any] = {
-    "NaN": np.nan, "inf": np.inf, "-inf": -np.inf, "-1": -1.0, "0": 0.0, "1e150": 1e150,
-    "1e-150": 1e-150, "1e300": 1e300, "5e-324": 5e-324, "1e40": 1e40, "string": "1", "None": None,
-    "complex": 1j, "list": [1.0], "dict": {}, "2.5": 2.5, "True": True, "masked": np.ma.masked,
-    "array of two": np.ones(2), "-3": -3, "7": 7, "10**400": 10**400, "set": {1.0},
-    "long double 1e4000": np.longdouble("1e4000"), "bytes": b"1", "tensor": torch.tensor(1.0),
-}  # fmt: skip
+    "NaN": np.nan,
+    "inf": np.inf,
+    "-inf": -np.inf,
+    "-1": -1.0,
+    "0": 0.0,
+    "1e150": 1e150,
+    "1e-150": 1e-150,
+    "1e300": 1e300,
+    "5e-324": 5e-324,
+    "1e40": 1e40,
+    "string": "1",
+    "None": None,
+    "complex": 1j,
+    "list": [1.0],
+    "dict": {},
+    "2.5": 2.5,
+    "True": True,
+    "masked": np.ma.masked,
+    "array of two": np.ones(2),
+    "-3": -3,
+    "7": 7,
+    "10**400": 10**400,
+    "set": {1.0},
+    "long double 1e4000": np.longdouble("1e4000"),
+    "bytes": b"1",
+    "tensor": torch.tensor(1.0),
+}
 NUMBER_FORMS: dict[str, Callable[[float], Any]] = {
-    "float32": np.float32, "float16": np.float16, "0-d": np.asarray, "long double": np.longdouble,
+    "float32": np.float32,
+    "float16": np.float16,
+    "0-d": np.asarray,
+    "long double": np.longdouble,
     "big-endian": lambda v: np.asarray(v, ">f8"),
-}  # fmt: skip
+}
 OPTIONS: dict[str, Any] = {
-    "unknown": "nonsense", "empty": "", "number": 3, "None": None, "bytes": b"y|x", "list": ["kl"],
-    "upper": "JOINT", "dict": {}, "tuple": ("a", "b", "c"), "array": np.ones(2), "NaN": np.nan,
-}  # fmt: skip
+    "unknown": "nonsense",
+    "empty": "",
+    "number": 3,
+    "None": None,
+    "bytes": b"y|x",
+    "list": ["kl"],
+    "upper": "JOINT",
+    "dict": {},
+    "tuple": ("a", "b", "c"),
+    "array": np.ones(2),
+    "NaN": np.nan,
+}
 TENSOR_FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed storage": lambda t: t.mT.contiguous().mT if t.ndim > 1 else t,
     "gaps": lambda t: torch.stack([t, t], -1)[..., 0],
@@ -338,9 +371,10 @@ def _verdict(recipe: Recipe, arguments: Arguments, plain: Arguments | None, show
     if fingerprint(arguments) != before:
         return "changed its arguments"
     loud = [
-        w for w in heard
+        w
+        for w in heard
         if not issubclass(w.category, recipe.warns) and "torch.jit" not in str(w.message)
-    ]  # fmt: skip
+    ]
     if loud:
         return f"{loud[0].category.__name__}: {str(loud[0].message)[:150]}"
     if error is not None and not refused_by_name(error, names):

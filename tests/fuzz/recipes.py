@@ -82,9 +82,10 @@ def _(rng: Rng) -> Arguments:
 
 
 @recipe(
-    "worst_case_curve", known_as=("radius",),
+    "worst_case_curve",
+    known_as=("radius",),
     call=lambda **a: (lambda c: [c.risk, c.bound])(dro_core.worst_case_curve(**a)),
-)  # fmt: skip
+)
 def _(rng: Rng) -> Arguments:
     made = ball(rng)
     del made["radius"]
@@ -114,8 +115,10 @@ def _(rng: Rng) -> Arguments:
 
 
 for kind, names in (
-    ("Joint", ("weight_x", "weight_y")), ("YGivenX", ("weight_y",)), ("XGivenY", ("weight_x",)),
-):  # fmt: skip
+    ("Joint", ("weight_x", "weight_y")),
+    ("YGivenX", ("weight_y",)),
+    ("XGivenY", ("weight_x",)),
+):
 
     def weighted(kind: str = kind, **a: Any) -> Any:
         x, y = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0, 0.0], [2.0, 1.0]])
@@ -137,8 +140,12 @@ def _(rng: Rng) -> Arguments:
     made = core(rng)
     n, m = made["B"].shape
     forward = rng.standard_normal((m, n))
-    return {**made, "forward": forward, "cost": chosen(rng, ["joint", "x"]),
-            "covariance": chosen(rng, [0.1, rng.uniform(0, 1, m), np.eye(m)])}  # fmt: skip
+    return {
+        **made,
+        "forward": forward,
+        "cost": chosen(rng, ["joint", "x"]),
+        "covariance": chosen(rng, [0.1, rng.uniform(0, 1, m), np.eye(m)]),
+    }
 
 
 @recipe(
@@ -149,8 +156,12 @@ def _(rng: Rng) -> Arguments:
 def _(rng: Rng) -> Arguments:
     made = core(rng)
     n, m = made["B"].shape
-    return {**made, "posterior": rng.standard_normal((n, m)), "cost": chosen(rng, ["joint", "y"]),
-            "covariance": chosen(rng, [0.1, rng.uniform(0, 1, n), np.eye(n)])}  # fmt: skip
+    return {
+        **made,
+        "posterior": rng.standard_normal((n, m)),
+        "cost": chosen(rng, ["joint", "y"]),
+        "covariance": chosen(rng, [0.1, rng.uniform(0, 1, n), np.eye(n)]),
+    }
 
 
 @recipe(
@@ -159,8 +170,11 @@ def _(rng: Rng) -> Arguments:
     known_as=("radius", "spectrum"),
 )
 def _(rng: Rng) -> Arguments:
-    return {"squared_singular_values": rng.uniform(0, 2, 3), "mass": rng.uniform(0, 2, 3),
-            "multiplicity": np.array([1.0, 2.0, 1.0])}  # fmt: skip
+    return {
+        "squared_singular_values": rng.uniform(0, 2, 3),
+        "mass": rng.uniform(0, 2, 3),
+        "multiplicity": np.array([1.0, 2.0, 1.0]),
+    }
 
 
 @recipe(
@@ -191,8 +205,12 @@ for name in ("explicit_bound", "conservatism_gap"):
     @recipe(name, getattr(dro_core, name))
     def _(rng: Rng, name: str = name) -> Arguments:
         option = {"structure": "joint"} if name == "explicit_bound" else {"form": "root"}
-        return {"fidelity": rng.uniform(0, 2, 3), "lipschitz": rng.uniform(0, 2, (2, 1)),
-                "radius": 0.5, **option}  # fmt: skip
+        return {
+            "fidelity": rng.uniform(0, 2, 3),
+            "lipschitz": rng.uniform(0, 2, (2, 1)),
+            "radius": 0.5,
+            **option,
+        }
 
 
 # --- dro_core: finite support -------------------------------------------------------------------
@@ -228,14 +246,20 @@ def _(rng: Rng) -> Arguments:
 @recipe("admissible_candidates", lambda **a: dro_core.admissible_candidates(**a) is None)
 def _(rng: Rng) -> Arguments:
     made = core(rng)
-    return {"x": made["x"], "y": made["y"], "x_candidates": made["x"], "y_candidates": made["y"],
-            "structure": "y|x"}  # fmt: skip
+    return {
+        "x": made["x"],
+        "y": made["y"],
+        "x_candidates": made["x"],
+        "y_candidates": made["y"],
+        "structure": "y|x",
+    }
 
 
 @recipe(
-    "hull_candidates", lambda **a: [np.asarray(t) for t in dro_core.hull_candidates(**a)],
+    "hull_candidates",
+    lambda **a: [np.asarray(t) for t in dro_core.hull_candidates(**a)],
     infinite=True,
-)  # fmt: skip
+)
 def _(rng: Rng) -> Arguments:
     made = tables(rng)
     return {**made, "measures": np.stack([shares(rng, made["loss"].shape[1]) for _ in range(2)])}
@@ -292,8 +316,16 @@ def _(rng: Rng) -> Arguments:
     made = ball(rng)
     X, y = np.vstack([made["y"]] * 2), np.vstack([made["x"]] * 2)
     y = y + rng.standard_normal(y.shape)
-    return {"X": X, "y": y, "radius": 0.5, "structure": made["structure"], "epsilon": 0.0,
-            "sample_weight": rng.integers(1, 3, len(X)) * 1.0, "folds": 2, "seed": 0}  # fmt: skip
+    return {
+        "X": X,
+        "y": y,
+        "radius": 0.5,
+        "structure": made["structure"],
+        "epsilon": 0.0,
+        "sample_weight": rng.integers(1, 3, len(X)) * 1.0,
+        "folds": 2,
+        "seed": 0,
+    }
 
 
 @recipe("LinearDRO.predict", lambda X: _fitted().predict(X))
@@ -303,8 +335,11 @@ def _(rng: Rng) -> Arguments:
 
 @recipe("LinearDRO.score", lambda **a: _fitted().score(**a))
 def _(rng: Rng) -> Arguments:
-    return {"X": rng.standard_normal((3, 2)), "y": rng.standard_normal((3, 2)),
-            "sample_weight": rng.integers(1, 3, 3) * 1.0}  # fmt: skip
+    return {
+        "X": rng.standard_normal((3, 2)),
+        "y": rng.standard_normal((3, 2)),
+        "sample_weight": rng.integers(1, 3, 3) * 1.0,
+    }
 
 
 def _fitted() -> dro_core.LinearDRO:
@@ -321,14 +356,28 @@ def _fitted() -> dro_core.LinearDRO:
 def _(rng: Rng) -> Arguments:
     made = core(rng)
     x, y = (np.vstack([made[k]] * 3) for k in ("x", "y"))
-    return {"x": x, "y": y, "radii": np.array([0.0, 50.0]), "fit": made["B"],
-            "criterion": "coverage", "structure": "y|x", "folds": 2, "seed": 0}  # fmt: skip
+    return {
+        "x": x,
+        "y": y,
+        "radii": np.array([0.0, 50.0]),
+        "fit": made["B"],
+        "criterion": "coverage",
+        "structure": "y|x",
+        "folds": 2,
+        "seed": 0,
+    }
 
 
 @recipe("radius_of_noise", radii.radius_of_noise, known_as=("size",))
 def _(rng: Rng) -> Arguments:
-    return chosen(rng, [{"covariance": 0.5, "size": 3}, {"covariance": rng.uniform(0, 1, 3)},
-                        {"covariance": np.diag(rng.uniform(0, 1, 3))}])  # fmt: skip
+    return chosen(
+        rng,
+        [
+            {"covariance": 0.5, "size": 3},
+            {"covariance": rng.uniform(0, 1, 3)},
+            {"covariance": np.diag(rng.uniform(0, 1, 3))},
+        ],
+    )
 
 
 @recipe("radius_of_poisson_noise", radii.radius_of_poisson_noise)
@@ -339,14 +388,22 @@ def _(rng: Rng) -> Arguments:
 @recipe("radius_of_operator_change", radii.radius_of_operator_change)
 def _(rng: Rng) -> Arguments:
     made = core(rng)
-    return {"forward": made["B"].T, "changed": 2 * made["B"].T, "x": made["x"],
-            "weights": shares(rng, len(made["x"]))}  # fmt: skip
+    return {
+        "forward": made["B"].T,
+        "changed": 2 * made["B"].T,
+        "x": made["x"],
+        "weights": shares(rng, len(made["x"])),
+    }
 
 
 @recipe("radius_for_gap", radii.radius_for_gap)
 def _(rng: Rng) -> Arguments:
-    return {"gap": rng.uniform(0, 0.2, 3), "fidelity": rng.uniform(0.5, 1, 3), "lipschitz": 1.0,
-            "form": "root"}  # fmt: skip
+    return {
+        "gap": rng.uniform(0, 0.2, 3),
+        "fidelity": rng.uniform(0.5, 1, 3),
+        "lipschitz": 1.0,
+        "form": "root",
+    }
 
 
 @recipe("radius_from_rms", radii.radius_from_rms)
@@ -366,19 +423,31 @@ def pairs(rng: Rng) -> Arguments:
     made = core(rng)
     x0 = rng.integers(0, 2, (4, made["x"].shape[1])) * 1.0
     y0, y1 = (rng.standard_normal((4, made["y"].shape[1])) for _ in range(2))
-    return {"x0": x0, "y0": y0, "x1": x0[::-1].copy(), "y1": y1, "p": 2.0,
-            "weights0": np.full(4, 0.25), "weights1": np.full(4, 0.25)}  # fmt: skip
+    return {
+        "x0": x0,
+        "y0": y0,
+        "x1": x0[::-1].copy(),
+        "y1": y1,
+        "p": 2.0,
+        "weights0": np.full(4, 0.25),
+        "weights1": np.full(4, 0.25),
+    }
 
 
 @recipe(
-    "conditional_wasserstein", lambda **a: dro_core.conditional_wasserstein(**a).value,
+    "conditional_wasserstein",
+    lambda **a: dro_core.conditional_wasserstein(**a).value,
     infinite=True,
-)  # fmt: skip
+)
 def _(rng: Rng) -> Arguments:
     made = pairs(rng)
     method = chosen(rng, ["exact", "exact", "relaxed"])
-    return {**made, "method": method, **({"beta": 2.0} if method == "relaxed" else {}),
-            "tolerance": 0.0}  # fmt: skip
+    return {
+        **made,
+        "method": method,
+        **({"beta": 2.0} if method == "relaxed" else {}),
+        "tolerance": 0.0,
+    }
 
 
 @recipe("relaxed_curve", lambda **a: dro_core.relaxed_curve(**a).value)
@@ -392,14 +461,21 @@ def _(rng: Rng) -> Arguments:
 )
 def _(rng: Rng) -> Arguments:
     covariances = np.stack([np.diag(rng.uniform(0.5, 2, 2)) for _ in range(3)])
-    return {"means0": rng.standard_normal((3, 2)), "covariances0": covariances,
-            "means1": rng.standard_normal((3, 2)), "covariances1": covariances[::-1].copy(),
-            "weights": shares(rng, 3)}  # fmt: skip
+    return {
+        "means0": rng.standard_normal((3, 2)),
+        "covariances0": covariances,
+        "means1": rng.standard_normal((3, 2)),
+        "covariances1": covariances[::-1].copy(),
+        "weights": shares(rng, 3),
+    }
 
 
 def masses(rng: Rng) -> Arguments:
-    return {"cost": rng.uniform(0, 2, (3, 4)), "a": rng.uniform(0.5, 2, 3),
-            "b": rng.uniform(0.5, 2, 4)}  # fmt: skip
+    return {
+        "cost": rng.uniform(0, 2, (3, 4)),
+        "a": rng.uniform(0.5, 2, 3),
+        "b": rng.uniform(0.5, 2, 4),
+    }
 
 
 @recipe("unbalanced_ot", lambda **a: dro_core.unbalanced_ot(**a).value)
@@ -424,10 +500,18 @@ def _(rng: Rng) -> Arguments:
     ),
 )
 def _(rng: Rng) -> Arguments:
-    return {"mean0": rng.standard_normal(2), "covariance0": np.diag(rng.uniform(0.5, 2, 2)),
-            "mean1": rng.standard_normal(2), "covariance1": np.diag(rng.uniform(0.5, 2, 2)),
-            "forward": rng.standard_normal((2, 2)), "likelihood": 0.5, "quadratic": 1.0,
-            "mass0": 1.0, "mass1": 2.0, "weight": 1.0}  # fmt: skip
+    return {
+        "mean0": rng.standard_normal(2),
+        "covariance0": np.diag(rng.uniform(0.5, 2, 2)),
+        "mean1": rng.standard_normal(2),
+        "covariance1": np.diag(rng.uniform(0.5, 2, 2)),
+        "forward": rng.standard_normal((2, 2)),
+        "likelihood": 0.5,
+        "quadratic": 1.0,
+        "mass0": 1.0,
+        "mass1": 2.0,
+        "weight": 1.0,
+    }
 
 
 @recipe("twist_condition", lambda **a: dro_core.twist_condition(**a).margin, known_as=("points",))
@@ -455,12 +539,17 @@ def _(rng: Rng) -> Arguments:
 
 
 @recipe(
-    "operators.Convolution", lambda rows, **a: operators.Convolution(**a).apply(rows),
+    "operators.Convolution",
+    lambda rows, **a: operators.Convolution(**a).apply(rows),
     keep=("rows",),
-)  # fmt: skip
+)
 def _(rng: Rng) -> Arguments:
-    return {"kernel": rng.uniform(0, 1, 3), "shape": 8, "padding": "circular",
-            "rows": rng.standard_normal((2, 8))}  # fmt: skip
+    return {
+        "kernel": rng.uniform(0, 1, 3),
+        "shape": 8,
+        "padding": "circular",
+        "rows": rng.standard_normal((2, 8)),
+    }
 
 
 # --- dro_torch ----------------------------------------------------------------------------------
@@ -494,8 +583,10 @@ def loss_of(kind: Any, model: Any = None, **a: Any) -> Any:
     if kind is not dro_torch.BoundLoss:
         a.setdefault("seed", 0)
         a.setdefault("step", 0)
-        a.setdefault("index", torch.arange(len(a["x"])) if isinstance(a["x"], torch.Tensor)
-                     and a["x"].ndim else None)  # fmt: skip
+        a.setdefault(
+            "index",
+            torch.arange(len(a["x"])) if isinstance(a["x"], torch.Tensor) and a["x"].ndim else None,
+        )
     value = kind(**names)(network, **a)
     (gradient,) = torch.autograd.grad(value, network.weight)
     return [value, gradient]
@@ -509,9 +600,14 @@ LOSSES: dict[str, Arguments] = {
 }
 for name, options in LOSSES.items():
 
-    @recipe(name, lambda name=name, **a: loss_of(getattr(dro_torch, name), **a),
-            known_as=("samples", "model"), agreement=1e-4, overflows=True,
-            warns=(dro_torch.EstimatorWarning,))  # fmt: skip
+    @recipe(
+        name,
+        lambda name=name, **a: loss_of(getattr(dro_torch, name), **a),
+        known_as=("samples", "model"),
+        agreement=1e-4,
+        overflows=True,
+        warns=(dro_torch.EstimatorWarning,),
+    )
     def _(rng: Rng, options: Arguments = options) -> Arguments:
         return {**batch(rng), **options}
 
@@ -530,9 +626,15 @@ for name in ("certify", "certificate_curve"):
     @recipe(name, certified_network, agreement=1e-3, known_as=("model",))
     def _(rng: Rng, name: str = name) -> Arguments:
         radius = {"radius": 0.5} if name == "certify" else {"radii": [0.1, 0.5]}
-        return {**batch(rng), **radius, "structure": chosen(rng, ["y|x", "joint"]),
-                "weights": shares(rng, 4), "lipschitz": 1.5, "directions": 2,
-                "steps": 2}  # fmt: skip
+        return {
+            **batch(rng),
+            **radius,
+            "structure": chosen(rng, ["y|x", "joint"]),
+            "weights": shares(rng, 4),
+            "lipschitz": 1.5,
+            "directions": 2,
+            "steps": 2,
+        }
 
 
 @recipe(
@@ -574,21 +676,35 @@ def _(rng: Rng) -> Arguments:
     overflows=True,
 )
 def _(rng: Rng) -> Arguments:
-    return {"y": tensor(rng, 4, 2), "x": tensor(rng, 4, 2), "likelihood": 1.0, "quadratic": 0.5,
-            "scale": 0.1}  # fmt: skip
+    return {
+        "y": tensor(rng, 4, 2),
+        "x": tensor(rng, 4, 2),
+        "likelihood": 1.0,
+        "quadratic": 0.5,
+        "scale": 0.1,
+    }
 
 
 def unbalanced_losses(y: Any, x: Any, **a: Any) -> Any:
     loss = dro_torch.UnbalancedOTLoss(dro_torch.LikelihoodCost(lambda x: x), **a)
     v, T = (lambda x: x.sum(1) / 10), (lambda y: 0.5 * y)
-    return [loss.potential_loss(v, T, y, x), loss.map_loss(v, T, y), loss.r1(v, x),
-            loss.weights(v, T, y)]  # fmt: skip
+    return [
+        loss.potential_loss(v, T, y, x),
+        loss.map_loss(v, T, y),
+        loss.r1(v, x),
+        loss.weights(v, T, y),
+    ]
 
 
 @recipe("UnbalancedOTLoss", unbalanced_losses, known_as=("T", "v", "cost"))
 def _(rng: Rng) -> Arguments:
-    return {"y": tensor(rng, 4, 2), "x": tensor(rng, 5, 2), "divergence": "kl",
-            "gradient_penalty": 0.1, "momentum": 0.01}  # fmt: skip
+    return {
+        "y": tensor(rng, 4, 2),
+        "x": tensor(rng, 5, 2),
+        "divergence": "kl",
+        "gradient_penalty": 0.1,
+        "momentum": 0.01,
+    }
 
 
 for name in ("cost_scale", "gradient_penalty_weight"):
@@ -605,8 +721,13 @@ for name in ("cost_scale", "gradient_penalty_weight"):
     ),
 )
 def _(rng: Rng) -> Arguments:
-    return {"x": tensor(rng, 4, 2), "index": torch.arange(4), "levels": (0.1, 0.2), "seed": 0,
-            "step": 1}  # fmt: skip
+    return {
+        "x": tensor(rng, 4, 2),
+        "index": torch.arange(4),
+        "levels": (0.1, 0.2),
+        "seed": 0,
+        "step": 1,
+    }
 
 
 # metrics
@@ -627,11 +748,12 @@ for name in ("rmse", "psnr", "ssim"):
 @recipe(
     "metrics.stability",
     lambda **a: metrics.stability(
-        Network(), generator=torch.Generator().manual_seed(0),
+        Network(),
+        generator=torch.Generator().manual_seed(0),
         **a,
     ),
     known_as=("model",),
-)  # fmt: skip
+)
 def _(rng: Rng) -> Arguments:
     return {"y": tensor(rng, 4, 3), "eta": 0.1, "directions": 3, "reduction": "mean"}
 
@@ -657,8 +779,13 @@ def _(rng: Rng) -> Arguments:
 
 @recipe("metrics.bootstrap_interval", lambda **a: list(metrics.bootstrap_interval(**a)))
 def _(rng: Rng) -> Arguments:
-    return {"values": chosen(rng, [rng.standard_normal(6), tensor(rng, 6)]), "level": 0.9,
-            "resamples": 50, "seed": 0, "method": chosen(rng, ["BCa", "percentile"])}  # fmt: skip
+    return {
+        "values": chosen(rng, [rng.standard_normal(6), tensor(rng, 6)]),
+        "level": 0.9,
+        "resamples": 50,
+        "seed": 0,
+        "method": chosen(rng, ["BCa", "percentile"]),
+    }
 
 
 # networks, physics, tomography
@@ -727,15 +854,17 @@ def _(rng: Rng) -> Arguments:
 
 
 FORWARDS: dict[str, tuple[Arguments, tuple[int, ...]]] = {
-    "Convolution": ({"kernel": np.array([[0.0, 0.25], [0.25, 0.5]]), "padding": "circular"},
-                    (2, 1, 8, 8)),
+    "Convolution": (
+        {"kernel": np.array([[0.0, 0.25], [0.25, 0.5]]), "padding": "circular"},
+        (2, 1, 8, 8),
+    ),
     "Downsampling": ({"factor": 2}, (2, 1, 8, 8)),
     "Upsampling": ({"factor": 2}, (2, 1, 8, 8)),
     "ClippedHDR": ({"gain": 2.0}, (2, 1, 8, 8)),
     "GammaMotionBlur": ({"length": 3.0, "angle": 30.0, "decay": 1.0, "gamma": 2.2}, (2, 1, 8, 8)),
     "SignalGatedBlur": ({"temperature": 0.25}, (1, 3, 20, 20)),
     "Integration": ({}, (2, 8)),
-}  # fmt: skip
+}
 for name, (options, shape) in FORWARDS.items():
 
     @recipe(f"physics.{name}", lambda x, name=name, **a: getattr(physics, name)(**a)(x))
@@ -767,32 +896,41 @@ def geometry(**a: Any) -> tomography.FanBeamGeometry:
     return tomography.FanBeamGeometry(detector_count=9, image_size=4, **a)
 
 
-SCAN: Arguments = {"source_origin": 20.0, "source_detector": 40.0, "detector_pixel": 2.0,
-                   "pixel_size": 1.0}  # fmt: skip
+SCAN: Arguments = {
+    "source_origin": 20.0,
+    "source_detector": 40.0,
+    "detector_pixel": 2.0,
+    "pixel_size": 1.0,
+}
 TURN = np.linspace(0.0, 2 * np.pi, 12, endpoint=False)
 
 
 @recipe(
     "tomography.fan_beam_fbp",
     lambda sinogram, filter, **a: tomography.fan_beam_fbp(sinogram, geometry(**a), filter=filter),
-    known_as=("geometry", "detector_count", "image_size"), warns=(tomography.CoverageWarning,),
-)  # fmt: skip
+    known_as=("geometry", "detector_count", "image_size"),
+    warns=(tomography.CoverageWarning,),
+)
 def _(rng: Rng) -> Arguments:
     return {**SCAN, "angles": TURN, "sinogram": tensor(rng, 1, 1, 12, 9), "filter": "ramp"}
 
 
 @recipe(
-    "tomography.fan_beam_matrix", lambda **a: tomography.fan_beam_matrix(geometry(**a), np.float64),
-    known_as=("geometry", "detector_count", "image_size"), warns=(tomography.CoverageWarning,),
-)  # fmt: skip
+    "tomography.fan_beam_matrix",
+    lambda **a: tomography.fan_beam_matrix(geometry(**a), np.float64),
+    known_as=("geometry", "detector_count", "image_size"),
+    warns=(tomography.CoverageWarning,),
+)
 def _(rng: Rng) -> Arguments:
     return {**SCAN, "angles": TURN}
 
 
 @recipe(
-    "tomography.scan_weights", lambda **a: tomography.scan_weights(geometry(**a)),
-    known_as=("geometry", "detector_count", "image_size"), warns=(tomography.CoverageWarning,),
-)  # fmt: skip
+    "tomography.scan_weights",
+    lambda **a: tomography.scan_weights(geometry(**a)),
+    known_as=("geometry", "detector_count", "image_size"),
+    warns=(tomography.CoverageWarning,),
+)
 def _(rng: Rng) -> Arguments:
     return {**SCAN, "angles": TURN}
 
@@ -895,35 +1033,102 @@ MODEL = "takes a network, no array or number of the user's"
 ERROR = "an error or a warning"
 EXEMPT = {
     **dict.fromkeys(
-        ["Certificate", "ConditionalDistance", "CrossValidatedRadius", "DistanceCertificate",
-         "DualSolution", "EntropicCertificate", "EntropicWorstCase", "FiniteCertificate",
-         "FitCertificate", "FiniteWorstCase", "GaussianDistance", "LinearFit", "RelaxedCurve",
-         "TwistCertificate", "TwistReport", "UnbalancedCertificate", "UnbalancedGaussian",
-         "UnbalancedTransport", "WorstCase", "WorstCaseCurve", "BisectedMultiplier",
-         "LipschitzBound", "LipschitzLower", "metrics.Interval", "training.TrainingResult",
-         "training.StepContext", "data.LabelledImages", "data.CTSlices", "data.FanBeamScan"],
-        RESULT),
+        [
+            "Certificate",
+            "ConditionalDistance",
+            "CrossValidatedRadius",
+            "DistanceCertificate",
+            "DualSolution",
+            "EntropicCertificate",
+            "EntropicWorstCase",
+            "FiniteCertificate",
+            "FitCertificate",
+            "FiniteWorstCase",
+            "GaussianDistance",
+            "LinearFit",
+            "RelaxedCurve",
+            "TwistCertificate",
+            "TwistReport",
+            "UnbalancedCertificate",
+            "UnbalancedGaussian",
+            "UnbalancedTransport",
+            "WorstCase",
+            "WorstCaseCurve",
+            "BisectedMultiplier",
+            "LipschitzBound",
+            "LipschitzLower",
+            "metrics.Interval",
+            "training.TrainingResult",
+            "training.StepContext",
+            "data.LabelledImages",
+            "data.CTSlices",
+            "data.FanBeamScan",
+        ],
+        RESULT,
+    ),
     **dict.fromkeys(
-        ["InfeasibleRadiusError", "NotConvergedError", "NotOptimalWarning", "EstimatorWarning",
-         "UnsupportedLayerError",
-         "data.DataFileError", "physics.AdjointError", "training.TrainingDivergedError",
-         "training.CheckpointError", "tomography.CoverageWarning"], ERROR),
+        [
+            "InfeasibleRadiusError",
+            "NotConvergedError",
+            "NotOptimalWarning",
+            "EstimatorWarning",
+            "UnsupportedLayerError",
+            "data.DataFileError",
+            "physics.AdjointError",
+            "training.TrainingDivergedError",
+            "training.CheckpointError",
+            "tomography.CoverageWarning",
+        ],
+        ERROR,
+    ),
     **dict.fromkeys(
-        ["data.data_root", "data.mnist", "data.cifar10", "data.caltech101", "data.ct_slices",
-         "data.htc2022", "data.load_2detect", "data.read_idx", "training.load_checkpoint",
-         "physics.pretrained_forward", "metrics.EfficientNetLite0"], FILES),
+        [
+            "data.data_root",
+            "data.mnist",
+            "data.cifar10",
+            "data.caltech101",
+            "data.ct_slices",
+            "data.htc2022",
+            "data.load_2detect",
+            "data.read_idx",
+            "training.load_checkpoint",
+            "physics.pretrained_forward",
+            "metrics.EfficientNetLite0",
+        ],
+        FILES,
+    ),
     **dict.fromkeys(
-        ["bisect_multiplier", "StochasticDescent", "TransportRestoration", "fit_transport_map",
-         "lipschitz_upper", "register_lipschitz", "training.fit", "training.Phase",
-         "training.Batches", "training.reconstruction_phase", "nets.frozen", "nets.Potential",
-         "physics.as_forward", "physics.check_adjoint", "physics.Forward", "physics.LinearForward",
-         "physics.Noise", "metrics.summary", "tomography.check_geometry"], MODEL),
+        [
+            "bisect_multiplier",
+            "StochasticDescent",
+            "TransportRestoration",
+            "fit_transport_map",
+            "lipschitz_upper",
+            "register_lipschitz",
+            "training.fit",
+            "training.Phase",
+            "training.Batches",
+            "training.reconstruction_phase",
+            "nets.frozen",
+            "nets.Potential",
+            "physics.as_forward",
+            "physics.check_adjoint",
+            "physics.Forward",
+            "physics.LinearForward",
+            "physics.Noise",
+            "metrics.summary",
+            "tomography.check_geometry",
+        ],
+        MODEL,
+    ),
     "Structure": "abstract",
-    **dict.fromkeys(["reconstruction_residual", "forward_residual"],
-                    "x - model(y): an ingredient of the losses, which check x and y"),
+    **dict.fromkeys(
+        ["reconstruction_residual", "forward_residual"],
+        "x - model(y): an ingredient of the losses, which check x and y",
+    ),
     "operators.SpectralOperator": "abstract",
     "operators.SpectralInverse": "made by an operator's `inverse`",
-}  # fmt: skip
+}
 #: Covered by the recipe of another name.
 ELSEWHERE = {
     "tomography.FanBeamGeometry": "tomography.scan_weights",

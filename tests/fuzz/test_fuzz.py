@@ -25,9 +25,10 @@ def public_names():
         listed = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
-            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+            if not name.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
             and (inspect.isclass(value) or inspect.isfunction(value))
-        ]  # fmt: skip
+        ]
         yield from (f"{short}.{n}" for n in listed if callable(getattr(module, n)))
 
 
