@@ -21,6 +21,8 @@ SHORTCUTS = {
     "only": "which experiments of the queue, separated by commas",
     "hours": "time after which the queue stops",
     "jobs": "arms that are trained side by side",
+    "seconds": "time in all",
+    "device": "torch device",
 }
 
 

@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "mnist joint": "validation.mnist.joint",
     "mnist linear": "validation.mnist.linear",
     "evidence": "validation.evidence",
+    "gpu": "validation.gpu",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks estimator": "validation.benchmarks.estimator",

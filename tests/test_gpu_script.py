@@ -1,0 +1,77 @@
+"""The script for a GPU that is there for minutes: stages, time boxes, what comes back."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from validation import gpu
+
+DATA = Path(os.environ.get("DRO_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+def stage(name, code, share=0.5, modules=(), needs_data=False):
+    return gpu.Stage(name, share, ("-c", code), modules, needs_data)
+
+
+def test_a_stage_that_fails_or_hangs_does_not_take_the_others_along(tmp_path, monkeypatch):
+    monkeypatch.delenv("DRO_DATA", raising=False)
+    listed = [
+        stage("fails", "raise SystemExit(3)"),
+        stage("hangs", "import time; time.sleep(600)", share=0.05),
+        stage("absent", "pass", modules=("no_such_module",)),
+        stage("data", "pass", needs_data=True),
+        stage("claims", "print('some do not hold'); raise SystemExit(1)"),
+        stage("works", "print('seen')"),
+    ]
+    monkeypatch.setattr(gpu, "stages", lambda config, work: listed)
+    (check,) = gpu.run(gpu.Config(seconds=60.0, device="cpu"), tmp_path)
+    assert not check.holds
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["device"] == "CPU"
+    outcomes = {entry["stage"]: entry["outcome"] for entry in found["stages"]}
+    assert outcomes == {
+        "fails": "failed (3)",
+        "hangs": "out of time",
+        "absent": "not run: no no_such_module here",
+        "data": "not run: no data root",
+        "claims": "done, something does not hold",
+        "works": "done",
+    }
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        assert archive.read("works.log") == b"seen\n"
+    assert len([path for path in tmp_path.iterdir() if path.is_file()]) <= 8
+
+
+def test_no_time_left_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "stages", lambda config, work: [stage("late", "pass")])
+    gpu.run(gpu.Config(seconds=1.0, device="cpu"), tmp_path)
+    found = json.loads((tmp_path / "gpu.json").read_text())["stages"][0]["outcome"]
+    assert found == "not run: no time left"
+
+
+def test_stages_are_commands_that_exist(tmp_path):
+    for device in ("cpu", "cuda"):
+        listed = gpu.stages(gpu.Config(device=device, data="/data"), tmp_path)
+        assert [s.name for s in listed] == [
+            "tests",
+            "benchmarks",
+            "mnist deblurring",
+            "mnist simulator",
+        ]
+        assert sum(s.share for s in listed) <= 1
+    for path in gpu.DEVICE_TESTS:
+        assert (gpu.ROOT / path).exists()
+
+
+@pytest.mark.slow
+def test_the_whole_script_runs_on_a_cpu(tmp_path):
+    if not (DATA / "mnist").exists():
+        pytest.skip("no MNIST files; set DRO_DATA")
+    config = gpu.Config(data=str(DATA), seconds=300.0, device="cpu", preset="smoke")
+    (check,) = gpu.run(config, tmp_path)
+    assert check.holds
+    for name in ("cuda.json", "deblurring.json", "simulator.json", "gpu.json", "results.zip"):
+        assert (tmp_path / name).stat().st_size < gpu.LARGEST_FILE
