@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import as_scalar, as_weights
+from dro_torch.host import may_look
 
 
 def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> Tensor:
@@ -37,8 +38,8 @@ def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> 
 
 
 def check_finite(value: Tensor, name: str) -> None:
-    """Refuse NaN and infinity, naming the first one; skipped while a graph is being compiled."""
-    if torch.compiler.is_compiling():
+    """Refuse NaN and infinity, naming the first one, where the host may look."""
+    if not may_look():
         return
     finite = torch.isfinite(value.detach())
     if not bool(finite.all()):
@@ -143,11 +144,10 @@ def as_multiplier(value: Tensor | float, like: Tensor) -> Tensor:
                 f"multiplier: on device {tensor.device}, but the data are on {like.device}"
             )
     else:
-        tensor = torch.tensor(
-            as_scalar(value, "multiplier", "a number > 0"), dtype=torch.float64, device=like.device
-        )
+        number = as_scalar(value, "multiplier", "a number > 0")
+        tensor = torch.full((), number, dtype=torch.float64, device=like.device)
     tensor = tensor.to(torch.promote_types(torch.float32, like.dtype))
-    if not torch.compiler.is_compiling():
+    if may_look():
         number = float(tensor.detach())
         if not math.isfinite(number) or number <= 0:
             raise ValueError(f"multiplier: {number}; allowed: a finite number > 0")

@@ -19,6 +19,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from dro_torch.host import transformed, value_and_pullback
 from dro_torch.residual import MovedSamples, squared_norm
 
 
@@ -73,6 +74,28 @@ class JacobianProducts:
         return vector_jacobian(self._outputs, self._inputs, cotangent)
 
 
+class TransformedProducts:
+    """The same from a function of the inputs, inside of `torch.func`: every product runs it again.
+
+    Attributes
+    ----------
+    value : (N, n)
+        The outputs at the point.
+    adjoint : callable
+        Cᵀ times a tensor like the outputs: one like the inputs.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], point: Tensor) -> None:
+        self._function, self._point = function, point
+        with torch.no_grad():  # of the levels outside; `vjp` has its own
+            self.value, self.adjoint = value_and_pullback(function, point)
+
+    def apply(self, direction: Tensor) -> Tensor:
+        """C times a tensor like the inputs: one like the outputs."""
+        with torch.no_grad():
+            return directional(self._function, self._point, direction)[1]
+
+
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor], right: Tensor, iterations: int, floor: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -104,7 +127,7 @@ def conjugate_gradients(
     active, indefinite = norm > 0, torch.zeros_like(norm, dtype=torch.bool)
     for _ in range(iterations):
         # on an accelerator looking would wait for it; what has stopped stays as it is
-        if right.device.type == "cpu" and not bool(active.any()):
+        if right.device.type == "cpu" and not transformed() and not bool(active.any()):
             break
         image = product(direction)
         curvature = inner_product(direction, image)
@@ -137,10 +160,16 @@ class LinearisedResidual:
 
     def __init__(self, moved: MovedSamples) -> None:
         self.moved = moved
+        self.point = moved.x.new_zeros((len(moved.x), moved.size), dtype=moved.wide)
+        self._jacobian: JacobianProducts | TransformedProducts
+        if transformed():
+            self._jacobian = TransformedProducts(self._residual, self.point)
+            self.value = self._jacobian.value
+            moved.passes += 1
+            return
         with torch.enable_grad():
-            self.point = moved.x.new_zeros((len(moved.x), moved.size), dtype=moved.wide)
             self.point.requires_grad_()
-            residual = moved.residuals(self.point[:, None, :])[:, 0]
+            residual = self._residual(self.point)
             if not residual.requires_grad:
                 raise ValueError(
                     f"residual: it is detached from what structure {moved.structure.name!r} "
@@ -149,6 +178,9 @@ class LinearisedResidual:
             self.value = residual.detach()
             self._jacobian = JacobianProducts(residual, self.point)
         moved.passes += 1
+
+    def _residual(self, displacement: Tensor) -> Tensor:
+        return self.moved.residuals(displacement[:, None, :])[:, 0]
 
     def apply(self, direction: Tensor) -> Tensor:
         """C times (N, size): (N, n)."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dro_torch.host import transformed, value_and_pullback
 from dro_torch.models import call_model, explain_failure
 from dro_torch.structure import Structure
 
@@ -126,6 +127,12 @@ class MovedSamples:
     def apply(self, point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals at `point` and C·`direction`, both (N, K, n); no graph is kept."""
         self.passes += point.shape[1]
+        if transformed():
+            with torch.no_grad():
+                value, product = torch.func.jvp(
+                    self.residuals, (point.detach(),), (direction.detach(),)
+                )[:2]
+                return value, product
         with torch.no_grad(), forward_ad.dual_level():
             dual = forward_ad.make_dual(point.detach(), direction.detach())
             value, product = forward_ad.unpack_dual(self.residuals(dual))
@@ -134,6 +141,10 @@ class MovedSamples:
     def adjoint(self, point: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals at `point` (N, K, n) and Cᵀ·`cotangent` (N, K, size); no graph is kept."""
         self.passes += point.shape[1]
+        if transformed():
+            with torch.no_grad():  # of the levels outside; `vjp` has its own
+                value, pullback = value_and_pullback(self.residuals, point.detach())
+                return value, pullback(cotangent)
         with torch.enable_grad():
             point = point.detach().requires_grad_()
             value = self.residuals(point)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_scalar, check_option
+from dro_torch.host import transformed, value_and_pullback
 from dro_torch.linearisation import inner_product, linearised_displacement
 from dro_torch.losses.potential import PotentialLoss, eagerly
 from dro_torch.precision import uncached_autocast
@@ -206,6 +207,13 @@ def _value_and_slope(
     moved: MovedSamples, displacement: Tensor, lam: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Values (N,) and their gradients in the displacements (N, size); no graph is kept."""
+    if transformed():
+        with torch.no_grad():  # of the levels outside; `vjp` has its own
+            value, pullback = value_and_pullback(
+                lambda v: _potential(moved, v, lam)[0], displacement
+            )
+            moved.passes += 1
+            return value, pullback(torch.ones_like(value))
     with torch.enable_grad():
         point = displacement.detach().requires_grad_()
         value, _ = _potential(moved, point, lam)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dro_core.checks import as_positive_integer, as_radius, as_scalar
 from dro_torch.checks import check_samples
+from dro_torch.host import may_look, transformed
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.linearisation import directional, inner_product
 from dro_torch.models import bare_module
@@ -161,11 +162,13 @@ class BoundLoss(nn.Module):
             raise TypeError(f"model: {type(model).__name__} is not callable")
         moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
         losses = moved.losses(x.new_zeros(len(x), 1, moved.size))
-        if self.loss is not None and not torch.compiler.is_compiling() and bool((losses < 0).any()):
+        if self.loss is not None and may_look() and bool((losses < 0).any()):
             raise ValueError("loss: it returned negative values; the bound needs losses >= 0")
         fidelity = losses.mean()
         modulus = self.modulus(model, x, y)
-        self.diagnostics = {"fidelity": fidelity.detach(), "modulus": modulus.detach()}
+        self.diagnostics = {}
+        if not transformed():  # what is wrapped means nothing outside
+            self.diagnostics = {"fidelity": fidelity.detach(), "modulus": modulus.detach()}
         return (safe_square_root(fidelity) + self.radius * modulus).square()
 
     def modulus(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -197,7 +200,7 @@ class BoundLoss(nn.Module):
                 f"lipschitz: shape {tuple(value.shape)} and dtype {value.dtype}; one "
                 "floating-point number is needed"
             )
-        if not torch.compiler.is_compiling():
+        if may_look():
             number = float(value.detach())
             if not 0 <= number < float("inf"):
                 raise ValueError(f"lipschitz: {number}; allowed: a finite number >= 0")

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dro_core.checks import as_non_negative, as_positive_integer, check_option
 from dro_torch.checks import as_multiplier, check_samples
+from dro_torch.host import may_look, transformed
 from dro_torch.keyed_noise import check_key
 from dro_torch.losses.estimation import (
     Draws,
@@ -106,7 +107,7 @@ class EntropicDROLoss(nn.Module):
         Draws come in pairs ±v (SG; `samples` must be even).
     chunk : int, optional
         Draws per forward pass. The backward pass computes them again, so that the peak memory
-        does not grow with `samples`.
+        does not grow with `samples` (it does inside of `torch.func`).
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves; used to warn at λ ≤ 2κ² (infinite
         variance) and at λ ≤ κ² (the risk may be infinite). Known for x|y with the default
@@ -296,7 +297,7 @@ class EntropicDROLoss(nn.Module):
             parts = []
             for first in range(0, self.samples, self.chunk):
                 count = min(self.chunk, self.samples - first)
-                if torch.is_grad_enabled():
+                if torch.is_grad_enabled() and not transformed():  # which has no checkpoints
                     parts.append(checkpoint(chunk_losses, first, count, use_reentrant=False))
                 else:
                     parts.append(chunk_losses(first, count))
@@ -319,10 +320,19 @@ class EntropicDROLoss(nn.Module):
         # on the CPU: the number of rows depends on the levels drawn
         host = Draws(draw.index.cpu(), draw.seed, draw.step)
         level = torch.bucketize(host.uniform(_LEVELS), probabilities.cumsum(0)).clamp(max=levels)
-        groups = [
-            (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
-            for value in level.unique()
-        ]
+        try:
+            groups = [
+                (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
+                for value in level.unique()
+            ]
+        except RuntimeError as error:
+            if not transformed():
+                raise
+            raise ValueError(
+                "EntropicDROLoss: 'rt-mlmc' draws as many rows as the levels say, which "
+                "torch.func.vmap over index= does not allow; map over the network only, or take "
+                "another estimator"
+            ) from error
         rows = torch.cat([members.repeat_interleave(2**value) for value, members in groups])
         noise = torch.cat(
             [
@@ -369,6 +379,11 @@ class EntropicDROLoss(nn.Module):
 
     def _proposal(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> LinearisedLaw:
         samples, size = len(draw.index), moved.size
+        if self.warm_start and transformed():
+            raise ValueError(
+                "EntropicDROLoss: warm_start keeps the directions of a call for the next one, "
+                "which is not possible inside of torch.func; allowed there: warm_start=False"
+            )
         rank = size if self.rank == "full" else min(int(self.rank), size)
         point = torch.zeros(samples, 1, size, dtype=moved.x.dtype, device=moved.x.device)
         if self.linearise == "noisy":
@@ -423,6 +438,9 @@ class EntropicDROLoss(nn.Module):
         self, moved: MovedSamples, blocks: list[tuple[Tensor, Tensor | float]], temperature: Tensor
     ) -> None:
         """Keep losses (N, K) and log-weights of groups of samples for `diagnostics`, and look."""
+        if transformed():  # what is wrapped means nothing outside
+            self._seen = None
+            return
         kept = [(losses.detach(), log_weights) for losses, log_weights in blocks]
         self._seen = (kept, temperature.detach(), moved.passes)
         self._looks += 1
@@ -442,7 +460,7 @@ class EntropicDROLoss(nn.Module):
     def _warn_about_multiplier(
         self, lam: Tensor, modulus: float | None, estimate: Tensor | None = None
     ) -> None:
-        if torch.compiler.is_compiling() or (modulus is None and estimate is None):
+        if not may_look() or (modulus is None and estimate is None):
             return
         said = ""
         if modulus is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative
+from dro_torch.host import may_look
 from dro_torch.linearisation import (
     LinearisedResidual,
     conjugate_gradients,
@@ -146,11 +147,12 @@ class LinearisedDROLoss(PotentialLoss):
             # within rounding of the threshold it may succeed: positive by less is refused too
             rounding = 8.0 * (moved.size + rows.shape[-1]) * torch.finfo(rows.dtype).eps
             _, failed = torch.linalg.cholesky_ex((1.0 - rounding) * basis - share.detach())
-            if not torch.compiler.is_compiling() and bool((failed > 0).any()):
+            if may_look() and bool((failed > 0).any()):
                 top = float(torch.linalg.eigvalsh(gram.detach())[:, -1].max())
                 raise ValueError(
                     f"multiplier: {float(lam.detach()):.6g} is at or below {top:.6g}, the largest "
                     "squared singular value of the Jacobians, where the entropic objective is "
                     "infinite; allowed: a larger number"
                 )
-            return 2.0 * torch.diagonal(factor, dim1=1, dim2=2).log().sum(1)
+            value = 2.0 * torch.diagonal(factor, dim1=1, dim2=2).log().sum(1)
+            return torch.where(failed > 0, -torch.inf, value)  # where nobody could look

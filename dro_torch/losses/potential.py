@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative, as_positive_integer
 from dro_torch.checks import as_multiplier, check_samples
+from dro_torch.host import transformed
 from dro_torch.losses.estimation import EstimatorWarning
 from dro_torch.models import bare_module
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
@@ -89,6 +90,9 @@ class PotentialLoss(nn.Module):
         passes: float,
     ) -> None:
         """Fill `diagnostics`, and say with numbers where a value is not to be trusted."""
+        self.diagnostics = {}
+        if transformed():  # what is wrapped means nothing outside
+            return
         share = indefinite.to(value.dtype).mean()
         self.diagnostics = {
             "transport_cost": cost.detach().mean(),

@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from dro_core.checks import as_non_negative, as_scalar
 from dro_torch.checks import check_alike, check_batch, check_finite
+from dro_torch.host import may_look, transformed, value_and_pullback
 from dro_torch.losses.divergences import (
     DIVERGENCES,
     Balanced,
@@ -236,9 +237,8 @@ class UnbalancedOTLoss(nn.Module):
                 objective = first.shift_free(source) + second.shift_free(-there)
             else:
                 objective = first.conjugate(source).mean() + second.conjugate(-there).mean()
-            self.components = self._report(objective, source, there, cost)
+            self.components = self._report(objective, source, there, cost, penalty)
             if penalty is not None:
-                self.components["gradient_penalty"] = penalty.detach()
                 objective = objective + penalty
             if self._gauge:
                 level = there.mean()
@@ -264,7 +264,9 @@ class UnbalancedOTLoss(nn.Module):
         with full_precision(y):
             cost = self._cost(y, moved)
             loss = (cost - _potential(_frozen(v), moved)).mean()
-        self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
+        self.components = {}
+        if not transformed():  # what is wrapped means nothing outside
+            self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
         return loss
 
     def r1(self, v: Network, x: Tensor) -> Tensor:
@@ -352,6 +354,11 @@ class UnbalancedOTLoss(nn.Module):
         """Update the running mean of the cost; equal on all processes."""
         if not (self.centre_cost and self.training):
             return
+        if transformed():
+            raise ValueError(
+                "UnbalancedOTLoss: centre_cost keeps a running mean in training mode, which is not "
+                "possible inside of torch.func; allowed there: centre_cost=False, or eval()"
+            )
         mean = cost.mean()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(mean)
@@ -361,8 +368,15 @@ class UnbalancedOTLoss(nn.Module):
 
     @torch.no_grad()
     def _report(
-        self, objective: Tensor, source: Tensor, there: Tensor, cost: Tensor
+        self,
+        objective: Tensor,
+        source: Tensor,
+        there: Tensor,
+        cost: Tensor,
+        penalty: Tensor | None,
     ) -> dict[str, Tensor]:
+        if transformed():  # what is wrapped means nothing outside
+            return {}
         first, second = self.source_divergence, self.target_divergence
         value, target, total = -objective, -there, sum(self._free)
         if self.translation_invariant:
@@ -382,10 +396,11 @@ class UnbalancedOTLoss(nn.Module):
             "cost": cost.mean(),
             "mass": first.density(source).mean(),
             "target_mass": second.density(target).mean(),
+            **({} if penalty is None else {"gradient_penalty": penalty.detach()}),
         }
 
     def _check_range(self, x: Tensor) -> None:
-        if self.limits is None or torch.compiler.is_compiling():
+        if self.limits is None or not may_look():
             return
         low, high = (float(end) for end in torch.aminmax(x.detach()))
         if low < self.limits[0] or high > self.limits[1]:
@@ -430,6 +445,9 @@ def _potential(v: Network, x: Tensor) -> Tensor:
 
 def _slopes(v: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     """v(x) and the squared norms of its gradients, (N,) each, differentiable in v's parameters."""
+    if transformed():
+        values, pullback = value_and_pullback(lambda x: _potential(v, x), x.detach())
+        return values, squares(pullback(torch.ones_like(values)))
     build = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
