@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
 from dro_torch import data, training
 from validation.mnist.arms import Arm, reconstruction_of, steps_of
-from validation.mnist.settings import Config
+from validation.mnist.settings import Config, Precision
 from validation.mnist.tasks import Task
 from validation.results import table
 
@@ -40,6 +41,7 @@ def seconds_per_step(config: Config, task: Task, arm: Arm, learn: data.IndexedDa
             data.Batches(learn, min(size.batch, len(learn)), config.seed),
             WARM + TIMED,
             seed=config.seed,
+            precision=cast(Precision, config.precision),
             channels_last=size.channels_last,
             log=lambda row: clock.append(time.process_time()),
             log_every=1,
