@@ -77,7 +77,7 @@ class Config(Settings):
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
     seed: int = setting(0, "seed, the first one where there are several")
     jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)
-    threads: int = setting(0, "threads of torch; 0: as it is", low=0)
+    threads: int = setting(1, "threads of torch: two wait for each other; 0: as it is", low=0)
     plan: bool = setting(False, "print the arms with the minutes they need; train nothing")
 
     @property
