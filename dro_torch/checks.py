@@ -12,7 +12,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import as_scalar, as_weights
-from dro_torch.host import may_look
+from dro_torch.host import may_look, refuse_later
+
+
+class NotFiniteError(ValueError):
+    """A tensor that was passed in has NaN or infinite entries."""
 
 
 def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> Tensor:
@@ -38,14 +42,15 @@ def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> 
 
 
 def check_finite(value: Tensor, name: str) -> None:
-    """Refuse NaN and infinity, naming the first one, where the host may look."""
+    """Refuse NaN and infinity, naming the first one, or leave the answer on the device."""
     if not may_look():
+        refuse_later(f"{name}: NaN or infinite entries", lambda: ~torch.isfinite(value).all())
         return
     finite = torch.isfinite(value.detach())
     if not bool(finite.all()):
         bad = (~finite).nonzero()
         first = tuple(int(i) for i in bad[0])
-        raise ValueError(
+        raise NotFiniteError(
             f"{name}: {len(bad)} entries are NaN or infinite, the first "
             f"({float(value.detach()[first])}) at index {first}; every entry must be finite"
         )
@@ -151,4 +156,9 @@ def as_multiplier(value: Tensor | float, like: Tensor) -> Tensor:
         number = float(tensor.detach())
         if not math.isfinite(number) or number <= 0:
             raise ValueError(f"multiplier: {number}; allowed: a finite number > 0")
+    elif isinstance(value, Tensor):
+        refuse_later(
+            "multiplier: not a finite number > 0",
+            lambda: ~(torch.isfinite(tensor) & (tensor > 0)),
+        )
     return tensor

@@ -1,11 +1,63 @@
-"""Where the host may look at values: not while torch.compile traces, nor inside of `torch.func`."""
+"""When the host may look at values: a look waits for the device, and some places have no number.
+
+Nothing is looked at while torch.compile traces and inside of `torch.func`. Elsewhere an `Attention`
+says whether a check reads its answer now, leaves it on the device for later, or is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+#: When a loss checks values: in the first call (or step), in every one, never.
+Checks = Literal["first", "always", "never"]
+CHECKS = ("first", "always", "never")
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """How closely values are looked at.
+
+    Parameters
+    ----------
+    now : bool
+        Checks read their answers and raise.
+    warns : bool
+        Warnings may look, now and then.
+    flags : dict, optional
+        If checks do not read, they leave here whether they refused (0-d, bool), by what they would
+        have said.
+    """
+
+    now: bool
+    warns: bool
+    flags: dict[str, Tensor] | None = None
+
+
+CLOSE, NEVER = Attention(now=True, warns=True), Attention(now=False, warns=False)
+_ATTENTION: ContextVar[Attention] = ContextVar("attention", default=CLOSE)
+
+
+@contextmanager
+def attending(attention: Attention) -> Iterator[None]:
+    """Look so closely for a while."""
+    token = _ATTENTION.set(attention)
+    try:
+        yield
+    finally:
+        _ATTENTION.reset(token)
+
+
+def seldom() -> Attention:
+    """Look no more in checks; whoever collects flags outside still gets them."""
+    outside = _ATTENTION.get()
+    return outside if outside.flags is not None else Attention(now=False, warns=True)
 
 
 def transformed() -> bool:
@@ -20,8 +72,23 @@ def transformed() -> bool:
 
 
 def may_look() -> bool:
-    """Whether a value may be looked at from Python, for a check or a warning."""
-    return not (torch.compiler.is_compiling() or transformed())
+    """Whether a check may read a value."""
+    return not torch.compiler.is_compiling() and _ATTENTION.get().now and not transformed()
+
+
+def may_warn() -> bool:
+    """Whether a value may be read now and then, for a warning."""
+    return not torch.compiler.is_compiling() and _ATTENTION.get().warns and not transformed()
+
+
+def refuse_later(what: str, refused: Callable[[], Tensor]) -> None:
+    """Where a check may not read, leave its answer (0-d) on the device, if somebody collects it."""
+    if torch.compiler.is_compiling() or transformed():
+        return
+    flags = _ATTENTION.get().flags
+    if flags is not None:
+        flag = refused().detach()
+        flags[what] = flags[what] | flag if what in flags else flag
 
 
 def value_and_pullback(

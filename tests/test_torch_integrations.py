@@ -26,6 +26,7 @@ RECIPES = {
     "Lightning Fabric": "lightning",
     "accelerate": "accelerate",
     "Several processes": None,
+    "Many networks at once": None,
     "deepinv": None,
 }
 
@@ -46,7 +47,7 @@ def test_the_recipes_run_and_train(section):
     model, multiplier = names["model"], names["multiplier"]
     before = [p.detach().clone() for p in (*model.parameters(), multiplier.theta)]
     exec(blocks(section), names)
-    if section in ("Several processes", "deepinv"):
+    if section in ("Several processes", "Many networks at once", "deepinv"):
         return
     after = [*model.parameters(), multiplier.theta]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_scalar, check_option
-from dro_torch.host import transformed, value_and_pullback
+from dro_torch.host import Checks, transformed, value_and_pullback
 from dro_torch.linearisation import inner_product, linearised_displacement
+from dro_torch.losses.checked import checked
 from dro_torch.losses.potential import PotentialLoss, eagerly
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
@@ -67,6 +68,10 @@ class WassersteinDROLoss(PotentialLoss):
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves, used to warn at λ ≤ κ². Known for x|y
         with the default residual.
+    checks : {"first", "always", "never"}, optional
+        When values are checked (entries finite, λ > 0), which waits for an accelerator: in the
+        first call, in every one, never (then NaN in, NaN out). Default: in every call, but inside
+        of `training.fit` as that says. Shapes and types are always checked.
 
     Attributes
     ----------
@@ -96,8 +101,9 @@ class WassersteinDROLoss(PotentialLoss):
         step_size: float | None = None,
         box: tuple[float, float] | None = None,
         modulus: float | None = None,
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__(structure, iterations, residual, loss, modulus)
+        super().__init__(structure, iterations, residual, loss, modulus, checks)
         self.steps = as_positive_integer(steps, "steps")
         check_option(start, "start", STARTS)
         self.start = start
@@ -115,6 +121,7 @@ class WassersteinDROLoss(PotentialLoss):
         box = "" if self.box is None else f", box={self.box}"
         return f"structure={self.structure.name!r}, steps={self.steps}, start={self.start!r}{box}"
 
+    @checked
     def forward(
         self,
         model: Any,
@@ -135,6 +142,7 @@ class WassersteinDROLoss(PotentialLoss):
         self._report(lam, value, nominal, cost, indefinite, passes + 1.0)
         return value.mean()
 
+    @checked
     def displacements(self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float) -> Tensor:
         """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""
         moved, lam = self._arguments(model, x, y, multiplier)

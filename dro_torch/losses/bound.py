@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_radius, as_scalar
 from dro_torch.checks import check_samples
-from dro_torch.host import may_look, transformed
+from dro_torch.host import Checks, may_look, refuse_later, transformed
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.linearisation import directional, inner_product
+from dro_torch.losses.checked import CheckedLoss, checked
 from dro_torch.models import bare_module
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import (
@@ -39,8 +40,8 @@ def safe_square_root(value: Tensor) -> Tensor:
 
     As a function of the residuals :math:`\sqrt M` is a norm, and 0 is a subgradient of it there.
     """
-    positive = value > 0
-    return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), 0.0)
+    zero = value <= 0  # NaN is none
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, value).sqrt())
 
 
 def local_modulus(moved: MovedSamples, sweeps: int = 8) -> Tensor:
@@ -78,7 +79,7 @@ def local_modulus(moved: MovedSamples, sweeps: int = 8) -> Tensor:
         return inner_product(image[0, 0], left[top][0, :, 0])
 
 
-class BoundLoss(nn.Module):
+class BoundLoss(CheckedLoss):
     r"""The explicit bound :math:`(\sqrt M + \rho\,\kappa)^2` on the worst-case risk (paper §4).
 
     M is the batch's mean loss and κ the structure's modulus of a Lipschitz constant L: L for y|x,
@@ -103,6 +104,10 @@ class BoundLoss(nn.Module):
         (model, x, y) -> (N,), non-negative, in place of the squared norm; needs `lipschitz`.
     sweeps : int
         Power iterations of `local_modulus`.
+    checks : {"first", "always", "never"}, optional
+        When values are checked (entries finite, L and losses >= 0), which waits for an
+        accelerator: in the first call, in every one, never (then NaN in, NaN out). Default: in
+        every call, but inside of `training.fit` as that says. Shapes and types are always checked.
 
     Attributes
     ----------
@@ -126,8 +131,9 @@ class BoundLoss(nn.Module):
         residual: Residual | None = None,
         loss: SampleLoss | None = None,
         sweeps: int = 8,
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(checks)
         self.radius = as_radius(radius)
         self.structure = as_structure(structure)
         self.sweeps = as_positive_integer(sweeps, "sweeps")
@@ -155,6 +161,7 @@ class BoundLoss(nn.Module):
         estimate = ", lipschitz=local estimate" if self.lipschitz is None else ""
         return f"radius={self.radius:g}, structure={self.structure.name!r}{estimate}"
 
+    @checked
     def forward(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
         """The bound (0-d) for a batch x (N, ...), y (N, ...)."""
         x, y = check_samples(x, y)
@@ -164,6 +171,7 @@ class BoundLoss(nn.Module):
         losses = moved.losses(x.new_zeros(len(x), 1, moved.size))
         if self.loss is not None and may_look() and bool((losses < 0).any()):
             raise ValueError("loss: it returned negative values; the bound needs losses >= 0")
+        refuse_later("loss: negative values", lambda: (losses < 0).any())
         fidelity = losses.mean()
         modulus = self.modulus(model, x, y)
         self.diagnostics = {}
@@ -194,14 +202,23 @@ class BoundLoss(nn.Module):
         if not isinstance(value, Tensor):
             if not torch.compiler.is_compiling():
                 value = as_scalar(value, "lipschitz", "a number >= 0")
-            value = torch.full((), value, dtype=torch.float64, device=like.device)
+                _check_constant(value)
+            return torch.full((), value, dtype=torch.float64, device=like.device)
         if value.numel() != 1 or not value.is_floating_point():
             raise ValueError(
                 f"lipschitz: shape {tuple(value.shape)} and dtype {value.dtype}; one "
                 "floating-point number is needed"
             )
         if may_look():
-            number = float(value.detach())
-            if not 0 <= number < float("inf"):
-                raise ValueError(f"lipschitz: {number}; allowed: a finite number >= 0")
+            _check_constant(float(value.detach()))
+        else:
+            refuse_later(
+                "lipschitz: not a finite number >= 0",
+                lambda: ~(torch.isfinite(value) & (value >= 0)).all(),
+            )
         return value.reshape(())
+
+
+def _check_constant(number: float) -> None:
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"lipschitz: {number}; allowed: a finite number >= 0")

@@ -24,13 +24,14 @@ import warnings
 from typing import Any, Literal, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dro_core.checks import as_non_negative, as_positive_integer, check_option
 from dro_torch.checks import as_multiplier, check_samples
-from dro_torch.host import may_look, transformed
+from dro_torch.host import Checks, may_look, may_warn, transformed
 from dro_torch.keyed_noise import check_key
+from dro_torch.losses.checked import CheckedLoss, checked
 from dro_torch.losses.estimation import (
     Draws,
     EstimatorWarning,
@@ -73,7 +74,7 @@ class EntropicState(TypedDict):
     directions: Tensor | None
 
 
-class EntropicDROLoss(nn.Module):
+class EntropicDROLoss(CheckedLoss):
     r"""Entropic structured DRO objective, without the budget term (paper §6.1).
 
     .. math:: \frac{\lambda\varepsilon}{N}\sum_i \log \mathbb E_{v\sim N(0,\frac\varepsilon2 I)}
@@ -126,6 +127,10 @@ class EntropicDROLoss(nn.Module):
         calls before, no longer on (seed, step, index) alone.
     linearise : "data" or "noisy"
         Linearise the residual at the data, or at one draw of the noise.
+    checks : {"first", "always", "never"}, optional
+        When values are checked (entries finite, λ > 0), which waits for an accelerator: in the
+        first call, in every one, never (then NaN in, NaN out). Default: in every call, but inside
+        of `training.fit` as that says. Shapes and types are always checked.
 
     Attributes
     ----------
@@ -158,8 +163,9 @@ class EntropicDROLoss(nn.Module):
         sweeps: int = 1,
         warm_start: bool = False,
         linearise: Literal["data", "noisy"] = "data",
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(checks)
         self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight > 0")
         if self.epsilon == 0.0:
             raise ValueError("epsilon: 0; allowed: > 0 (WassersteinDROLoss is the limit at 0)")
@@ -237,6 +243,7 @@ class EntropicDROLoss(nn.Module):
         """Restore `get_extra_state`."""
         self._calls, self._directions = state["calls"], state["directions"]
 
+    @checked
     def forward(
         self,
         model: Any,
@@ -431,7 +438,7 @@ class EntropicDROLoss(nn.Module):
         return {
             "effective_sample_size": share * draws,
             "effective_sample_share": share,
-            "passes": torch.tensor(passes),
+            "passes": torch.full((), passes, device=temperature.device),
         }
 
     def _report(
@@ -444,7 +451,7 @@ class EntropicDROLoss(nn.Module):
         kept = [(losses.detach(), log_weights) for losses, log_weights in blocks]
         self._seen = (kept, temperature.detach(), moved.passes)
         self._looks += 1
-        if torch.compiler.is_compiling() or self._looks % _LOOK_EVERY:
+        if not may_warn() or self._looks % _LOOK_EVERY:
             return
         if self.estimator == "rt-mlmc" or self.samples < 4:
             return
@@ -460,7 +467,9 @@ class EntropicDROLoss(nn.Module):
     def _warn_about_multiplier(
         self, lam: Tensor, modulus: float | None, estimate: Tensor | None = None
     ) -> None:
-        if not may_look() or (modulus is None and estimate is None):
+        if modulus is None and estimate is None:
+            return
+        if not may_warn() or not (may_look() or (self._looks + 1) % _LOOK_EVERY == 0):
             return
         said = ""
         if modulus is None:

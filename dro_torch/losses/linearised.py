@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative
-from dro_torch.host import may_look
+from dro_torch.host import Checks, may_look, refuse_later
 from dro_torch.linearisation import (
     LinearisedResidual,
     conjugate_gradients,
@@ -22,6 +22,7 @@ from dro_torch.linearisation import (
     linearised_displacement,
     quadratic_cost,
 )
+from dro_torch.losses.checked import checked
 from dro_torch.losses.potential import PotentialLoss, eagerly
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, squared_norm
@@ -64,6 +65,10 @@ class LinearisedDROLoss(PotentialLoss):
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves, used to warn at λ ≤ κ². Known for x|y
         with the default residual.
+    checks : {"first", "always", "never"}, optional
+        When values are checked (entries finite, λ > 0), which waits for an accelerator: in the
+        first call, in every one, never (then NaN in, NaN out). Default: in every call, but inside
+        of `training.fit` as that says. Shapes and types are always checked.
 
     Attributes
     ----------
@@ -89,8 +94,9 @@ class LinearisedDROLoss(PotentialLoss):
         residual: Residual | None = None,
         epsilon: float = 0.0,
         modulus: float | None = None,
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__(structure, iterations, residual, None, modulus)
+        super().__init__(structure, iterations, residual, None, modulus, checks)
         self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
         if self.epsilon > 0 and isinstance(self.structure, XShift):
             raise ValueError(
@@ -103,6 +109,7 @@ class LinearisedDROLoss(PotentialLoss):
         entropy = f", epsilon={self.epsilon:g}" if self.epsilon else ""
         return f"structure={self.structure.name!r}, iterations={self.iterations}{entropy}"
 
+    @checked
     def forward(
         self,
         model: Any,
@@ -154,5 +161,9 @@ class LinearisedDROLoss(PotentialLoss):
                     "squared singular value of the Jacobians, where the entropic objective is "
                     "infinite; allowed: a larger number"
                 )
+            refuse_later(
+                "multiplier: at or below the largest squared singular value of the Jacobians",
+                lambda: (failed > 0).any(),
+            )
             value = 2.0 * torch.diagonal(factor, dim1=1, dim2=2).log().sum(1)
             return torch.where(failed > 0, -torch.inf, value)  # where nobody could look

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dro_core.checks import as_non_negative, as_positive_integer
 from dro_torch.checks import as_multiplier, check_samples
-from dro_torch.host import transformed
+from dro_torch.host import Checks, may_look, may_warn, transformed
+from dro_torch.losses.checked import CheckedLoss
 from dro_torch.losses.estimation import EstimatorWarning
 from dro_torch.models import bare_module
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
@@ -34,7 +35,7 @@ def eagerly(
     return function(*arguments, **named)
 
 
-class PotentialLoss(nn.Module):
+class PotentialLoss(CheckedLoss):
     r"""What losses :math:`\frac1N\sum_i\varphi_\lambda(z_i)` share: arguments and warnings.
 
     The call has the shape of all losses of this package, ``loss(model, x, y, multiplier,
@@ -49,8 +50,9 @@ class PotentialLoss(nn.Module):
         residual: Residual | None,
         loss: SampleLoss | None,
         modulus: float | None,
+        checks: Checks | None,
     ) -> None:
-        super().__init__()
+        super().__init__(checks)
         self.structure = as_structure(structure)
         self.iterations = as_positive_integer(iterations, "iterations")
         for name, function in (("residual", residual), ("loss", loss)):
@@ -98,13 +100,13 @@ class PotentialLoss(nn.Module):
             "transport_cost": cost.detach().mean(),
             "increase": (value.detach() - nominal).mean(),
             "indefinite_share": share,
-            "passes": torch.tensor(passes),
+            "passes": torch.full((), passes, device=value.device),
         }
         self._calls += 1
-        if torch.compiler.is_compiling():
+        if not may_warn():
             return
-        number = math.nan
-        if self.modulus is not None and "modulus" not in self._warned:
+        number, due = math.nan, self._calls % _LOOK_EVERY == 1
+        if self.modulus is not None and "modulus" not in self._warned and (due or may_look()):
             number = float(lam.detach())
             if number <= self.modulus**2 * (1.0 + 4.0 * torch.finfo(lam.dtype).eps):
                 self._warned.add("indefinite")  # said here
@@ -114,7 +116,7 @@ class PotentialLoss(nn.Module):
                     f"{self.modulus:.4g}): the worst-case risk may be infinite, the value never "
                     "is",
                 )
-        if "indefinite" not in self._warned and self._calls % _LOOK_EVERY == 1 and float(share) > 0:
+        if "indefinite" not in self._warned and due and float(share) > 0:
             self._warn(
                 "indefinite",
                 f"at the multiplier {float(lam.detach()):.4g} the linearised problem of "
@@ -124,4 +126,4 @@ class PotentialLoss(nn.Module):
 
     def _warn(self, kind: str, message: str) -> None:
         self._warned.add(kind)
-        warnings.warn(message, EstimatorWarning, stacklevel=6)
+        warnings.warn(message, EstimatorWarning, stacklevel=7)

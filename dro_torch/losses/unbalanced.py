@@ -22,7 +22,8 @@ from torch.func import functional_call
 
 from dro_core.checks import as_non_negative, as_scalar
 from dro_torch.checks import check_alike, check_batch, check_finite
-from dro_torch.host import may_look, transformed, value_and_pullback
+from dro_torch.host import Checks, may_look, refuse_later, transformed, value_and_pullback
+from dro_torch.losses.checked import CheckedLoss, checked
 from dro_torch.losses.divergences import (
     DIVERGENCES,
     Balanced,
@@ -62,7 +63,7 @@ _PULL = 0.1
 Network = Callable[[Tensor], Tensor]
 
 
-class UnbalancedOTLoss(nn.Module):
+class UnbalancedOTLoss(CheckedLoss):
     r"""The two losses of a learned unbalanced transport map, one per alternating step.
 
     .. math:: L_v = \operatorname{mean}\Psi_1^*\bigl(v(T(y)) - c(y,T(y))\bigr)
@@ -101,6 +102,10 @@ class UnbalancedOTLoss(nn.Module):
         of one process.
     limits : (float, float), optional
         Refuse signals x with entries outside of this range.
+    checks : {"first", "always", "never"}, optional
+        When values are checked (entries finite, in `limits`), which waits for an accelerator: in
+        the first call, in every one, never (then NaN in, NaN out). Default: in every call, but
+        inside of `training.fit` as that says. Shapes and types are always checked.
 
     Attributes
     ----------
@@ -120,7 +125,7 @@ class UnbalancedOTLoss(nn.Module):
     Notes
     -----
     Source: ISUM paper, Eq. 16 and Appendix A; Choi, Choi and Kang (2023). The inputs' check for
-    finite entries is the only synchronisation of device and host.
+    finite entries is the only synchronisation of device and host (see `checks`).
 
     Where a constant in v is free (two balanced sides, translation invariance) the gradient of the
     potential loss, not its value, has a small pull of the mean of v to zero.
@@ -150,8 +155,9 @@ class UnbalancedOTLoss(nn.Module):
         momentum: float = 0.01,
         translation_invariant: bool = False,
         limits: tuple[float, float] | None = None,
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(checks)
         if not callable(cost):
             raise TypeError(f"cost: {type(cost).__name__} is not callable; see LikelihoodCost")
         both = as_divergence(divergence, "divergence")
@@ -192,6 +198,7 @@ class UnbalancedOTLoss(nn.Module):
 
     # --- the two steps ---
 
+    @checked
     def potential_loss(
         self,
         v: Network,
@@ -246,6 +253,7 @@ class UnbalancedOTLoss(nn.Module):
                 objective = objective + pull * (level - level.detach())
             return objective
 
+    @checked
     def map_loss(self, v: Network, T: Network, y: Tensor) -> Tensor:
         """The loss of the map's step; no gradient of v's parameters is built (v an nn.Module).
 
@@ -269,6 +277,7 @@ class UnbalancedOTLoss(nn.Module):
             self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
         return loss
 
+    @checked
     def r1(self, v: Network, x: Tensor) -> Tensor:
         r"""The gradient penalty :math:`\frac\gamma2\operatorname{mean}\|\nabla v(x)\|^2`.
 
@@ -400,7 +409,13 @@ class UnbalancedOTLoss(nn.Module):
         }
 
     def _check_range(self, x: Tensor) -> None:
-        if self.limits is None or not may_look():
+        if self.limits is None:
+            return
+        if not may_look():
+            low, high = self.limits
+            refuse_later(
+                f"x: entries outside of {list(self.limits)}", lambda: ((x < low) | (x > high)).any()
+            )
             return
         low, high = (float(end) for end in torch.aminmax(x.detach()))
         if low < self.limits[0] or high > self.limits[1]:

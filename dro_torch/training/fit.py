@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dro_torch.host import Checks
 from dro_torch.training.batching import Source, as_sources
 from dro_torch.training.checkpoint import Checkpoints, as_plain
 from dro_torch.training.options import (
@@ -77,6 +78,7 @@ def fit(
     log: Callable[[dict[str, float]], None] | None = None,
     log_every: int = 50,
     progress: bool = True,
+    checks: Checks = "first",
     compile: bool | Sequence[str] = False,
     channels_last: bool = False,
     config: Mapping[str, object] | None = None,
@@ -133,6 +135,13 @@ def fit(
         noticed up to that many steps later (it never reaches a checkpoint).
     progress : bool
         Show a progress bar with the loss and what the losses log.
+    checks : {"first", "always", "never"}
+        When the losses of this package read the values that they check, which makes the host wait
+        for an accelerator: in the first step of a run or of a resume, in every step, never. After
+        the first step the answers of the checks stay on the device and are read with the other
+        values, so that a batch which is not finite is still named, with its step and argument;
+        with "never" only a loss or gradient that is not finite is. A loss with `checks` of its own
+        keeps to them.
     compile : bool or list of module names
         Pass these modules to the losses through ``torch.compile``. Not for a network whose second
         derivatives a loss takes.
@@ -149,8 +158,8 @@ def fit(
     Raises
     ------
     TrainingDivergedError
-        For a loss, gradient or parameter that is NaN or infinite. On the CPU the parameters are
-        those before the step at fault.
+        For a loss, gradient, parameter or batch that is NaN or infinite, and for what a loss
+        refuses after the first step. On the CPU the parameters are those before the step at fault.
     CheckpointError
         For a checkpoint that is damaged or belongs to a run with other settings, modules or
         shapes; what differs is listed. A longer run may resume if the schedule is constant.
@@ -195,6 +204,7 @@ def fit(
         log=log,
         progress=progress,
         channels_last=channels_last,
+        checks=checks,
     )
     decays, compiled = as_decays(ema, phases), as_compiled(compile, phases)
     processes = Processes.join(as_device(device))

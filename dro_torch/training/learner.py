@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from dro_torch.checks import NotFiniteError
+from dro_torch.host import CLOSE, NEVER, Attention, Checks, attending
 from dro_torch.training.phase import (
     Batch,
     Phase,
@@ -19,7 +22,7 @@ from dro_torch.training.phase import (
     trained_parameters,
 )
 from dro_torch.training.processes import Processes
-from dro_torch.training.record import RESERVED, Record, as_value
+from dro_torch.training.record import DERIVED, REFUSED, RESERVED, Record, as_value
 
 
 class Learner:
@@ -32,10 +35,18 @@ class Learner:
     """
 
     def __init__(
-        self, phase: Phase, processes: Processes, record: Record, *, seed: int, autocast: bool
+        self,
+        phase: Phase,
+        processes: Processes,
+        record: Record,
+        *,
+        seed: int,
+        autocast: bool,
+        checks: Checks,
     ) -> None:
         self.phase, self.processes, self.record = phase, processes, record
-        self.seed, self.autocast = seed, autocast
+        self.seed, self.autocast, self.checks = seed, autocast, checks
+        self._attention = NEVER if checks == "never" else CLOSE
         self.parameters = trained_parameters(phase.modules)
         self.clips = per_module(phase, "gradient_clip")
         self.optimizer = build_optimizer(phase)
@@ -76,6 +87,8 @@ class Learner:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.checks == "first":
+            self._attention = Attention(now=False, warns=True, flags={})
 
     def _clip(self) -> dict[str, Tensor]:
         """Norms of the gradients of the modules, which are then clipped, each on its own."""
@@ -101,7 +114,8 @@ class Learner:
             for name, value in {"loss": loss, **logged}.items():
                 value = value.detach() if isinstance(value, Tensor) else value
                 total[name] = total[name] + share * value if name in total else share * value
-        return total
+        flags = self._attention.flags or {}
+        return total | {f"{REFUSED}{what}": flag for what, flag in flags.items()}
 
     def _loss(
         self, called: Mapping[str, Any], tensors: Batch, index: Tensor, step: int
@@ -111,10 +125,18 @@ class Learner:
         device = processes.device
         context = StepContext(self.seed, step, index, device, processes.rank, processes.size)
         try:
-            with torch.autocast(device.type, torch.bfloat16, self.autocast):
+            with (
+                attending(self._attention),
+                torch.autocast(device.type, torch.bfloat16, self.autocast),
+            ):
                 result = self.phase.loss(called, tensors, context)
-        except ValueError:
-            self.record.read()  # a loss that refuses NaN: an earlier step may be the reason
+        except (ValueError, LinAlgError) as error:  # it refuses NaN, or meets it
+            self.record.read()  # an earlier step may be the reason
+            refused = [what for what, flag in (self._attention.flags or {}).items() if flag]
+            if refused:
+                raise self.record.diverged(refused[0], step, causes=False) from error
+            if isinstance(error, NotFiniteError | LinAlgError):
+                raise self.record.diverged(str(error), step, causes=False) from error
             raise
         loss, logged = result if isinstance(result, tuple) else (result, {})
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
@@ -125,6 +147,6 @@ class Learner:
                 f"phase {name!r}: loss: {returned}; needed: a scalar tensor that depends "
                 f"on the parameters of {list(self.parameters)}"
             )
-        if reserved := [n for n in logged if n in RESERVED or n.startswith("gradient norm")]:
+        if reserved := [n for n in logged if n in RESERVED or n.startswith(DERIVED)]:
             raise ValueError(f"phase {name!r}: loss: it logs {reserved}, names in use")
         return loss, logged

@@ -18,6 +18,7 @@ from dro_core.checks import (
     check_option,
     unknown,
 )
+from dro_torch.host import CHECKS, Checks
 from dro_torch.training.phase import PerModule, Phase, trained_parameters
 from dro_torch.training.schedule import Schedule
 
@@ -42,6 +43,7 @@ class FitOptions(TypedDict, total=False):
     log: Callable[[dict[str, float]], None] | None
     log_every: int
     progress: bool
+    checks: Checks
     compile: bool | Sequence[str]
     channels_last: bool
 
@@ -61,10 +63,12 @@ class Options:
     log: Callable[[dict[str, float]], None] | None
     progress: bool
     channels_last: bool
+    checks: Checks
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_count(self.seed, "seed"))
         check_option(self.precision, "precision", PRECISIONS)
+        check_option(self.checks, "checks", CHECKS)
         if self.resume not in RESUME:
             raise ValueError(unknown("resume", self.resume, RESUME))
         for name in ("checkpoint_every", "log_every"):

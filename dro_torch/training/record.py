@@ -14,8 +14,12 @@ from dro_torch.training.phase import Phase
 
 #: Devices whose values are read in every step; elsewhere that would wait for the device.
 READ_AT_ONCE = ("cpu",)
-#: Names that losses must not log under, beside "gradient norm ...".
+#: Names that losses must not log under.
 RESERVED = ("step", "loss", "stop")
+#: Before what a loss refused, in the numbers of a step: zero if it did not.
+REFUSED = "refused: "
+#: Beginnings of names that losses must not log under.
+DERIVED = ("gradient norm", REFUSED)
 
 Row = dict[str, float]
 
@@ -79,21 +83,28 @@ class Record:
         for step, phase, names, _ in pending:
             row = {name: next(numbers) for name in names}
             self.stop |= row.pop("stop") > 0
+            refused = {n: row.pop(n) for n in names if n.startswith(REFUSED)}
             self.latest[phase.name] = row
+            for name, value in refused.items():
+                if value > 0:
+                    raise self.diverged(name.removeprefix(REFUSED), step, causes=False)
             for name, value in row.items():
                 critical = name == "loss" or name.startswith("gradient norm")
                 if critical and not math.isfinite(value):
                     raise self.diverged(f"{name} of phase {phase.name!r} is {value}", step)
 
-    def diverged(self, what: str, step: int) -> TrainingDivergedError:
+    def diverged(self, what: str, step: int, *, causes: bool = True) -> TrainingDivergedError:
         """The error that says what happened where, and which checkpoint is left."""
         rows = [row["multiplier"] for row in self.latest.values() if "multiplier" in row]
         multiplier = rows[-1] if rows else None
         last = "none was written" if self.checkpoints.last is None else str(self.checkpoints.last)
         shown = "" if multiplier is None else f" with multiplier {multiplier:g}"
+        likely = (
+            ". Likely causes: a learning rate that is too large, a multiplier below its threshold, "
+            "a batch that is not finite"
+        )
         return TrainingDivergedError(
-            f"step {step}: {what}{shown}; last good checkpoint: {last}. Likely causes: a learning "
-            "rate that is too large, a multiplier below its threshold, a batch that is not finite",
+            f"step {step}: {what}{shown}; last good checkpoint: {last}{likely if causes else ''}",
             step,
             multiplier,
             self.checkpoints.last,

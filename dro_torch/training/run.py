@@ -38,7 +38,14 @@ class Run:
         self.record = Record(phases, processes.device, checkpoints)
         autocast = options.precision == "bf16"
         self.learners = [
-            Learner(phase, processes, self.record, seed=options.seed, autocast=autocast)
+            Learner(
+                phase,
+                processes,
+                self.record,
+                seed=options.seed,
+                autocast=autocast,
+                checks=options.checks,
+            )
             for phase in phases
         ]
         self.step = 0
