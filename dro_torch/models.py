@@ -31,6 +31,26 @@ def _inner_name(model: Any) -> str | None:
     return "_orig_mod" if hasattr(model, "_orig_mod") else None
 
 
+def check_apart(model: Any, name: str = "model") -> None:
+    """Refuse a network with a batch normalisation that uses the moments of its batch.
+
+    A loss runs the network several times, on moved and repeated samples and in parts: what comes
+    out would depend on how, and running averages would follow the adversary.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for where, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (
+            layer.training or layer.running_mean is None
+        ):
+            raise ValueError(
+                f"{name}: layer {where!r} ({type(layer).__name__}) normalises by the moments of "
+                "the batch, so a sample's loss would depend on the others and on the loss's own "
+                "passes; put such layers into evaluation mode (layer.eval(), after every "
+                "model.train(); with running averages), or use GroupNorm or InstanceNorm"
+            )
+
+
 def bare_copy(model: _Model) -> _Model:
     """A deep copy in which every wrapped module, inside too, is replaced by what it wraps."""
     memo: dict[int, Any] = {}

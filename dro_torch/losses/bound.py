@@ -20,7 +20,7 @@ from dro_torch.host import Checks, may_look, refuse_later, transformed
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.linearisation import directional, inner_product
 from dro_torch.losses.checked import CheckedLoss, checked
-from dro_torch.models import bare_module
+from dro_torch.models import bare_module, check_apart
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import (
     MovedSamples,
@@ -167,6 +167,7 @@ class BoundLoss(CheckedLoss):
         x, y = check_samples(x, y)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
+        check_apart(model)
         moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
         losses = moved.losses(x.new_zeros(len(x), 1, moved.size))
         if self.loss is not None and may_look() and bool((losses < 0).any()):

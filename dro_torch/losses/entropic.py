@@ -41,6 +41,7 @@ from dro_torch.losses.estimation import (
     soft_maximum,
 )
 from dro_torch.losses.tilting import LinearisedLaw
+from dro_torch.models import check_apart
 from dro_torch.residual import (
     MovedSamples,
     Residual,
@@ -266,6 +267,7 @@ class EntropicDROLoss(CheckedLoss):
         draw = Draws(index.to(x.device), *key)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
+        check_apart(model)
         moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
         self._warn_about_multiplier(lam, self.modulus)
         estimate = {"sg": self._plain, "rt-mlmc": self._multilevel, "tilted": self._tilted}

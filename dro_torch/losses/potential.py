@@ -15,7 +15,7 @@ from dro_torch.checks import as_multiplier, check_samples
 from dro_torch.host import Checks, may_look, may_warn, transformed
 from dro_torch.losses.checked import CheckedLoss
 from dro_torch.losses.estimation import EstimatorWarning
-from dro_torch.models import bare_module
+from dro_torch.models import bare_module, check_apart
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
 from dro_torch.structure import Structure, as_structure
 
@@ -79,6 +79,7 @@ class PotentialLoss(CheckedLoss):
         lam = as_multiplier(multiplier, x)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
+        check_apart(model)
         inner = MovedSamples(bare_module(model), x, y, self.structure, self.residual, self.loss)
         return inner, lam
 

@@ -39,7 +39,7 @@ from dro_torch.losses.likelihood import (
     gradient_penalty_weight,
     squares,
 )
-from dro_torch.models import call_model
+from dro_torch.models import call_model, check_apart
 from dro_torch.nets.upsampling import BicubicUpsampling
 from dro_torch.precision import full_precision, wide
 
@@ -228,6 +228,8 @@ class UnbalancedOTLoss(CheckedLoss):
         y, x = check_batch(y, "y"), check_batch(x, "x")
         check_alike(x, "x", y, "y")
         self._check_range(x)
+        for name, network in (("v", v), ("T", T)):
+            check_apart(network, name)
         gamma = self.gradient_penalty
         if gradient_penalty is not None:
             gamma = as_non_negative(gradient_penalty, "gradient_penalty")
@@ -268,6 +270,8 @@ class UnbalancedOTLoss(CheckedLoss):
         0-d tensor
         """
         y = check_batch(y, "y")
+        for name, network in (("v", v), ("T", T)):
+            check_apart(network, name)
         moved = _moved(T, y)
         with full_precision(y):
             cost = self._cost(y, moved)
