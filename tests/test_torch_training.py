@@ -806,9 +806,28 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match=r"No space") as caught:
         worker.train_without_dropout(tmp_path, steps=12)
+    assert str(tmp_path) in str(caught.value)
+    assert "step 12" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("steps", [0, 6])
+def test_a_full_disk_names_the_folder(tmp_path, steps):
+    if steps:
+        worker.train_without_dropout(tmp_path, steps=steps)
+    (tmp_path / "checkpoint.tmp").symlink_to("/dev/full")
+    last = rf"as it was: .*{CHECKPOINT}" if steps else "none was written before"
+    with pytest.raises(CheckpointError, match=rf"(?s)No space left on device.*{last}") as caught:
+        worker.train_without_dropout(tmp_path, steps=12)
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "checkpoint.tmp").is_symlink()
+    whole = worker.train_without_dropout(None, steps=12)
+    assert_same(worker.train_without_dropout(tmp_path, steps=12), whole)  # room has been made
 
 
 def test_a_checkpoint_holds_all_and_no_code(tmp_path):

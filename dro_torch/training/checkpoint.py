@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
@@ -22,7 +23,7 @@ FORMAT = "dro_torch.training 1"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or that belongs to another run."""
+    """A checkpoint that cannot be read or written, or that belongs to another run."""
 
 
 #: What `torch.load` reads without running code.
@@ -67,26 +68,39 @@ class Checkpoints:
         """Write a checkpoint, atomically and by the first process, keeping the previous one."""
         if self.folder is None:
             return
-        self.last = self.folder / CHECKPOINT
-        if self.processes.rank > 0:
-            return
+        path = self.folder / CHECKPOINT
+        if self.processes.rank == 0:
+            self._write(path, state)
+        self.last, self._fresh = path, False
+
+    def _write(self, path: Path, state: RunState) -> None:
         content = {
             "format": FORMAT,
             "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
             "config": self.config,
             **state,
         }
-        previous, temporary = self.last.with_name(PREVIOUS), self.last.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if self._fresh:
-            previous.unlink(missing_ok=True)
-        elif self.last.exists():
-            os.replace(self.last, previous)
-        os.replace(temporary, self.last)
-        self._fresh = False
+        previous, temporary = path.with_name(PREVIOUS), path.with_suffix(".tmp")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if self._fresh:
+                previous.unlink(missing_ok=True)
+            elif path.exists():
+                os.replace(path, previous)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter, too
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            left = "none was written before"
+            if self.last is not None:
+                left = f"the one before is as it was: {self.last}"
+            raise CheckpointError(
+                f"{path.parent}: the checkpoint of step {state['step']} could not be written "
+                f"({error}); {left}. Make room, or choose another folder, and call again"
+            ) from error
 
     def load(
         self, resume: str, steps: int, modules: Mapping[str, Mapping[str, object]]

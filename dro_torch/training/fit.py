@@ -161,8 +161,9 @@ def fit(
         For a loss, gradient, parameter or batch that is NaN or infinite, and for what a loss
         refuses after the first step. On the CPU the parameters are those before the step at fault.
     CheckpointError
-        For a checkpoint that is damaged or belongs to a run with other settings, modules or
-        shapes; what differs is listed. A longer run may resume if the schedule is constant.
+        For a checkpoint that cannot be written (the one before stays), that is damaged, or that
+        belongs to a run with other settings, modules or shapes; what differs is listed. A longer
+        run may resume if the schedule is constant.
     KeyboardInterrupt
         After Ctrl-C, when the step is finished and its checkpoint written. SIGTERM is likewise
         handed on to the handler that was there; if that returns, so does `fit`.
