@@ -1,7 +1,11 @@
 """The entropic DRO loss: exact oracles, unbiased weights, levels, keys, and what it refuses."""
 
+import copy
 import itertools
+import json
 import math
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -311,17 +315,55 @@ def test_where_the_noise_comes_from():
     network = small_network(9)
     x, y = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     before = torch.random.get_rng_state()
-    loss = EntropicDROLoss(0.4)
+    loss, other = EntropicDROLoss(0.4), EntropicDROLoss(0.4)
+    copied = copy.deepcopy(loss)
     first, second = float(loss(network, x, y, 5.0)), float(loss(network, x, y, 5.0))
     assert first != second
-    again = EntropicDROLoss(0.4)
-    assert float(again(network, x, y, 5.0)) == first
+    assert float(copied(network, x, y, 5.0)) == first
+    assert len({first, second, *(float(other(network, x, y, 5.0)) for _ in range(2))}) == 4
     resumed = EntropicDROLoss(0.4)
-    resumed.load_state_dict(again.state_dict())
+    resumed.load_state_dict(copied.state_dict())
     assert float(resumed(network, x, y, 5.0)) == second
     draws = [float(loss(network, x, y, 5.0, torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_seed_gives_the_noise_that_it_always_gave():
+    network = small_network(9)
+    x, y = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for key, expected in (
+        ({"seed": 0, "step": 1}, 10.37010097996551),
+        ({"seed": 3}, 9.301178403874363),
+    ):
+        for _ in range(2):
+            assert float(EntropicDROLoss(0.4)(network, x, y, 5.0, **key)) == pytest.approx(expected)
+
+
+def test_a_state_of_before_goes_on_as_it_would_have():
+    """Losses had no stream of their own: all drew with seed 0."""
+    network = small_network(9)
+    x, y = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loss = EntropicDROLoss(0.4)
+    loss.load_state_dict({"_extra_state": {"calls": 7, "directions": None}})
+    expected = float(EntropicDROLoss(0.4)(network, x, y, 5.0, seed=0, step=8))
+    assert float(loss(network, x, y, 5.0)) == expected
+
+
+def test_streams_are_the_same_in_every_interpreter():
+    code = (
+        "import torch; from dro_torch import EntropicDROLoss\n"
+        "x = torch.arange(6.0).reshape(2, 3)\n"
+        "print([EntropicDROLoss(0.4)(lambda y: y, x, x, 5.0).item() for _ in range(3)])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(said) == 1
+    assert len(set(json.loads(said.pop()))) == 3
 
 
 def test_warm_started_directions_survive_a_checkpoint(tmp_path):

@@ -19,9 +19,10 @@ is the dual of `dro_core.entropic_worst_case` without its budget term :math:`\la
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ ESTIMATORS = ("sg", "rt-mlmc", "tilted")
 _DRAWS, _LEVELS, _DIRECTIONS, _POINTS = range(4)
 #: Calls between two looks at the effective sample size (a look waits for the device).
 _LOOK_EVERY = 100
+#: Seeds of losses that are given none: this plus their number in the interpreter, from 0.
+_OWN_SEEDS, _NUMBERS = 1 << 63, itertools.count()
 
 
 class EntropicState(TypedDict):
@@ -73,6 +76,7 @@ class EntropicState(TypedDict):
 
     calls: int
     directions: Tensor | None
+    number: NotRequired[int | None]
 
 
 class EntropicDROLoss(CheckedLoss):
@@ -87,8 +91,11 @@ class EntropicDROLoss(CheckedLoss):
 
     The noise is a function of (seed, step, index): `index` are the global numbers of the samples
     of the batch (0, 1, ... if not given), so that neither chunks nor processes change a value.
-    Without `seed` it comes from `generator`, and without that from this module's own count of
-    calls. The global random state is never touched.
+    Without `seed` it comes from `generator`, and without that from the object's own stream: the
+    number of the loss in this interpreter (the order in which losses are made) and its count of
+    calls, so that two losses do not share their noise. A copy and a loaded state go on with the
+    stream of the original; a seed reproduces wherever and whenever. The global random state is
+    never touched.
 
     Parameters
     ----------
@@ -206,6 +213,7 @@ class EntropicDROLoss(CheckedLoss):
         self.modulus = modulus
         self._seen: tuple[list[tuple[Tensor, Tensor | float]], Tensor, float] | None = None
         self._calls, self._looks = 0, -1
+        self._number: int | None = next(_NUMBERS)
         self._directions: Tensor | None = None
         self._warned: set[str] = set()
 
@@ -237,12 +245,13 @@ class EntropicDROLoss(CheckedLoss):
         )
 
     def get_extra_state(self) -> EntropicState:
-        """What a resumed run needs: the count of calls and the warm-started directions."""
-        return {"calls": self._calls, "directions": self._directions}
+        """What a resumed run needs: the stream, the count of calls, the warm-started directions."""
+        return {"calls": self._calls, "directions": self._directions, "number": self._number}
 
     def set_extra_state(self, state: EntropicState) -> None:
         """Restore `get_extra_state`."""
         self._calls, self._directions = state["calls"], state["directions"]
+        self._number = state.get("number")  # None: from when all losses drew with seed 0
 
     @checked
     def forward(
@@ -282,7 +291,8 @@ class EntropicDROLoss(CheckedLoss):
             drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
             return int(drawn), 0 if step is None else step
         self._calls += 1
-        return 0, self._calls if step is None else step
+        own = 0 if self._number is None else _OWN_SEEDS + self._number
+        return own, self._calls if step is None else step
 
     # -- plain draws
 

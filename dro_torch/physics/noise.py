@@ -59,7 +59,12 @@ class Noise(ABC):
         """
         source = as_generator(generator, check_tensor(y, "y").device)
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        return self._sample(wide, source).to(y.dtype)
+        noisy = self._sample(wide, source).to(y.dtype)
+        if noisy.device.type == "cpu" and not bool(torch.isfinite(noisy.detach()).all()):
+            raise ValueError(
+                f"y: noisy values exceed the range of {y.dtype}; use a wider dtype or less noise"
+            )
+        return noisy
 
     @abstractmethod
     def _sample(self, y: Tensor, generator: torch.Generator) -> Tensor:
@@ -225,8 +230,8 @@ class PoissonNoise(Noise):
         light = (y.detach() - self.low) / span
         if bool((light < -DARK_TOLERANCE).any()):
             raise ValueError(
-                f"y: {float(y.min())} is below low = {self.low}, where there is no light; clamp y "
-                "or set low"
+                f"y: {float(y.detach().min())} is below low = {self.low}, where there is no light; "
+                "clamp y or set low"
             )
         rate = (self.photons * light.clamp(min=0)).to(torch.float64).to(generator.device)
         counts = torch.poisson(rate, generator=generator).to(y.device)
