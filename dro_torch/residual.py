@@ -188,6 +188,13 @@ def leading_directions(
         Residuals (N, n) at the point, left vectors (N, n, r), singular values (N, r), right
         vectors (N, size, r).
     """
+    if start.dtype.itemsize < 4:
+        raise TypeError(
+            f"x: dtype {start.dtype}, but singular directions of the Jacobians are computed in "
+            "float32 or wider; keep network and batch in float32 and run the loss under "
+            "torch.autocast (precision='bf16' in training.fit), or do without directions (rank=0 "
+            "of the tilted estimate, lipschitz= of the bound)"
+        )
     rank = start.shape[2]
     points = point[:, None, :].repeat(1, rank, 1)
     basis = torch.linalg.qr(start).Q

@@ -14,7 +14,8 @@ At the optimum the potential loss is minus the value of `dro_core.unbalanced_ot`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -228,8 +229,8 @@ class UnbalancedOTLoss(CheckedLoss):
         y, x = check_batch(y, "y"), check_batch(x, "x")
         check_alike(x, "x", y, "y")
         self._check_range(x)
-        for name, network in (("v", v), ("T", T)):
-            check_apart(network, name)
+        check_apart(v, "v")
+        check_apart(T, "T")
         gamma = self.gradient_penalty
         if gradient_penalty is not None:
             gamma = as_non_negative(gradient_penalty, "gradient_penalty")
@@ -237,7 +238,7 @@ class UnbalancedOTLoss(CheckedLoss):
             moved = _moved(T, y)
             cost = self._cost(y, moved)
             self._observe(cost)
-        with full_precision(x):
+        with full_precision(x), _explained(v):
             here = _potential(v, moved)
             source = here - (cost - self.centre if self.centre_cost else cost)
             there, penalty = _penalised(v, wide(x), gamma)
@@ -270,10 +271,10 @@ class UnbalancedOTLoss(CheckedLoss):
         0-d tensor
         """
         y = check_batch(y, "y")
-        for name, network in (("v", v), ("T", T)):
-            check_apart(network, name)
+        check_apart(v, "v")
+        check_apart(T, "T")
         moved = _moved(T, y)
-        with full_precision(y):
+        with full_precision(y), _explained(v):
             cost = self._cost(y, moved)
             loss = (cost - _potential(_frozen(v), moved)).mean()
         self.components = {}
@@ -485,6 +486,25 @@ def _penalised(v: Network, x: Tensor, weight: float) -> tuple[Tensor, Tensor | N
         return _potential(v, x), None
     values, slopes = _slopes(v, x)
     return values, 0.5 * weight * slopes.mean()
+
+
+@contextmanager
+def _explained(v: Network) -> Iterator[None]:
+    """Where a potential of half precision fails, say so: it runs in float32 or wider."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        narrow = {
+            parameter.dtype
+            for parameter in (v.parameters() if isinstance(v, nn.Module) else ())
+            if parameter.is_floating_point() and parameter.dtype.itemsize < 4
+        }
+        if narrow and "dtype" in str(error):
+            raise TypeError(
+                f"v: parameters of dtype {narrow.pop()}, but the potential gets float32 or wider; "
+                "convert it (v.float()), the map T may stay as it is"
+            ) from error
+        raise
 
 
 def _frozen(v: Network) -> Network:
