@@ -14,6 +14,7 @@ from dro_core.checks import (
     as_count,
     as_positive_integer,
     as_samples,
+    check_magnitude,
     check_option,
     non_negative_array,
 )
@@ -107,6 +108,7 @@ def cross_validated_radius(
         raise ValueError(
             f"radii: a non-empty 1-D sequence of radii is needed, given shape {given.shape}"
         )
+    check_magnitude(given, "radii")
     candidates = np.unique(given)
     count = as_positive_integer(folds, "folds")
     if not 2 <= count <= len(x):

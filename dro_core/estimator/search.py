@@ -19,6 +19,8 @@ from dro_core.threads import single_threaded
 from dro_core.types import Array, Real
 from dro_core.worst_case import WorstCase, worst_case_risk
 
+#: Of scales that no arithmetic of floats joins.
+TOO_FAR_APART = "x, y, radius, epsilon: too far apart in size for the arithmetic of floats; rescale"
 #: Up to this many entries of the second moments one thread is faster: Newton steps are short.
 SMALL_MOMENTS = 2**18
 #: A certificate this good ends the search for a better one.
@@ -93,8 +95,21 @@ def fit_linear(
     if not isinstance(structure, str):
         raise TypeError(f"structure: {structure!r}; allowed: {', '.join(map(repr, MOVES))}")
     check_option(structure, "structure", MOVES)
-    with single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
-        found = _Search(x, y, mu, rho, entropy_weight, structure).run()
+    quiet = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+    try:
+        with quiet, single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
+            found = _Search(x, y, mu, rho, entropy_weight, structure).run()
+    except ValueError as error:
+        if str(error).startswith("B: the largest magnitude"):
+            raise ValueError(
+                "y: so small against x that the entries of the fitted map leave the range of "
+                "floats whose squares can be used; rescale y"
+            ) from None
+        if "infs or NaNs" in str(error):
+            raise OverflowError(TOO_FAR_APART) from None
+        raise
+    if not math.isfinite(found.risk + found.lower):
+        raise OverflowError(TOO_FAR_APART)
     if found.gap > LARGEST_QUIET_GAP:
         warnings.warn(
             f"the worst-case risk of the map, {found.risk:.6g}, may be {found.gap:.2g} of itself "

@@ -15,6 +15,7 @@ from dro_core.checks import (
     as_positive_integer,
     as_radius,
     as_scalar,
+    check_magnitude,
     non_negative_array,
 )
 from dro_core.decomposition import ResidualDecomposition, decompose
@@ -210,6 +211,7 @@ class LinearReconstruction(LinearData):
             raise ValueError(
                 f"radii: a non-empty 1-D sequence of radii is needed, given shape {radius.shape}"
             )
+        check_magnitude(radius, "radii")
         resolved = as_structure(structure)
         decomposition = self._decompose(resolved)
         answers = [self._answer(resolved, decomposition, float(rho), "radii") for rho in radius]
