@@ -865,6 +865,49 @@ def test_a_longer_run_resumes_if_the_schedule_is_constant(tmp_path):
         worker.train_without_dropout(tmp_path, steps=8)
 
 
+def test_a_finished_cosine_run_is_extended_by_a_flag_only(tmp_path):
+    """From the checkpoint on the rates are those of the longer run; w follows them by hand."""
+
+    def run(steps, folder, **options):
+        return quiet(line(), constant(), steps, folder=folder, log_every=1, **options)
+
+    run(8, tmp_path, warmup=2, final_rate=0.1)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(CheckpointError, match=r"steps: 8 in the checkpoint, 12 now") as caught:
+        run(12, tmp_path, warmup=2, final_rate=0.1)
+    assert "extend=True" in str(caught.value)
+    with pytest.raises(CheckpointError, match="steps: 8 in the checkpoint, 6 now"):
+        run(6, tmp_path, warmup=2, final_rate=0.1, extend=True)
+    with pytest.raises(CheckpointError, match="warmup: 2 in the checkpoint, 3 now") as caught:
+        run(12, tmp_path, warmup=3, final_rate=0.1, extend=True)
+    assert "steps" not in str(caught.value).split("warmup: 2")[1]
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+    whole = run(12, tmp_path, warmup=2, final_rate=0.1, extend=True)
+    w = 1.0
+    for step in range(12):
+        factor = rate_factor(step, 8 if step < 8 else 12, warmup=2, final=0.1)
+        assert whole.history[step]["loss"] == pytest.approx(0.5 * (w - 3.0) ** 2, rel=1e-5)
+        w -= 0.1 * factor * (w - 3.0)
+    assert whole.step == 12
+    assert load_checkpoint(tmp_path)["config"]["rates"]["steps"] == 12
+    for extend in (False, True):  # the longer run is the run now
+        assert run(12, tmp_path, warmup=2, final_rate=0.1, extend=extend).step == 12
+
+
+def test_an_extended_run_resumes_as_if_it_had_not_stopped(tmp_path):
+    for folder in ("one", "two"):
+        quiet(line(), constant(), 8, folder=tmp_path / folder)
+    whole = quiet(line(), constant(), 20, folder=tmp_path / "one", extend=True)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(
+            line(), constant(), 20, folder=tmp_path / "two", extend=True, log_every=1,
+            log=lambda row: row["step"] == 12 and signal.raise_signal(signal.SIGINT),
+        )  # fmt: skip
+    resumed = quiet(line(), constant(), 20, folder=tmp_path / "two", resume="must")
+    assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize(
     ("phase", "options", "message"),
     [
@@ -872,7 +915,7 @@ def test_a_longer_run_resumes_if_the_schedule_is_constant(tmp_path):
         ({"betas": (0.5, 0.9)}, {}, "phases.line.betas"),
         ({"gradient_clip": 1.0}, {}, "gradient_clip.line: inf in the checkpoint, 1.0 now"),
         ({}, {"seed": 8}, "config.seed: 0 in the checkpoint, 8 now"),
-        ({}, {"steps": 12}, "rates.steps: 6 in the checkpoint, 12 now"),
+        ({}, {"steps": 12}, r"extend=True for a longer run(.|\n)*rates.steps: 6 in the check"),
         ({}, {"ema": 0.9}, "ema.line: absent in the checkpoint, 0.9 now"),
         ({}, {"precision": "float64"}, "precision: float32 in the checkpoint, float64 now"),
         (
@@ -980,6 +1023,9 @@ BAD_FIT = [
     ({"precision": "float16"}, ValueError, "precision: unknown value 'float16'"),
     ({"resume": "yes"}, ValueError, "resume: unknown value 'yes'"),
     ({"resume": "must"}, ValueError, "resume: 'must', but there is no folder"),
+    ({"extend": 1}, TypeError, "extend: 1; allowed: True or False"),
+    ({"extend": True, "resume": "never"}, ValueError, "extend: True, but resume='never'"),
+    ({"checks": "sometimes"}, ValueError, "checks: unknown value 'sometimes'"),
     ({"device": "gpu"}, ValueError, "device: 'gpu' is not available here"),
     ({"device": "cuda:99"}, ValueError, "device: 'cuda:99' is not available here"),
     ({"device": 3.5}, ValueError, "device: 3.5 is not available here"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import warnings
 import zipfile
@@ -20,6 +21,8 @@ from dro_torch.training.processes import Processes
 #: Names of the files in a run's folder.
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 FORMAT = "dro_torch.training 1"
+#: Where a run whose rates know their last step keeps it.
+_STEPS = "config.rates.steps"
 
 
 class CheckpointError(ValueError):
@@ -103,9 +106,17 @@ class Checkpoints:
             ) from error
 
     def load(
-        self, resume: str, steps: int, modules: Mapping[str, Mapping[str, object]]
+        self,
+        resume: str,
+        steps: int,
+        modules: Mapping[str, Mapping[str, object]],
+        *,
+        extend: bool,
     ) -> Checkpoint | None:
-        """The newest readable checkpoint, if it is of this run, whose modules have this state."""
+        """The newest readable checkpoint, if it is of this run, whose modules have this state.
+
+        With `extend` also if it is of a run with fewer steps.
+        """
         if self.folder is None or resume == "never":
             return None
         path = self.folder / CHECKPOINT
@@ -122,10 +133,15 @@ class Checkpoints:
         state = _decode(data, path)
         here = _flatten(self.config, "config") | _shapes(modules)
         there = _flatten(state["config"], "config") | _shapes(state["modules"])
+        longer = there.get(_STEPS, math.inf) < here.get(_STEPS, 0)
+        if extend and longer:
+            there[_STEPS] = here[_STEPS]
         if different := _differences(there, here):
+            hint = ", or extend=True for a longer run of the same schedule" if longer else ""
             raise CheckpointError(
                 f"{path}: it belongs to another run; change what differs back, choose another "
-                "folder, or pass resume='never':\n  " + "\n  ".join(different)
+                f"folder, or pass resume='never'{'' if extend else hint}:\n  "
+                + "\n  ".join(different)
             )
         if state["step"] > steps:
             raise CheckpointError(

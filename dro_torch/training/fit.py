@@ -73,6 +73,7 @@ def fit(
     ema: PerModule | None = None,
     checkpoint_every: int = 1000,
     resume: Literal["auto", "never", "must"] = "auto",
+    extend: bool = False,
     validate: Validate | None = None,
     validate_every: int | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
@@ -125,6 +126,10 @@ def fit(
     resume : {"auto", "never", "must"}
         Continue from the folder's checkpoint if there is one, never (it will be overwritten), or
         insist on one.
+    extend : bool
+        Go on from a checkpoint of a run with fewer steps although the schedule ends with the run
+        (cosine): from the checkpoint on the rates are those of the longer run, so that they rise
+        again if the shorter one had ended. A constant schedule needs no flag.
     validate : callable, optional
         From the modules (averaged ones where there are, evaluation mode) to numbers, called every
         `validate_every` steps and after the last. Gradients are left on: attacks need them.
@@ -163,7 +168,7 @@ def fit(
     CheckpointError
         For a checkpoint that cannot be written (the one before stays), that is damaged, or that
         belongs to a run with other settings, modules or shapes; what differs is listed. A longer
-        run may resume if the schedule is constant.
+        run may resume if the schedule is constant, or with `extend`.
     KeyboardInterrupt
         After Ctrl-C, when the step is finished and its checkpoint written. SIGTERM is likewise
         handed on to the handler that was there; if that returns, so does `fit`.
@@ -198,6 +203,7 @@ def fit(
         seed=seed,
         precision=precision,
         resume=resume,
+        extend=extend,
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         validate=validate,

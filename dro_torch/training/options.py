@@ -40,6 +40,7 @@ class FitOptions(TypedDict, total=False):
     final_rate: float
     checkpoint_every: int
     resume: Resume
+    extend: bool
     log: Callable[[dict[str, float]], None] | None
     log_every: int
     progress: bool
@@ -56,6 +57,7 @@ class Options:
     seed: int
     precision: Precision
     resume: Resume
+    extend: bool
     checkpoint_every: int
     log_every: int
     validate: Validate | None
@@ -71,6 +73,10 @@ class Options:
         check_option(self.checks, "checks", CHECKS)
         if self.resume not in RESUME:
             raise ValueError(unknown("resume", self.resume, RESUME))
+        if not isinstance(self.extend, bool):
+            raise TypeError(f"extend: {self.extend!r}; allowed: True or False")
+        if self.extend and self.resume == "never":
+            raise ValueError("extend: True, but resume='never' goes on from no checkpoint")
         for name in ("checkpoint_every", "log_every"):
             object.__setattr__(self, name, as_positive_integer(getattr(self, name), name))
         for name in ("validate", "log"):

@@ -139,7 +139,8 @@ class Run:
     def _load(self) -> None:
         """Continue from the newest readable checkpoint of the folder."""
         here = self.modules.states()["modules"]
-        state = self.checkpoints.load(self.options.resume, self.options.steps, here)
+        options = self.options
+        state = self.checkpoints.load(options.resume, options.steps, here, extend=options.extend)
         if state is None:
             return
         self.modules.load(state["modules"], state["averaged"])
