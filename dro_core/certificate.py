@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dro_core.types import EPS
+
 #: Larger risks are refused: the sums they are made of would overflow.
 LARGEST_RISK = 1e300
 #: Squares below this have lost digits.
@@ -85,7 +87,7 @@ def risk_rounding(risk: float, size: float) -> float:
     :math:`\delta = 16\,u\sqrt S` is the rounding of residuals that are differences of terms with
     mean squares S, u the distance from 1 to the next float.
     """
-    delta = 16 * float(np.finfo(np.float64).eps) * math.sqrt(size)
+    delta = 16 * EPS * math.sqrt(size)
     return (2 * math.sqrt(max(risk, 0.0)) + delta) * delta
 
 

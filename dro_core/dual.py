@@ -28,9 +28,7 @@ import numpy as np
 
 from dro_core.checks import as_non_negative, as_radius, check_magnitude
 from dro_core.spectrum import ResidualSpectrum
-from dro_core.types import Array
-
-_EPS = float(np.finfo(np.float64).eps)
+from dro_core.types import EPS, Array
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def threshold_rounding(size: float) -> float:
     :math:`8\,\mathrm{size}\,u`, u the distance from 1 to the next float and the size n + m for the
     squared norm of an (n, m) matrix.
     """
-    return 8.0 * size * _EPS
+    return 8.0 * size * EPS
 
 
 def check_multiplier(
@@ -264,7 +262,7 @@ def _secular_root(
         norm = math.sqrt(left)
         step = (norm - 1.0) * left / fall
         following = min(max(margin + step, margin), largest)
-        if following - margin <= 2 * _EPS * following:
+        if following - margin <= 2 * EPS * following:
             return following, 1.0
         margin = following
     raise ArithmeticError(  # monotone Newton on a concave function: a defect, not a hard input

@@ -34,7 +34,7 @@ from dro_core.linear_map import DenseMap, MapLike
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
-from dro_core.types import Array, Integer, Real
+from dro_core.types import EPS, Array, Integer, Real
 from dro_core.worst_case import LinearReconstruction
 
 CostConvention = Literal["squared", "half-squared"]
@@ -226,6 +226,8 @@ class EntropicWorstCase(ReadOnly):
         size = float(mu @ squared_norms(problem.x))
         size += float(mu @ squared_norms(problem.x + law.displacement_x))
         size += 2.0 * DenseMap(B).squared_terms(np.abs(problem.y) + np.abs(law.displacement_y), mu)
+        spread = np.sqrt(np.diag(law.covariance_y))[None]
+        size += float(np.trace(law.covariance_x)) + DenseMap(B).squared_terms(spread, np.ones(1))
         moved = residual + law.displacement_x - law.displacement_y @ B.T
         primal = float(mu @ squared_norms(moved)) + float(
             np.einsum("ij,jk,ik->", both, covariance, both)
@@ -248,7 +250,7 @@ class EntropicWorstCase(ReadOnly):
         if math.isinf(law.multiplier):
             dual = float(mu @ squared_norms(residual)) + 0.5 * epsilon * float(np.trace(spread))
         else:  # at any multiplier above the threshold the dual is an upper value
-            lam = max(law.multiplier, threshold * (1 + 16 * float(np.finfo(np.float64).eps)))
+            lam = max(law.multiplier, threshold * (1 + 16 * EPS))
             mass = np.einsum("i,ij,ij->j", mu, residual @ vectors, residual @ vectors)
             dual = lam * self.adjusted_radius**2 + float((mass * (lam / (lam - values))).sum())
             dual -= 0.5 * lam * epsilon * float(np.log1p(-values / lam).sum())
@@ -299,7 +301,7 @@ def covariance_divergence(covariance: Array, reference: Array) -> float:
         return 0.0
     root = np.linalg.cholesky(reference)
     values = np.linalg.eigvalsh(np.linalg.solve(root, np.linalg.solve(root, covariance).T))
-    if values[0] <= 64 * np.finfo(np.float64).eps * values[-1]:
+    if values[0] <= 64 * EPS * values[-1]:
         return math.inf
     return float((values - 1.0 - np.log(values)).sum())
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from dro_core.linear_map import LinearMap
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
-_EPS = float(np.finfo(np.float64).eps)
 #: The Radau node lies beyond the bound by this, more than the recurrence's rounding.
 NODE_INFLATION = 1e-12
 #: Eigenproblems handled at a time.
@@ -64,7 +63,7 @@ class GolubKahan:
         """Row norms; zero where nothing but rounding is left, which ends a run."""
         lengths = np.linalg.norm(rows, axis=1)
         sizes = np.column_stack([self.alpha, self.beta, latest]).max(axis=1)
-        lengths[lengths <= 8 * _EPS * sizes] = 0.0
+        lengths[lengths <= 8 * EPS * sizes] = 0.0
         if not np.isfinite(lengths).all():
             raise ValueError("B: its products with finite vectors are not all finite")
         return np.asarray(lengths)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 #: Relative excess over the lower value at which a plan is optimal, and above which it is refused.
 SOUGHT, REFUSED = 3e-11, 1e-7
 #: Rounding of the potentials that is forgiven.
-ROUNDINGS = 16 * float(np.finfo(np.float64).eps)
+ROUNDINGS = 16 * EPS
 #: Solves at most; two or three do unless many sizes of cost meet.
 ROUNDS = 8
 

@@ -29,7 +29,7 @@ from dro_core.golub_kahan import KrylovRuns
 from dro_core.linear_map import LinearMap, MapLike, as_linear_map
 from dro_core.structure import AffineDisplacement, Structure, as_structure
 from dro_core.transport import squared_norms
-from dro_core.types import Array, Integer, Real
+from dro_core.types import EPS, Array, Integer, Real
 
 #: Of an upper spectrum whose factor has no norm bound.
 FAILURE_PROBABILITY = 5e-7
@@ -208,7 +208,7 @@ class ResidualSpectrum:
         it would turn the hard case into a division of noise by noise; left out, it changes a
         worst-case risk by less than 16 n eps, relatively.
         """
-        floor = (8 * np.finfo(np.float64).eps) ** 2 * self.multiplicity.sum() * self.fidelity
+        floor = (8 * EPS) ** 2 * self.multiplicity.sum() * self.fidelity
         return np.asarray(self.mass > floor)
 
     @property

@@ -18,3 +18,6 @@ Real: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Integer: TypeAlias = int | np.integer[Any]
 #: A table over (samples, candidates): whole, or a function from a slice of samples to its rows.
 Table: TypeAlias = ArrayLike | Callable[[slice], ArrayLike]
+
+#: Distance from 1 to the next float.
+EPS = float(np.finfo(np.float64).eps)

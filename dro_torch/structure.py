@@ -6,10 +6,12 @@ both (joint, the signal's entries first). The transport cost is squared Euclidea
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from dro_core.checks import check_option, unknown
@@ -97,8 +99,9 @@ class Joint(Structure):
 
     def modulus(self, lipschitz: Number) -> Number | float:
         """κ = √(1 + L²)."""
-        result: Number | float = (1.0 + lipschitz**2) ** 0.5
-        return result
+        if isinstance(lipschitz, Tensor):
+            return torch.hypot(torch.ones_like(lipschitz), lipschitz)
+        return math.hypot(1.0, lipschitz)
 
 
 class XShift(Structure):

@@ -273,8 +273,7 @@ def test_residuals_of_rounding_size_are_known_to_the_resolution(seed, m, small, 
     assert error <= 1e-9 * worst.risk + certificate.resolution
     epsilon = 1e-9 * radius**2
     entropic = entropic_worst_case(b[None], x, y, radius, epsilon).verify()
-    # the laws differ, and so do the sizes that are rounded
-    assert 0.2 < entropic.risk_resolution / certificate.resolution < 5
+    assert entropic.risk_resolution == pytest.approx(certificate.resolution, rel=0.5)
     if entropic.holds():  # at least the exact worst case without entropy
         slack = 1e-8 * entropic.risk + entropic.risk_resolution
         assert decimal.Decimal(entropic.risk + slack) >= exact

@@ -490,3 +490,24 @@ def test_the_radius_of_linear_dro_by_cross_validation():
         found.held_out.mean(axis=1).min()
         == found.held_out.mean(axis=1)[list(found.radii).index(found.radius)]
     )
+
+
+@pytest.mark.slow
+def test_fifteen_hundred_small_problems_are_proved_optimal():
+    """Every structure, with and without entropy, some samples without weight."""
+    gaps = []
+    for seed in range(1500):
+        rng = np.random.default_rng(seed)
+        count, n, m = (int(size) for size in rng.integers(1, 5, 3))
+        weights = rng.uniform(size=count) * (rng.uniform(size=count) > 0.4)
+        weights[0] += 1e-3
+        fit = fit_linear(
+            x=rng.standard_normal((count, n)),
+            y=rng.standard_normal((count, m)),
+            radius=10.0 ** rng.uniform(-1.5, 0.7),
+            epsilon=10.0 ** rng.uniform(-4, 0) if seed % 2 else 0.0,
+            structure=STRUCTURES[seed % 3],
+            weights=weights / weights.sum() if seed % 5 == 0 else None,
+        )
+        gaps.append(fit.verify().gap)
+    assert max(gaps) < 1e-5, f"seed {int(np.argmax(gaps))}"

@@ -12,18 +12,21 @@ from validation import gpu
 DATA = Path(os.environ.get("DRO_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
 
-def stage(name, code, share=0.5, modules=(), needs_data=False):
-    return gpu.Stage(name, share, ("-c", code), modules, needs_data)
+def stage(name, code, share=0.5, modules=(), needs_data=False, result=None):
+    return gpu.Stage(name, share, ("-c", code), modules, needs_data, result)
 
 
 def test_a_stage_that_fails_or_hangs_does_not_take_the_others_along(tmp_path, monkeypatch):
     monkeypatch.delenv("DRO_DATA", raising=False)
+    written, missing = tmp_path / "work" / "written.json", tmp_path / "work" / "missing.json"
+    claims = f"open({str(written)!r}, 'w').write('{{}}'); raise SystemExit(1)"
     listed = [
         stage("fails", "raise SystemExit(3)"),
+        stage("crashes", "raise ValueError", result=missing),
         stage("hangs", "import time; time.sleep(600)", share=0.05),
         stage("absent", "pass", modules=("no_such_module",)),
         stage("data", "pass", needs_data=True),
-        stage("claims", "print('some do not hold'); raise SystemExit(1)"),
+        stage("claims", claims, result=written),
         stage("works", "print('seen')"),
     ]
     monkeypatch.setattr(gpu, "stages", lambda config, work: listed)
@@ -34,6 +37,7 @@ def test_a_stage_that_fails_or_hangs_does_not_take_the_others_along(tmp_path, mo
     outcomes = {entry["stage"]: entry["outcome"] for entry in found["stages"]}
     assert outcomes == {
         "fails": "failed (3)",
+        "crashes": "failed (1)",
         "hangs": "out of time",
         "absent": "not run: no no_such_module here",
         "data": "not run: no data root",
@@ -42,6 +46,7 @@ def test_a_stage_that_fails_or_hangs_does_not_take_the_others_along(tmp_path, mo
     }
     with zipfile.ZipFile(tmp_path / "results.zip") as archive:
         assert archive.read("works.log") == b"seen\n"
+    assert (tmp_path / "written.json").read_text() == "{}"
     assert len([path for path in tmp_path.iterdir() if path.is_file()]) <= 8
 
 

@@ -48,9 +48,10 @@ def uses(path):
 def test_there_is_no_import_circle():
     graph = {name: set(uses(path)) - {name} for name, path in MODULES.items()}
     try:
-        list(TopologicalSorter(graph).static_order())
+        order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"import circle: {' <- '.join(error.args[1])}")
+    assert set(order) == set(MODULES)
 
 
 def test_floors_import_downwards_only():

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from validation import __main__ as command_line
 from validation import evidence
+from validation.benchmarks import torch_steps
 from validation.errors import UsageError
 from validation.experiment import Claim, over_seeds
 from validation.mnist import arms as training
@@ -398,6 +400,14 @@ def test_arms_that_are_trained_side_by_side_are_those_that_are_read(root, tmp_pa
         assert a["verdict"] in ("holds", "does not hold", "undecided")
 
 
+def test_the_plan_counts_the_candidates_of_the_bisection(root, tmp_path):
+    config = Config("smoke", str(root), steps=10, bisect=True)
+    arms = deblurring.Deblurring().arms(config, tasks.digits(config), tmp_path)
+    (bisected,) = (arm for arm in arms if arm.arm.name == tuning.BISECTED)
+    share = tuning.bisection_cost(config).steps_share
+    assert bisected.gradient_evaluations == pytest.approx(10 * share, abs=1)
+
+
 def test_a_plan_trains_nothing(root, tmp_path, capsys):
     checks = deblurring.run(Config("smoke", str(root), plan=True, seeds=3), tmp_path)
     assert checks == []
@@ -416,6 +426,19 @@ def test_the_queue_runs_publishes_and_does_not_repeat(root, tmp_path, capsys):
     assert "== mnist radii" not in capsys.readouterr().out
 
 
+def test_an_experiment_that_crashes_is_not_finished(root, tmp_path, capsys, monkeypatch):
+    """Python ends with status 1 then, as an experiment whose claims fail."""
+    monkeypatch.setattr(
+        evidence, "command", lambda *_: [sys.executable, "-c", "raise ValueError('lost')"]
+    )
+    config = evidence.Config(
+        str(root), "mnist radii", "smoke", 1.0, 1, str(tmp_path / "published"), freeze=False
+    )
+    assert not evidence.run(config, tmp_path / "work")[0].holds
+    assert "mnist radii: ended with status 1 and wrote no results" in capsys.readouterr().out
+    assert not (tmp_path / "published").exists()
+
+
 def test_the_queue_stops_at_its_hour_and_refuses_names_that_it_does_not_know(root, tmp_path):
     config = evidence.Config(
         str(root), "mnist radii", "smoke", 1e-9, 1, str(tmp_path / "published"), freeze=False
@@ -423,3 +446,12 @@ def test_the_queue_stops_at_its_hour_and_refuses_names_that_it_does_not_know(roo
     assert not evidence.run(config, tmp_path / "work")[0].holds
     with pytest.raises(UsageError, match="--set only: 'nothing'; allowed: mnist deblurring"):
         evidence.chosen("nothing")
+
+
+def test_the_cost_of_a_step_is_a_row_per_way_of_running_it(root, tmp_path):
+    """At toy size the ratios say nothing; every way is there, with a time."""
+    config = torch_steps.Config(str(root), "smoke", rounds=1)
+    assert len(torch_steps.run(config, tmp_path)) == 2
+    rows = json.loads((tmp_path / "steps.json").read_text())["steps"]
+    assert len({(row["threads"], row["layout"], row["precision"]) for row in rows}) == 8
+    assert all(row["CPU ms"] > 0 for row in rows)

@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, ChildProcessError, FileNotFoundError) as error:
         print(f"python -m validation: {error}", file=sys.stderr)
         return 2
+    if not checks:  # a plan: nothing was run or written
+        return 0
     failed = [check for check in checks if not check.holds]
     print("\n" + check_table(checks))
     print(f"\n{len(checks) - len(failed)} of {len(checks)} checks hold. Written to {out}/")

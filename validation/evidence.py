@@ -33,7 +33,7 @@ QUEUE = {
     "mnist radii": "radii",
 }
 #: What is published: numbers and figures, not checkpoints.
-PUBLISHED = (".csv", ".json", ".svg", ".png")
+PUBLISHED = (".csv", ".json", ".svg")
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def frozen(out: Path, freeze: bool) -> Place:
     if not freeze or not commit:
         return Place(ROOT, commit or "not from a repository", out)
     code = out / "code" / commit
-    if not code.exists():
+    if not (code / "validation").exists():
         code.parent.mkdir(parents=True, exist_ok=True)
         git("clone", "--quiet", str(ROOT), str(code), where=out)
-        git("checkout", "--quiet", commit, where=code)
+    if not git("rev-parse", "HEAD", where=code).startswith(commit):
+        raise UsageError(f"--set freeze: no copy of the code at {code}; remove that folder")
     return Place(code, commit, out)
 
 
@@ -95,7 +96,6 @@ def command(name: str, config: Config, place: Place) -> list[str]:
     settings = {
         "preset": config.preset,
         "jobs": str(config.jobs),
-        "threads": "1",
         "models": str((place.out / "models").resolve()),
     }
     if config.data:
@@ -135,20 +135,43 @@ def _give_way() -> None:
     os.nice(10)
 
 
+def results_file(name: str, folder: Path) -> Path:
+    """The file that an experiment writes last."""
+    return folder / QUEUE[name] / f"{name.split()[-1]}.json"
+
+
 def publish(name: str, place: Place, results: Path) -> None:
-    """Copy the numbers and figures of a finished experiment, with the commit that made them."""
+    """Copy the numbers and figures of a finished experiment, and write the page of claims anew."""
     source, target = place.out / QUEUE[name], results / QUEUE[name]
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.suffix in PUBLISHED:
             shutil.copyfile(path, target / path.name)
-    write_json(target / "made_by.json", {"experiment": name, "commit": place.commit})
+    (results / "claims.md").write_text(claims_page(results))
+
+
+def claims_page(results: Path) -> str:
+    """Every claim in a line: number, verdict, scale, and where it comes from."""
+    lines = [
+        f"# Claims at `{results.name}`",
+        "",
+        "Written by `python -m validation evidence`. A number is the mean over the seeds, its band "
+        "the standard deviation over",
+        "seeds and test subsets; the linked files give the command, the settings and the commit.",
+        "",
+        "| experiment | claim | number | verdict |",
+        "|---|---|---|---|",
+    ]
+    for name, claim, number, verdict in claims_of(results):
+        link = f"[{name}]({QUEUE[name]}/{name.split()[-1]}.json)" if claim != "-" else name
+        lines.append(f"| {link} | {claim} | {number} | {verdict} |")
+    return "\n".join(lines) + "\n"
 
 
 def claims_of(results: Path) -> Iterator[tuple[str, str, str, str]]:
     """(experiment, claim, number, verdict) of everything that was published."""
-    for name, folder in QUEUE.items():
-        path = results / folder / f"{name.split()[-1]}.json"
+    for name in QUEUE:
+        path = results_file(name, results)
         if not path.exists():
             yield name, "-", "-", "not run yet"
             continue
@@ -165,8 +188,9 @@ def run(config: Config, out: Path) -> list[Check]:
     deadline = time.monotonic() + 3600 * config.hours
     finished = 0
     for name in names:
-        marker = place.out / QUEUE[name] / "finished.json"
-        if marker.exists() and not config.plan:
+        written = results_file(name, place.out)
+        if written.exists() and not config.plan:
+            publish(name, place, results)
             finished += 1
             continue
         print(f"\n== {name}", flush=True)
@@ -174,10 +198,14 @@ def run(config: Config, out: Path) -> list[Check]:
         if status is None:
             print("the time is over; the same command goes on from the checkpoints")
             break
-        if status in (0, 1) and not config.plan:  # 1: a claim does not hold, which is a result
-            write_json(marker, {"commit": place.commit, "status": status})
+        if config.plan:
+            continue
+        if written.exists():  # whether its claims hold or not
+            write_json(written.with_name("made_by.json"), {"commit": place.commit})
             publish(name, place, results)
             finished += 1
+        else:
+            print(f"{name}: ended with status {status} and wrote no results")
     if config.plan:
         return []
     print("\n" + table([("experiment", "claim", "number", "verdict"), *claims_of(results)]))

@@ -177,8 +177,7 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
         tables = self.tables(arms, measured)
         judged = [self.claims(settings, measured)]
         for other in others:
-            again = self.again(other, data, out)
-            judged.append(self.claims(other, again))
+            judged.append(self.claims(other, self.again(other, data, out)))
         for name, rows in tables.items():
             write_csv(out / f"{name}.csv", rows)
         claims = over_seeds(judged)
@@ -192,7 +191,8 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
             "torch": torch.__version__,
             "device": hardware(settings.device),
         }
-        found = {"claims": verdict.claims, **tables, "checks": checks}
+        trainings = [[dataclasses.asdict(claim) for claim in one] for one in judged]
+        found = {"claims": verdict.claims, "trainings": trainings, **tables, "checks": checks}
         write_json(out / f"{self.name.split()[-1]}.json", {**made, **self.about(settings), **found})
         return checks
 

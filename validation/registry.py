@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "benchmarks unbalanced": "validation.benchmarks.unbalanced",
     "benchmarks peers": "validation.benchmarks.peers",
     "benchmarks torch": "validation.benchmarks.torch_suite",
+    "benchmarks steps": "validation.benchmarks.torch_steps",
     "benchmarks cuda": "validation.benchmarks.torch_cuda",
 }
 

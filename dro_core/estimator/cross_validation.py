@@ -24,8 +24,8 @@ from dro_core.structure import Structure, as_structure
 from dro_core.types import Array, Integer
 from dro_core.worst_case import LinearReconstruction
 
-#: A map to test, a structure to fit maps for, or a function (x, y, radius) -> map.
-Fit: TypeAlias = MapLike | str | Structure | Callable[[Array, Array, float], MapLike] | None
+#: A fixed map, or a function (x, y, radius) -> map; None fits for the structure.
+Fit: TypeAlias = MapLike | Callable[[Array, Array, float], MapLike] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from dro_core.entropic import covariance_divergence
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,6 @@ def _schur_complement(moments: Array, m: int) -> float | None:
 def _residual_of_projection(targets: Array, rows: Array) -> Array:
     """What is left of the targets' columns outside the span of the rows' columns."""
     columns, values, _ = np.linalg.svd(rows, full_matrices=False)
-    kept = columns[:, values > max(rows.shape) * np.finfo(np.float64).eps * values[:1].sum()]
+    kept = columns[:, values > max(rows.shape) * EPS * values[:1].sum()]
     left = targets - kept @ (kept.T @ targets)
     return np.asarray(left - kept @ (kept.T @ left))

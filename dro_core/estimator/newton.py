@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 #: Without entropy the path ends at this share of the squared radius.
 LEAST_ENTROPY = 1e-8
@@ -30,7 +30,7 @@ class Subspace:
                 return
             rows = np.asarray(np.linalg.qr(rows, mode="r"))
         _, values, right = np.linalg.svd(rows, full_matrices=False)
-        kept = values > max(self.rows.shape) * np.finfo(np.float64).eps * values[:1].sum()
+        kept = values > max(self.rows.shape) * EPS * values[:1].sum()
         self.values, self.basis = values[kept], right[kept].T
 
     @cached_property
@@ -80,6 +80,8 @@ class _Point:
         self.sigma = residual.T @ residual
         self.cross = residual.T @ problem.y
         squared, basis = np.linalg.eigh(B @ B.T)
+        if not np.isfinite(squared).all():
+            raise np.linalg.LinAlgError("the squares of the map are no numbers")
         squared = problem.shift + np.maximum(squared, 0.0)
         mass = ((residual @ basis) ** 2).sum(axis=0)
         count = np.ones(len(mass))
@@ -135,8 +137,8 @@ class _Point:
         second = identity + B.T @ image
         first = self.problem.y.T @ self.problem.y + 0.5 * self.epsilon * identity
         first -= B.T @ (G @ self.sigma @ image + 0.5 * self.epsilon * image)
-        left, left_basis = eigh(_symmetric(G @ self.sigma @ G), _symmetric(G))
-        right, right_basis = eigh(_symmetric(first), _symmetric(second))
+        left, left_basis = eigh(_symmetric(G @ self.sigma @ G), _symmetric(G), check_finite=False)
+        right, right_basis = eigh(_symmetric(first), _symmetric(second), check_finite=False)
         diagonal = np.abs(2 * lam * (np.maximum(left, 0.0)[:, None] + right[None, :]))
         diagonal = np.maximum(diagonal, 1e-12 * diagonal.max())
         return lambda R: left_basis @ ((left_basis.T @ R @ right_basis) / diagonal) @ right_basis.T

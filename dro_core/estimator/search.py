@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from dro_core.checks import as_non_negative, as_radius, as_samples, as_weights, check_option
+from dro_core.checks import (
+    LARGEST,
+    as_non_negative,
+    as_radius,
+    as_samples,
+    as_weights,
+    check_option,
+    magnitude,
+)
 from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import MOVES, LinearFit
 from dro_core.estimator.law import Law
@@ -18,6 +26,7 @@ from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
 from dro_core.threads import single_threaded
 from dro_core.types import Array, Real
 from dro_core.worst_case import WorstCase, worst_case_risk
+from dro_core.worst_case.problem import too_small_to_square
 
 #: Of scales that no arithmetic of floats joins.
 TOO_FAR_APART = "x, y, radius, epsilon: too far apart in size for the arithmetic of floats; rescale"
@@ -80,6 +89,8 @@ def fit_linear(
     ------
     ValueError, TypeError
         For bad arrays, radius, epsilon, weights or structure.
+    OverflowError
+        If x, y, radius and epsilon are too far apart in size.
 
     Warns
     -----
@@ -99,15 +110,8 @@ def fit_linear(
     try:
         with quiet, single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
             found = _Search(x, y, mu, rho, entropy_weight, structure).run()
-    except ValueError as error:
-        if str(error).startswith("B: the largest magnitude"):
-            raise ValueError(
-                "y: so small against x that the entries of the fitted map leave the range of "
-                "floats whose squares can be used; rescale y"
-            ) from None
-        if "infs or NaNs" in str(error):
-            raise OverflowError(TOO_FAR_APART) from None
-        raise
+    except np.linalg.LinAlgError:  # of matrices that are not numbers any more
+        raise OverflowError(TOO_FAR_APART) from None
     if not math.isfinite(found.risk + found.lower):
         raise OverflowError(TOO_FAR_APART)
     if found.gap > LARGEST_QUIET_GAP:
@@ -152,6 +156,9 @@ class _Search:
 
     def fit(self, B: Array, laws: list[Law]) -> LinearFit:
         """The map with the law of the largest lower value."""
+        largest = magnitude(B)
+        if not largest <= LARGEST or too_small_to_square(largest, self.radius):
+            raise OverflowError(TOO_FAR_APART)
         worst = self.worst(B)
         data = (self.x, self.y, self.weights)
         options = list(laws)

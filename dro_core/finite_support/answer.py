@@ -10,9 +10,7 @@ from scipy import sparse
 
 from dro_core.blocks import Candidates
 from dro_core.read_only import ReadOnly
-from dro_core.types import Array, Indices
-
-EPS = float(np.finfo(np.float64).eps)
+from dro_core.types import EPS, Array, Indices
 
 
 def penalised_losses(loss: Array, cost: Array, multiplier: float) -> Array:

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from dro_core.blocks import LARGEST_ENTRY, Candidates
 from dro_core.checks import InfeasibleRadiusError, as_radius, as_weights
-from dro_core.finite_support.answer import EPS, FiniteWorstCase, penalised_losses
-from dro_core.types import Array, Indices, Real, Table
+from dro_core.finite_support.answer import FiniteWorstCase, penalised_losses
+from dro_core.types import EPS, Array, Indices, Real, Table
 
 
 @dataclass(frozen=True, eq=False)

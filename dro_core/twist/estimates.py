@@ -11,8 +11,6 @@ from scipy.sparse.linalg import lsmr
 from dro_core.linear_map import LinearMap
 from dro_core.types import Array
 
-EPS = float(np.finfo(np.float64).eps)
-
 #: A witness counts when its residual is at most this many roundings of what is subtracted.
 ROUNDINGS = 16.0
 

@@ -15,7 +15,6 @@ from dro_core.bases import Basis, cosine_sums
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
 from dro_core.operators import Convolution
 from dro_core.twist.estimates import (
-    EPS,
     MARCH_SIZE,
     MARCH_STEPS,
     least_eigenvector,
@@ -24,7 +23,7 @@ from dro_core.twist.estimates import (
 )
 from dro_core.twist.report import Finding, wording
 from dro_core.twist.twisted import LinearTwisted
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 
 def _null_pair(F: LinearTwisted, direction: Array) -> tuple[Array, Array] | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dro_core.twist.estimates import EPS, ROUNDINGS
+from dro_core.twist.estimates import ROUNDINGS
 from dro_core.twist.report import Finding
 from dro_core.twist.twisted import Twisted, sample_pairs
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 #: Nonlinear maps get Newton's method, whose Jacobian takes n + 1 evaluations, up to this dimension.
 NEWTON_SIZE = 256

@@ -10,14 +10,13 @@ import numpy as np
 
 from dro_core.linear_map import LinearMap, MapLike, as_linear_map
 from dro_core.twist.estimates import (
-    EPS,
     FARTHEST,
     ROUNDINGS,
     SEPARATION,
     norm_estimate,
     smallest_singular_estimate,
 )
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 
 class Twisted:

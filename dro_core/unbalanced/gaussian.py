@@ -225,18 +225,18 @@ def unbalanced_gaussian(
             cover_x, _ = _coupled(P1, P0, K.T)
         if not all(np.isfinite(found).all() for found in (means, cover_y, cover_x, matrix)):
             raise np.linalg.LinAlgError
+        mean_y, mean_x = means[:m], means[m:]
+        cost = fit * float(((A @ mean_x - mean_y) ** 2).sum())
+        cost += near * float(((mean_x - mean_y) ** 2).sum()) if near > 0 else 0.0
+        log_mass = math.log(total0) + math.log(total1) - cost
+        for mean, own, given in ((mean_y, cover_y, source), (mean_x, cover_x, target)):
+            point = mean[None]
+            log_mass += float((_log_density(point, *given[:2]) - _log_density(point, mean, own))[0])
     except np.linalg.LinAlgError:
         raise ValueError(
-            "covariance0, covariance1, likelihood, quadratic, weight: too many orders of magnitude "
-            "apart for floats"
+            "covariance0, covariance1, forward, likelihood, quadratic, weight: too many orders of "
+            "magnitude apart for floats"
         ) from None
-    mean_y, mean_x = means[:m], means[m:]
-    cost = fit * float(((A @ mean_x - mean_y) ** 2).sum())
-    cost += near * float(((mean_x - mean_y) ** 2).sum()) if near > 0 else 0.0
-    log_mass = math.log(total0) + math.log(total1) - cost
-    for mean, own, given in ((mean_y, cover_y, source), (mean_x, cover_x, target)):
-        point = mean[None]
-        log_mass += float((_log_density(point, *given[:2]) - _log_density(point, mean, own))[0])
     mass = math.exp(log_mass / 2)
     return UnbalancedGaussian(
         w * (total0 + total1 - 2 * mass),

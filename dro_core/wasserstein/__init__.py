@@ -16,40 +16,16 @@ and validation; below: checks, blocks, the refined simplex.
 """
 
 from dro_core.wasserstein.certificate import DistanceCertificate
-from dro_core.wasserstein.conditional import (
-    LARGEST_COST,
-    METHODS,
-    ConditionalDistance,
-    conditional_wasserstein,
-)
-from dro_core.wasserstein.gaussian import (
-    NEGATIVE_EIGENVALUE,
-    GaussianDistance,
-    gaussian_conditional_wasserstein,
-)
-from dro_core.wasserstein.grouping import MOST_PAIRS
-from dro_core.wasserstein.problem import MASS_TOLERANCE
+from dro_core.wasserstein.conditional import ConditionalDistance, conditional_wasserstein
+from dro_core.wasserstein.gaussian import GaussianDistance, gaussian_conditional_wasserstein
 from dro_core.wasserstein.relaxed import RelaxedCurve, relaxed_curve
-from dro_core.wasserstein.solvers import (
-    SINKHORN_ITERATIONS,
-    SINKHORN_MISSED,
-    SINKHORN_STOP,
-    SinkhornWarning,
-)
+from dro_core.wasserstein.solvers import SinkhornWarning
 
 __all__ = [
     "ConditionalDistance",
     "DistanceCertificate",
     "GaussianDistance",
-    "LARGEST_COST",
-    "MASS_TOLERANCE",
-    "METHODS",
-    "MOST_PAIRS",
-    "NEGATIVE_EIGENVALUE",
     "RelaxedCurve",
-    "SINKHORN_ITERATIONS",
-    "SINKHORN_MISSED",
-    "SINKHORN_STOP",
     "SinkhornWarning",
     "conditional_wasserstein",
     "gaussian_conditional_wasserstein",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-EPS = float(np.finfo(np.float64).eps)
+from dro_core.types import EPS
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,9 @@ class DistanceCertificate:
         absolute differences.
     size : float
         Size of the terms, cost + :math:`\sum\mu_i|f_i| + \sum\nu_j|g_j|` (the sums no more than
-        four times the largest cost there could be): the comparison forgives their rounding.
+        four times the largest cost that a move of y could have): the comparison forgives their
+        rounding. What a price of moving x adds to the potentials is not forgiven: from a price of
+        1e6 or so on a right value may stay without proof.
     """
 
     cost: float
@@ -57,7 +57,7 @@ class DistanceCertificate:
         )
 
 
-def relative_gap(primal: float, dual: float) -> float:
+def cost_gap(primal: float, dual: float) -> float:
     if not math.isfinite(primal):
         return math.inf
     return (primal - dual) / primal if primal > 0 else primal - dual

@@ -19,7 +19,7 @@ from dro_core.checks import (
 )
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.types import Array, Real, SparseArray
-from dro_core.wasserstein.certificate import DistanceCertificate, relative_gap
+from dro_core.wasserstein.certificate import DistanceCertificate, cost_gap
 from dro_core.wasserstein.grouping import as_text, equal_rows
 from dro_core.wasserstein.problem import MASS_TOLERANCE, Difference, TransportProblem
 from dro_core.wasserstein.solvers import Solution, solve_groups, solve_sorted
@@ -180,9 +180,9 @@ class ConditionalDistance(ReadOnly):
             dual = -math.inf
         terms = float(problem.weights0 @ np.abs(f) + problem.weights1 @ np.abs(g))
         cost = self.value**self.p
-        size = cost + min(terms, 4 * problem.largest_cost())
+        size = cost + min(terms, 4 * problem.largest_cost_of_y())
         return DistanceCertificate(
-            cost, primal, dual, relative_gap(primal, dual), self.marginal_error, size
+            cost, primal, dual, cost_gap(primal, dual), self.marginal_error, size
         )
 
     def __repr__(self) -> str:

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 
 from dro_core.checks import as_real_array, as_samples, as_weights, check_magnitude
 from dro_core.read_only import ReadOnly
-from dro_core.types import Array
-from dro_core.wasserstein.certificate import EPS, DistanceCertificate, relative_gap
+from dro_core.types import EPS, Array
+from dro_core.wasserstein.certificate import DistanceCertificate, cost_gap
 
 #: Covariances may have eigenvalues this far below zero, relative to the largest: rounding.
 NEGATIVE_EIGENVALUE = 1e-10
@@ -69,7 +69,7 @@ class GaussianDistance(ReadOnly):
         dual = float(self.masses @ (shifts + (along**2).sum(axis=1)))
         size = self.value**2 + EPS * float(self.masses @ total)
         error = float(self.masses @ defect)
-        return DistanceCertificate(self.value**2, cost, dual, relative_gap(cost, dual), error, size)
+        return DistanceCertificate(self.value**2, cost, dual, cost_gap(cost, dual), error, size)
 
     def __repr__(self) -> str:
         return f"GaussianDistance(value={self.value:.6g}, conditions={len(self.masses)})"

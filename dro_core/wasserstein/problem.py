@@ -145,15 +145,12 @@ class TransportProblem:
 
     def largest_cost(self) -> float:
         """A bound of the ground cost: that of the diagonal of a box around all samples."""
-        total = 0.0
-        for first, second, factor in (
-            (self.y0, self.y1, 1.0),
-            (self.x0, self.x1, self.beta or 0.0),
-        ):
-            low = np.minimum(first.min(axis=0), second.min(axis=0))
-            high = np.maximum(first.max(axis=0), second.max(axis=0))
-            total += factor * float(np.linalg.norm(high - low)) ** self.p if factor else 0.0
-        return total
+        price = self.beta * _diagonal(self.x0, self.x1) ** self.p if self.beta else 0.0
+        return self.largest_cost_of_y() + price
+
+    def largest_cost_of_y(self) -> float:
+        """The same for moves that keep x."""
+        return float(_diagonal(self.y0, self.y1) ** self.p)
 
     def grouped_rightly(self) -> bool:
         """Whether equal x share a condition and different x do not, by another way."""
@@ -170,3 +167,10 @@ class TransportProblem:
             return len(np.unique(self.conditions, axis=0)) == len(self.conditions)
         nearest = cKDTree(self.conditions).query(self.conditions, k=2)[0][:, 1]
         return bool((nearest > self.tolerance).all())
+
+
+def _diagonal(first: Array, second: Array) -> float:
+    """Of the smallest box around all rows."""
+    low = np.minimum(first.min(axis=0), second.min(axis=0))
+    high = np.maximum(first.max(axis=0), second.max(axis=0))
+    return float(np.linalg.norm(high - low))

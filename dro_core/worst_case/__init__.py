@@ -8,22 +8,17 @@ In come a map, samples, a structure and a radius, out goes a `WorstCase`. Above:
 estimator, radii; below: spectrum, dual, quadrature.
 """
 
-from dro_core.certificate import LARGEST_RISK, Certificate, relative_gap, risk_rounding
-from dro_core.gaussian_law import check_entropic
+from dro_core.certificate import Certificate
 from dro_core.worst_case.answer import WorstCase, WorstCaseCurve
 from dro_core.worst_case.functions import dual_value, worst_case_curve, worst_case_risk
 from dro_core.worst_case.problem import LinearReconstruction
 
 __all__ = [
-    "LARGEST_RISK",
     "Certificate",
     "LinearReconstruction",
     "WorstCase",
     "WorstCaseCurve",
-    "check_entropic",
     "dual_value",
-    "relative_gap",
-    "risk_rounding",
     "worst_case_curve",
     "worst_case_risk",
 ]

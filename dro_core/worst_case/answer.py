@@ -16,7 +16,7 @@ from dro_core.linear_data import LinearData
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.structure import Structure, XShift
 from dro_core.transport import squared_norms
-from dro_core.types import Array
+from dro_core.types import EPS, Array
 
 
 class WorstCase(ReadOnly):
@@ -231,7 +231,7 @@ class WorstCase(ReadOnly):
         free = reach / math.sqrt(risk)
         step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
         above = self.multiplier / threshold + step
-        usable = above > 1 + 4 * float(np.finfo(np.float64).eps)
+        usable = above > 1 + 4 * EPS
         step, above = step[usable], above[usable]
         values = above * (free - spent) * (free + spent)
         values += (stationarity + step * spent) ** 2 / (above - 1)

@@ -43,6 +43,11 @@ from dro_core.worst_case.answer import (
 SMALLEST_MAP, SMALLEST_PRODUCT = 1e-140, 1e-150
 
 
+def too_small_to_square(largest: float, radius: float) -> bool:
+    """Whether a map with this largest entry matters at the radius, but has squares of no use."""
+    return 0 < largest < SMALLEST_MAP and largest * radius > SMALLEST_PRODUCT
+
+
 class MatrixFree(TypedDict, total=False):
     """What `LinearReconstruction` takes for maps that are known by their products."""
 
@@ -155,7 +160,7 @@ class LinearReconstruction(LinearData):
     ) -> float:
         """The radius left after the moves that the structure forces, or an empty-ball error."""
         largest = self.map.largest_entry or 0.0
-        if 0 < largest < SMALLEST_MAP and largest * radius > SMALLEST_PRODUCT:
+        if too_small_to_square(largest, radius):
             raise ValueError(
                 f"B: the largest magnitude is {largest:g}, whose square is not a float to use, "
                 f"although it matters at radius {radius:g}; rescale y, and B with it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from dro_core.checks import as_non_negative, as_scalar, unknown
 
 
 @dataclass(frozen=True)
-class Divergence:
+class Divergence(ABC):
     r"""How one marginal is held: :math:`D(r|a) = w\int\Psi(dr/da)\,da`.
 
     Attributes
@@ -46,16 +47,19 @@ class Divergence:
 
     def shift_free(self, s: Tensor) -> Tensor:
         r"""The mean conjugate of s for a constant in s that is free, if `shiftable`."""
-        raise NotImplementedError
+        raise TypeError(f"{self.name}: a constant added to the cost changes its plan")
 
+    @abstractmethod
     def _primal(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
+        r""":math:`\Psi(t)`."""
 
+    @abstractmethod
     def _conjugate(self, s: Tensor) -> Tensor:
-        raise NotImplementedError
+        r""":math:`\Psi^*(s)`."""
 
+    @abstractmethod
     def _density(self, s: Tensor) -> Tensor:
-        raise NotImplementedError
+        r"""The derivative of :math:`\Psi^*`."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ weights is applied many times, `frozen` does that once.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ TRANSPOSED: dict[int, Callable[..., Tensor]] = {
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-class _Normalised(nn.Module):
+class _Normalised(nn.Module, ABC):
     """A layer with a factor that is computed from its weights in every pass, or kept as it is."""
 
     fixed_factor: Tensor | None
@@ -55,13 +56,13 @@ class _Normalised(nn.Module):
         """The factor, 0-d."""
         return self.compute_factor() if self.fixed_factor is None else self.fixed_factor
 
+    @abstractmethod
     def compute_factor(self) -> Tensor:
         """The factor from the current weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def norm(self) -> Tensor:
         """Upper bound s of the norm of the weights, differentiable."""
-        raise NotImplementedError
 
     def proved_norm(self) -> float:
         """The smaller one of two upper bounds of the norm of the weights."""

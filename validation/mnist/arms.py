@@ -190,8 +190,6 @@ def steps_of(size: Preset, arm: Arm) -> int:
 def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
     """Train one arm, or go on with it, or read it when it is finished."""
     size = config.size
-    if config.threads:
-        torch.set_num_threads(config.threads)
     phase, multiplier = reconstruction_of(config, task, arm)
     model = phase.modules["model"]
     described = description(config, task, learn, arm)
@@ -233,7 +231,8 @@ Training = tuple[Config, Task, Arm]
 def train(job: Training, out: Path) -> None:
     """One arm with one thread: what a process of its own does."""
     config, task, arm = job
-    fit_arms(dataclasses.replace(config, jobs=0, threads=1), task, [arm], out)
+    torch.set_num_threads(1)
+    fit_arms(config, task, [arm], out)
 
 
 def train_side_by_side(jobs: Sequence[Training], out: Path) -> None:

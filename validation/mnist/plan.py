@@ -30,11 +30,13 @@ class Planned:
     minutes: float  #: of one core, all trainings together
 
 
-def seconds_per_step(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset) -> float:
-    """Of one thread."""
-    size, threads = config.size, torch.get_num_threads()
+def seconds_per_step(
+    config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, threads: int = 1
+) -> float:
+    """Time that the processor works on a step, in all threads together."""
+    size, before = config.size, torch.get_num_threads()
     clock: list[float] = []
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         training.fit(
             reconstruction_of(config, task, arm)[0],
@@ -48,7 +50,7 @@ def seconds_per_step(config: Config, task: Task, arm: Arm, learn: data.IndexedDa
             progress=False,
         )
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     return float(np.median(np.diff(clock[WARM - 1 :])))
 
 

@@ -33,6 +33,8 @@ class Preset:
     channels_last: bool = False  #: memory format of images and kernels
 
 
+#: Memory formats of images and kernels.
+LAYOUTS = ("contiguous", "channels-last")
 #: Radii of the attacks.
 RADII = (0.5, 1.0, 2.0, 4.0)
 PRESETS = {
@@ -74,6 +76,7 @@ class Config(Settings):
     seeds: int = setting(0, "trainings of every arm, with as many seeds", low=1, unset=0)
     rate: float = setting(2e-3, "largest learning rate")
     device: str = setting("cpu", "torch device")
+    layout: str = setting("", f"memory format, {' or '.join(LAYOUTS)}", choices=LAYOUTS, unset="")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
     seed: int = setting(0, "seed, the first one where there are several")
     jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)
@@ -85,6 +88,9 @@ class Config(Settings):
         """The preset with what was set by hand."""
         names = ("steps", "width", "depth", "batch", "samples", "images", "seeds")
         chosen = {name: getattr(self, name) for name in names}
+        if self.layout:
+            chosen["channels_last"] = self.layout == "channels-last"
         return dataclasses.replace(
-            PRESETS[self.preset], **{name: value for name, value in chosen.items() if value}
+            PRESETS[self.preset],
+            **{name: value for name, value in chosen.items() if value or name == "channels_last"},
         )

@@ -40,7 +40,9 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         """The paper's claims, and the controls."""
 
     def data(self, config: Config) -> Splits:
-        """Training, validation and test images."""
+        """Training, validation and test images; the run uses the threads that were asked for."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
         return digits(config)
 
     def tuned(self, config: Config, data: Splits, out: Path) -> Config:

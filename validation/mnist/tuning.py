@@ -29,6 +29,8 @@ from validation.tables import Row
 BISECTED = "DRO bisected"
 #: Share of the steps that a candidate is trained for.
 TUNING_SHARE = 0.1
+#: How often the interval of λ is halved, and the share of the steps for each of its candidates.
+HALVINGS, CANDIDATE_SHARE = 3, 0.2
 
 
 def best(task: Task, arms: Sequence[Trained], check: data.IndexedDataset, trials: Trials) -> int:
@@ -111,8 +113,11 @@ class Bisected:
 
 
 def bisection_cost(config: Config) -> Arm:
-    """What a bisection costs, as an arm: four candidates for a fifth of the steps, a last run."""
-    return Arm(BISECTED, "entropic", epsilon=config.epsilon, radius=config.radius, steps_share=1.8)
+    """What a bisection costs, as an arm: its candidates (see `bisect_interval`) and a last run."""
+    share = (3 + HALVINGS) * CANDIDATE_SHARE + 1.0
+    return Arm(
+        BISECTED, "entropic", epsilon=config.epsilon, radius=config.radius, steps_share=share
+    )
 
 
 def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained:
@@ -151,8 +156,8 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
             validated,
             low=low,
             high=high,
-            tolerance=(high - low) / 8,
-            steps=max(1, size.steps // 5),
+            tolerance=(high - low) / 2**HALVINGS,
+            steps=max(1, round(size.steps * CANDIDATE_SHARE)),
             last_steps=size.steps,
         )
         seconds = time.perf_counter() - start

@@ -61,6 +61,20 @@ def risk_panels(axes: Sequence[Axes], tables: list[list[dict[str, float]]], unit
         axis.legend(frameon=False, fontsize=8)
 
 
+def finish_gaps(axis: Axes, against: str, unit: str, title: str) -> None:
+    """Scales and words of a panel of gaps."""
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=against,
+        ylabel=f"gap (hull - own) / {unit}",
+        title=title,
+    )
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+
+
 def gaussian_figure(tables: list[list[dict[str, float]]], rows: list[dict[str, float]]) -> Figure:
     """Gaussian family: two sweeps of the radius, and the gap against the number of samples."""
     figure: Figure
@@ -76,16 +90,9 @@ def gaussian_figure(tables: list[list[dict[str, float]]], rows: list[dict[str, f
         color=COLOURS["hull"],
         label="largest gap over the radii",
     )
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="samples",
-        ylabel="gap (hull - own) / range of one sample's losses",
-        title="the gap vanishes with the samples",
+    finish_gaps(
+        axis, "samples", "range of one sample's losses", "the gap vanishes with the samples"
     )
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
     figure.suptitle("Noise N(x, s²) with s in a range, soft-thresholding: the family and its hull")
     return figure
 
@@ -112,16 +119,8 @@ def poisson_figure(tables: list[list[dict[str, float]]], rows: Sequence[Row]) ->
         alpha=0.4,
         label="bound: 1 / (members - 1)",
     )
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="members on a grid of the range",
-        ylabel="gap (hull - own) / range of the losses",
-        title="linear map, one sample: grids only",
-    )
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    members_title = "linear map, one sample: grids only"
+    finish_gaps(axis, "members on a grid of the range", "range of the losses", members_title)
     figure.suptitle(
         "Noise Poisson(p x) / p with p in a range, soft-thresholding: the family and its hull"
     )

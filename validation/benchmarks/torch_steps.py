@@ -1,0 +1,64 @@
+"""What a training step costs on processors: threads, memory format, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from validation.benchmarks.text import cell
+from validation.mnist.arms import Arm
+from validation.mnist.deblurring import TASK
+from validation.mnist.plan import seconds_per_step
+from validation.mnist.settings import LAYOUTS, PRESETS
+from validation.mnist.settings import Config as Experiment
+from validation.mnist.tasks import digits
+from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
+from validation.settings import Settings, setting, without_folders
+from validation.tables import Row
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """The arm whose steps are timed."""
+
+    data: str = setting("", "data root; otherwise the environment variable DRO_DATA", folder=True)
+    preset: str = setting("desk", "size of the network and its batches", choices=PRESETS)
+    rounds: int = setting(3, "times that every row is timed; the least counts", low=1)
+
+
+def run(config: Config, out: Path) -> list[Check]:
+    """The entropic loss's step at every way of running it; written to `out`."""
+    arm = Arm("DRO", "entropic", epsilon=0.08, radius=1.0)
+    learn = digits(Experiment(config.preset, config.data)).learn
+    ways = list(product((1, 2), LAYOUTS, ("float32", "bf16")))
+    least: dict[tuple[int, str, str], float] = {}
+    for way in progress(ways * config.rounds, "steps"):
+        threads, layout, precision = way
+        asked = Experiment(config.preset, config.data, layout=layout, precision=precision)
+        spent = seconds_per_step(asked, TASK, arm, learn, threads)
+        least[way] = min(spent, least.get(way, spent))
+    rows: list[Row] = [
+        {"threads": t, "layout": layout, "precision": p, "CPU ms": 1000 * spent}
+        for (t, layout, p), spent in least.items()
+    ]
+    print(table([list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]))
+    chosen = least[1, "channels-last", "float32"]
+    checks = [
+        at_most(
+            "one thread, channels-last / contiguous",
+            chosen / least[1, "contiguous", "float32"],
+            1.0,
+        ),
+        at_most(
+            "CPU time, one thread and channels-last / two threads and contiguous",
+            chosen / least[2, "contiguous", "float32"],
+            1.0,
+        ),
+    ]
+    write_csv(out / "steps.csv", rows)
+    made = provenance("benchmarks steps", without_folders(config))
+    size = dataclasses.asdict(PRESETS[config.preset])
+    write_json(out / "steps.json", {**made, "size": size, "steps": rows, "checks": checks})
+    return checks
