@@ -10,14 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import dro_core
 from dro_core import LinearReconstruction
+from dro_core import Structure as CoreStructure
 from dro_core.linear_map import DENSE_ENTRIES
 from dro_core.types import Array
 from dro_torch.certify.problem import Problem
 from dro_torch.lipschitz.bounds import UnsupportedLayerError, lipschitz_upper
 from dro_torch.nets.linear import LinearMap
 from dro_torch.residual import Residual
-from dro_torch.structure import XShift
+from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
 
 #: Layers whose chains are affine maps.
 AFFINE_LAYERS = (
@@ -72,14 +74,15 @@ def upper_end(problem: Problem, residual: Residual | None, known: float | None) 
             return UpperEnd(None, None, f"needs lipschitz=, a constant of {what}")
         return UpperEnd(known, known, "")
     if known is not None:
-        return UpperEnd(known, structure.modulus(known), "")
+        return UpperEnd(known, structure.modulus(known, x, y), "")
     try:
         constant = float(lipschitz_upper(problem.model, tuple(y.shape[1:])))
     except UnsupportedLayerError as error:
         return UpperEnd(None, None, str(error))
     exact = None
     affine = affine_map(problem.model, y)
-    if affine is not None:
+    ball = core_structure(structure, x, y)
+    if affine is not None and ball is not None:
         matrix, offset = affine
         rows = x.flatten(1).double().cpu().numpy() - offset
         linear = LinearReconstruction(
@@ -87,9 +90,29 @@ def upper_end(problem: Problem, residual: Residual | None, known: float | None) 
         )
 
         def exact(radius: float) -> float:
-            return linear.worst_case(radius, structure.name).risk
+            return linear.worst_case(radius, ball).risk
 
-    return UpperEnd(constant, structure.modulus(constant), "", exact)
+    return UpperEnd(constant, structure.modulus(constant, x, y), "", exact)
+
+
+def core_structure(structure: Structure, x: Tensor, y: Tensor) -> CoreStructure | None:
+    """The same ambiguity set for rows of `dro_core`; None where weights depend on the samples."""
+    if not isinstance(structure, Joint | YGivenX | XGivenY):
+        return None
+    weights: dict[str, Array] = {}
+    for weight, moving in ((structure.weight_x, x), (structure.weight_y, y)):
+        if weight.function is not None:
+            return None
+        value = weight.of(x, y, moving)
+        if value is not None:
+            rows = value.expand(moving.shape[1:]).flatten().double()
+            weights[weight.name] = rows.cpu().numpy()
+    kinds: dict[str, Callable[..., CoreStructure]] = {
+        "joint": dro_core.Joint,
+        "y|x": dro_core.YGivenX,
+        "x|y": dro_core.XGivenY,
+    }
+    return kinds[structure.name](**weights)
 
 
 @torch.no_grad()

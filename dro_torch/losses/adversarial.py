@@ -187,7 +187,8 @@ class WassersteinDROLoss(PotentialLoss):
             return lambda displacement: displacement
         x, y = moved.x.flatten(1), moved.y.flatten(1)
         here = {"y|x": y, "joint": torch.cat([x, y], dim=1)}.get(self.structure.name, x)
-        low, high = ((bound - here).to(moved.wide) for bound in self.box)
+        ends = ((bound - here).to(moved.wide) for bound in self.box)
+        low, high = (self.structure.whitened(moved.x, moved.y, end) for end in ends)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         return lambda displacement: displacement.clamp(low, high)
 

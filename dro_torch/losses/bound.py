@@ -184,9 +184,11 @@ class BoundLoss(CheckedLoss):
         """κ (0-d), with its graph."""
         wide = torch.promote_types(torch.float32, x.dtype)
         if not self._own and isinstance(self.structure, XGivenY):
-            return torch.ones((), dtype=wide, device=x.device)
+            own = self.structure.modulus(1.0, x, y)
+            return torch.full((), own, dtype=wide, device=x.device)
         direct = self._own or isinstance(self.structure, XShift)
         if self.lipschitz is None:
+            direct = direct or self.structure.weighted  # of what moves, in whitened units
             structure = self.structure if direct else YGivenX()
             moved = MovedSamples(bare_module(model), x, y, structure, self.residual)
             constant = local_modulus(moved, self.sweeps)
@@ -195,7 +197,7 @@ class BoundLoss(CheckedLoss):
             constant = self._constant(given, x).to(wide)
         if direct:
             return constant
-        modulus = self.structure.modulus(constant)
+        modulus = self.structure.modulus(constant, x, y)
         return modulus if isinstance(modulus, Tensor) else constant.new_tensor(modulus)
 
     @staticmethod

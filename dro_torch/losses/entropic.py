@@ -208,8 +208,8 @@ class EntropicDROLoss(CheckedLoss):
         self._check_combination()
         if modulus is not None:
             modulus = as_non_negative(modulus, "modulus", "a Lipschitz constant >= 0")
-        elif residual is None and loss is None and self.structure.name == "x|y":
-            modulus = 1.0
+        elif residual is None and loss is None:
+            modulus = self.structure.fixed_modulus
         self.modulus = modulus
         self._seen: tuple[list[tuple[Tensor, Tensor | float]], Tensor, float] | None = None
         self._calls, self._looks = 0, -1

@@ -64,8 +64,8 @@ class PotentialLoss(CheckedLoss):
         self.loss = loss
         if modulus is not None:
             modulus = as_non_negative(modulus, "modulus", "a Lipschitz constant >= 0")
-        elif residual is None and loss is None and self.structure.name == "x|y":
-            modulus = 1.0
+        elif residual is None and loss is None:
+            modulus = self.structure.fixed_modulus
         self.modulus = modulus
         self.diagnostics: dict[str, Tensor] = {}
         self._calls = 0
