@@ -101,6 +101,31 @@ def sample_weights(value: ArrayLike | Tensor | None, like: Tensor) -> Tensor:
     return torch.tensor(weights.tolist(), dtype=torch.float64).to(like.device)
 
 
+def check_weights(value: object, like: Tensor) -> Tensor:
+    """Weights (N,) >= 0 of a batch's samples, in float32 or float64 on their device."""
+    weights = check_tensor(value, "weights")
+    if weights.dtype.itemsize < 4:
+        raise TypeError(f"weights: dtype {weights.dtype}; allowed: torch.float32, torch.float64")
+    if weights.shape != (len(like),):
+        raise ValueError(
+            f"weights: shape {tuple(weights.shape)}, but there are {len(like)} samples; needed: "
+            f"({len(like)},)"
+        )
+    if weights.device != like.device:
+        raise ValueError(f"weights: on device {weights.device}, but x is on {like.device}")
+    if may_look():
+        negative = (weights.detach() < 0).nonzero()
+        if len(negative):
+            i = int(negative[0])
+            raise ValueError(
+                f"weights: {len(negative)} negative entries, the first ({float(weights[i])}) at "
+                f"index {i}; weights must be non-negative"
+            )
+    else:
+        refuse_later("weights: negative entries", lambda: (weights < 0).any())
+    return weights
+
+
 def check_images(value: object, name: str) -> Tensor:
     """A batch of images: (N, channels, height, width)."""
     tensor = check_tensor(value, name)

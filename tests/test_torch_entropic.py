@@ -518,17 +518,28 @@ def test_warnings_carry_numbers_and_come_once(options, multiplier, message):
         loss(network, x, y, multiplier, seed=1)
 
 
-def test_it_compiles():
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("estimator", ["sg", "rt-mlmc"])
+def test_it_compiles(estimator, weighted):
+    """In one graph, value and gradient; the levels of the samples are those of the plain call."""
     network = small_network(17, dtype=torch.float32)
     x, y = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
-    loss = EntropicDROLoss(0.2, samples=4)
+    loss = EntropicDROLoss(0.2, samples=8, estimator=estimator)
+    weights = torch.arange(1.0, 7.0) / 21.0 if weighted else None
 
-    def value(x, y, lam):
-        return loss(network, x, y, lam, seed=1, step=2)
+    def value(x, y, lam, index):
+        return loss(network, x, y, lam, seed=1, step=2, index=index, weights=weights)
 
     lam = torch.tensor(30.0)
-    compiled = torch.compile(value, backend="eager", fullgraph=True)
-    assert float(compiled(x, y, lam)) == pytest.approx(float(value(x, y, lam)), rel=1e-6)
+    compiled = torch.compile(value, backend="aot_eager", fullgraph=True)
+    for index in (torch.arange(6), torch.arange(40, 46)):
+        answers = []
+        for function in (value, compiled):
+            network.zero_grad()
+            answer = function(x, y, lam, index)
+            answer.backward()
+            answers.append([answer.detach(), *(p.grad for p in network.parameters())])
+        torch.testing.assert_close(answers[1], answers[0], rtol=1e-5, atol=1e-6)
 
 
 # -- bad input

@@ -92,7 +92,7 @@ def test_networks_side_by_side(kind):
         torch.testing.assert_close(flat({n: g[number] for n, g in found.items()}), gradient)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rt-mlmc"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_every_sample(kind):
     network, parameters, x, y = problem()
     loss, index = KINDS[kind](), torch.tensor([4, 8, 15, 16, 23])
@@ -141,11 +141,6 @@ def test_what_cannot_run_names_the_loss():
     warm = EntropicDROLoss(0.1, estimator="tilted", rank=1, warm_start=True)
     with pytest.raises(ValueError, match=r"EntropicDROLoss: warm_start.*torch.func"):
         grad(lambda p: objective(warm, network, p, x, y))(parameters)
-    levels = EntropicDROLoss(0.1, estimator="rt-mlmc")
-    with pytest.raises(ValueError, match=r"EntropicDROLoss: .*rt-mlmc.*torch.func"):
-        vmap(lambda i: objective(levels, network, parameters, x, y, index=i))(
-            torch.arange(10).reshape(2, 5)
-        )
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_penalty": 0.5}, {"divergence": "softplus"}])

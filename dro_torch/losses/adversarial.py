@@ -22,6 +22,7 @@ from dro_torch.host import Checks, transformed, value_and_pullback
 from dro_torch.linearisation import inner_product, linearised_displacement
 from dro_torch.losses.checked import checked
 from dro_torch.losses.potential import PotentialLoss, eagerly
+from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
 from dro_torch.structure import Structure
@@ -41,7 +42,8 @@ class WassersteinDROLoss(PotentialLoss):
     raises; where it does not, the next one is shorter. So no step lowers a value, and none lies
     below the loss of the unmoved sample (structure x: of (x, A(x)), at its cost).
 
-    ``loss(model, x, y, multiplier)`` returns a scalar. Its gradients are those at the fixed
+    ``loss(model, x, y, multiplier, weights=None)`` returns a scalar; weights (N,), non-negative
+    with sum one as in `dro_core`, take the place of 1/N. Its gradients are those at the fixed
     displacement v (Danskin): of :math:`\ell(z + v)` in the parameters, :math:`-c(v)` in λ. A
     sample's value does not depend on the rest of its batch if the network's output does not.
 
@@ -133,19 +135,20 @@ class WassersteinDROLoss(PotentialLoss):
         index: Tensor | None = None,
         seed: int | None = None,
         step: int | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
-        moved, lam = self._arguments(model, x, y, multiplier)
+        moved, lam, mu = self._arguments(model, x, y, multiplier, weights)
         displacement, nominal, indefinite = eagerly(self._maximise, moved, lam.detach())
         passes, moved.model = moved.passes, model
         value, cost = _potential(moved, displacement, lam)
-        self._report(lam, value, nominal, cost, indefinite, passes + 1.0)
-        return value.mean()
+        self._report(lam, value, nominal, cost, indefinite, passes + 1.0, mu)
+        return average(value, mu)
 
     @checked
     def displacements(self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float) -> Tensor:
         """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""
-        moved, lam = self._arguments(model, x, y, multiplier)
+        moved, lam, _ = self._arguments(model, x, y, multiplier)
         return self._maximise(moved, lam.detach())[0]
 
     def _maximise(self, moved: MovedSamples, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:

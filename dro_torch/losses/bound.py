@@ -20,6 +20,7 @@ from dro_torch.host import Checks, may_look, refuse_later, transformed
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.linearisation import directional, inner_product
 from dro_torch.losses.checked import CheckedLoss, checked
+from dro_torch.losses.weights import average, batch_weights
 from dro_torch.models import bare_module, check_apart
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import (
@@ -83,9 +84,10 @@ class BoundLoss(CheckedLoss):
     r"""The explicit bound :math:`(\sqrt M + \rho\,\kappa)^2` on the worst-case risk (paper §4).
 
     M is the batch's mean loss and κ the structure's modulus of a Lipschitz constant L: L for y|x,
-    :math:`\sqrt{1+L^2}` for joint, 1 for x|y. ``loss(model, x, y)`` returns a scalar,
+    :math:`\sqrt{1+L^2}` for joint, 1 for x|y. ``loss(model, x, y, weights=None)`` returns a scalar,
     differentiable in the parameters through both; the derivative of :math:`\sqrt M` at M = 0 is
-    taken as 0.
+    taken as 0. Weights (N,), non-negative with sum one as in `dro_core`, take the place of 1/N in
+    M; an estimated κ is that of all samples.
 
     Parameters
     ----------
@@ -162,9 +164,10 @@ class BoundLoss(CheckedLoss):
         return f"radius={self.radius:g}, structure={self.structure.name!r}{estimate}"
 
     @checked
-    def forward(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, model: Any, x: Tensor, y: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """The bound (0-d) for a batch x (N, ...), y (N, ...)."""
         x, y = check_samples(x, y)
+        mu = batch_weights(weights, x)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
         check_apart(model)
@@ -173,7 +176,7 @@ class BoundLoss(CheckedLoss):
         if self.loss is not None and may_look() and bool((losses < 0).any()):
             raise ValueError("loss: it returned negative values; the bound needs losses >= 0")
         refuse_later("loss: negative values", lambda: (losses < 0).any())
-        fidelity = losses.mean()
+        fidelity = average(losses[:, 0], mu)
         modulus = self.modulus(model, x, y)
         self.diagnostics = {}
         if not transformed():  # what is wrapped means nothing outside

@@ -11,7 +11,8 @@ is the dual of `dro_core.entropic_worst_case` without its budget term :math:`\la
     below, the exponential has infinite variance.
 ``"rt-mlmc"``
     the same expectation as ``"sg"`` with `samples` draws, from about log2(samples) draws per
-    sample: the difference of one random level, divided by the probability of that level.
+    sample: the difference of one random level, divided by the probability of that level. Where a
+    shape cannot depend on the levels (torch.compile, vmap over ``index=``) all draws are made.
 ``"tilted"``
     draws from the worst-case law of the *linearised* residual, reweighted: exact with one draw
     where the residual is affine (this project).
@@ -42,6 +43,7 @@ from dro_torch.losses.estimation import (
     soft_maximum,
 )
 from dro_torch.losses.tilting import LinearisedLaw
+from dro_torch.losses.weights import average, batch_weights
 from dro_torch.models import check_apart
 from dro_torch.residual import (
     MovedSamples,
@@ -86,8 +88,9 @@ class EntropicDROLoss(CheckedLoss):
               \exp\frac{\ell(z_i+v)}{\lambda\varepsilon}, \qquad \ell = \|r\|^2
 
     Calling it, ``loss(model, x, y, multiplier, generator=None, *, index=None, seed=None,
-    step=None)``, returns a scalar to which ``backward()`` applies; its gradient in λ is exact for
-    the estimate.
+    step=None, weights=None)``, returns a scalar to which ``backward()`` applies; its gradient in λ
+    is exact for the estimate. Weights (N,), non-negative with sum one as in `dro_core`, take the
+    place of 1/N.
 
     The noise is a function of (seed, step, index): `index` are the global numbers of the samples
     of the batch (0, 1, ... if not given), so that neither chunks nor processes change a value.
@@ -212,6 +215,7 @@ class EntropicDROLoss(CheckedLoss):
             modulus = self.structure.fixed_modulus
         self.modulus = modulus
         self._seen: tuple[list[tuple[Tensor, Tensor | float]], Tensor, float] | None = None
+        self._probabilities = level_probabilities(self.samples.bit_length() - 1).tolist()
         self._calls, self._looks = 0, -1
         self._number: int | None = next(_NUMBERS)
         self._directions: Tensor | None = None
@@ -265,10 +269,11 @@ class EntropicDROLoss(CheckedLoss):
         index: Tensor | None = None,
         seed: int | None = None,
         step: int | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
         x, y = check_samples(x, y)
-        lam = as_multiplier(multiplier, x)
+        lam, mu = as_multiplier(multiplier, x), batch_weights(weights, x)
         key = self._key(generator, seed, step)
         if index is None:
             index = torch.arange(len(x), device=x.device)
@@ -280,7 +285,7 @@ class EntropicDROLoss(CheckedLoss):
         moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
         self._warn_about_multiplier(lam, self.modulus)
         estimate = {"sg": self._plain, "rt-mlmc": self._multilevel, "tilted": self._tilted}
-        return estimate[self.estimator](moved, lam, draw).mean()
+        return average(estimate[self.estimator](moved, lam, draw), mu)
 
     def _key(
         self, generator: torch.Generator | None, seed: int | None, step: int | None
@@ -334,24 +339,23 @@ class EntropicDROLoss(CheckedLoss):
     # -- RT-MLMC
 
     def _multilevel(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
-        levels = self.samples.bit_length() - 1
-        probabilities = level_probabilities(levels)
+        """One random level per sample, divided by the probability of that level, (N,)."""
+        bounds = torch.tensor(self._probabilities, dtype=torch.float64).cumsum(0)
+        if torch.compiler.is_compiling():
+            return self._masked_levels(moved, lam, draw, bounds)
         # on the CPU: the number of rows depends on the levels drawn
         host = Draws(draw.index.cpu(), draw.seed, draw.step)
-        level = torch.bucketize(host.uniform(_LEVELS), probabilities.cumsum(0)).clamp(max=levels)
+        level = torch.bucketize(host.uniform(_LEVELS), bounds).clamp(max=len(bounds) - 1)
         try:
             groups = [
                 (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
                 for value in level.unique()
             ]
-        except RuntimeError as error:
+        except RuntimeError:
             if not transformed():
                 raise
-            raise ValueError(
-                "EntropicDROLoss: 'rt-mlmc' draws as many rows as the levels say, which "
-                "torch.func.vmap over index= does not allow; map over the network only, or take "
-                "another estimator"
-            ) from error
+            return self._masked_levels(moved, lam, draw, bounds)  # vmap over index=
+        order = torch.cat([members for _, members in groups])
         rows = torch.cat([members.repeat_interleave(2**value) for value, members in groups])
         noise = torch.cat(
             [
@@ -372,10 +376,26 @@ class EntropicDROLoss(CheckedLoss):
             for value, members in groups:
                 block = losses[start : start + len(members) * 2**value].reshape(-1, 2**value)
                 start += block.numel()
-                parts.append(level_difference(block, temperature) / probabilities[value].item())
+                parts.append(level_difference(block, temperature) / self._probabilities[value])
                 blocks.append((block, 0.0))
             self._report(moved, blocks, temperature)
-            return torch.cat(parts)
+            return torch.cat(parts)[order.argsort()]
+
+    def _masked_levels(
+        self, moved: MovedSamples, lam: Tensor, draw: Draws, bounds: Tensor
+    ) -> Tensor:
+        """The same where a shape cannot depend on the levels drawn: all draws of every sample."""
+        uniform = draw.uniform(_LEVELS)
+        level = torch.bucketize(uniform, bounds.to(uniform.device)).clamp(max=len(bounds) - 1)
+        losses = moved.losses(self._noise(moved, draw, 0, self.samples))
+        with torch.autocast(losses.device.type, enabled=False):
+            temperature = lam * self.epsilon
+            parts = [
+                level_difference(losses[:, : 2**value], temperature) / probability
+                for value, probability in enumerate(self._probabilities)
+            ]
+            self._report(moved, [(losses, 0.0)], temperature)
+            return torch.stack(parts, dim=1).gather(1, level[:, None])[:, 0]
 
     # -- tilted draws
 

@@ -24,6 +24,7 @@ from dro_torch.linearisation import (
 )
 from dro_torch.losses.checked import checked
 from dro_torch.losses.potential import PotentialLoss, eagerly
+from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, squared_norm
 from dro_torch.structure import Structure, XShift
@@ -46,7 +47,8 @@ class LinearisedDROLoss(PotentialLoss):
     (with ``epsilon > 0`` the entropic one) of an affine map; for a network it costs two passes
     per iteration of `conjugate_gradients`, and no bound holds either way.
 
-    ``loss(model, x, y, multiplier)`` returns a scalar. Its gradient in the parameters, the second
+    ``loss(model, x, y, multiplier, weights=None)`` returns a scalar; weights (N,), non-negative
+    with sum one as in `dro_core`, take the place of 1/N. Its gradient in the parameters, the second
     derivative of the network included, and in λ is that of
     :math:`\|r + Cv\|^2 - \lambda\,c(v)` at the fixed maximiser v (envelope theorem).
 
@@ -121,9 +123,10 @@ class LinearisedDROLoss(PotentialLoss):
         index: Tensor | None = None,
         seed: int | None = None,
         step: int | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
-        moved, lam = self._arguments(model, x, y, multiplier)
+        moved, lam, mu = self._arguments(model, x, y, multiplier, weights)
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise ValueError(
                 "model: forward-mode derivatives do not pass through DistributedDataParallel; pass "
@@ -138,8 +141,8 @@ class LinearisedDROLoss(PotentialLoss):
             value = squared_norm((residual + change)[:, 0]) - lam * cost
             if self.epsilon > 0:
                 value = value - 0.5 * lam * self.epsilon * self._log_determinant(moved, lam)
-        self._report(lam, value, attack.nominal, cost, attack.indefinite, moved.passes)
-        return value.mean()
+        self._report(lam, value, attack.nominal, cost, attack.indefinite, moved.passes, mu)
+        return average(value, mu)
 
     def _log_determinant(self, moved: MovedSamples, lam: Tensor) -> Tensor:
         """log det(I - CᵀC/λ) of every sample, (N,)."""

@@ -15,6 +15,7 @@ from dro_torch.checks import as_multiplier, check_samples
 from dro_torch.host import Checks, may_look, may_warn, transformed
 from dro_torch.losses.checked import CheckedLoss
 from dro_torch.losses.estimation import EstimatorWarning
+from dro_torch.losses.weights import average, batch_weights
 from dro_torch.models import bare_module, check_apart
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
 from dro_torch.structure import Structure, as_structure
@@ -39,8 +40,8 @@ class PotentialLoss(CheckedLoss):
     r"""What losses :math:`\frac1N\sum_i\varphi_\lambda(z_i)` share: arguments and warnings.
 
     The call has the shape of all losses of this package, ``loss(model, x, y, multiplier,
-    generator=None, *, index=None, seed=None, step=None)``; nothing here is random, so the last
-    four change nothing.
+    generator=None, *, index=None, seed=None, step=None, weights=None)``; nothing here is random,
+    so generator, index, seed and step change nothing.
     """
 
     def __init__(
@@ -72,16 +73,21 @@ class PotentialLoss(CheckedLoss):
         self._warned: set[str] = set()
 
     def _arguments(
-        self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float
-    ) -> tuple[MovedSamples, Tensor]:
-        """The checked batch, moved with the bare module, and λ."""
+        self,
+        model: Any,
+        x: Tensor,
+        y: Tensor,
+        multiplier: Tensor | float,
+        weights: Tensor | None = None,
+    ) -> tuple[MovedSamples, Tensor, Tensor | None]:
+        """The checked batch, moved with the bare module, λ, and the weights of the samples."""
         x, y = check_samples(x, y)
-        lam = as_multiplier(multiplier, x)
+        lam, mu = as_multiplier(multiplier, x), batch_weights(weights, x)
         if not callable(model):
             raise TypeError(f"model: {type(model).__name__} is not callable")
         check_apart(model)
         inner = MovedSamples(bare_module(model), x, y, self.structure, self.residual, self.loss)
-        return inner, lam
+        return inner, lam, mu
 
     def _report(
         self,
@@ -91,6 +97,7 @@ class PotentialLoss(CheckedLoss):
         cost: Tensor,
         indefinite: Tensor,
         passes: float,
+        weights: Tensor | None,
     ) -> None:
         """Fill `diagnostics`, and say with numbers where a value is not to be trusted."""
         self.diagnostics = {}
@@ -98,8 +105,8 @@ class PotentialLoss(CheckedLoss):
             return
         share = indefinite.to(value.dtype).mean()
         self.diagnostics = {
-            "transport_cost": cost.detach().mean(),
-            "increase": (value.detach() - nominal).mean(),
+            "transport_cost": average(cost.detach(), weights),
+            "increase": average(value.detach() - nominal, weights),
             "indefinite_share": share,
             "passes": torch.full((), passes, device=value.device),
         }

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative
+from dro_torch.checks import check_weights
 from dro_torch.training.phase import Batch, Phase, PhaseOptions, StepContext, Values
 
 
@@ -18,6 +20,7 @@ def reconstruction_phase(
     multiplier: nn.Module | float | None = None,
     *,
     pairs: Callable[[Batch, StepContext], tuple[Tensor, Tensor]] | None = None,
+    weights: Callable[[Batch, StepContext], Tensor] | None = None,
     name: str = "reconstruction",
     **options: Unpack[PhaseOptions],
 ) -> Phase:
@@ -41,6 +44,12 @@ def reconstruction_phase(
     pairs : callable ``(batch, context)``, optional
         Returns (x, y), for example ``lambda batch, context: (batch[0], forward(batch[0]))``;
         default: the first two tensors of the batch.
+    weights : callable ``(batch, context)``, optional
+        Returns weights (N,) >= 0 of the samples, of mean one over the data set, for example
+        ``lambda batch, context: batch[2]``. The objective is then the mean of
+        :math:`w_i\varphi_i`, to which neither parts of a batch nor processes make a difference;
+        the criterion gets ``weights=``, of sum one over what it sees, as the losses of this
+        package take them.
     name : str
         Of the phase.
     **options
@@ -53,7 +62,8 @@ def reconstruction_phase(
     Raises
     ------
     ValueError, TypeError
-        For a criterion that is not callable, a multiplier without ``penalty``, or bad options.
+        For a criterion that is not callable or takes no weights where there are some, a
+        multiplier without ``penalty``, weights that are negative or not finite, or bad options.
 
     Notes
     -----
@@ -70,6 +80,10 @@ def reconstruction_phase(
     accepted = inspect.signature(target).parameters
     every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     keys = [key for key in ("index", "seed", "step") if every or key in accepted]
+    if weights is not None and not callable(weights):
+        raise TypeError(f"weights: {type(weights).__name__} is not callable")
+    if weights is not None and not (every or "weights" in accepted):
+        raise TypeError("criterion: it takes no weights=, which the phase is to give it")
     modules: dict[str, nn.Module] = {"model": model}
     for key, value in (("multiplier", multiplier), ("criterion", criterion)):
         if isinstance(value, nn.Module):
@@ -81,10 +95,21 @@ def reconstruction_phase(
         x, y = batch[:2] if pairs is None else pairs(batch, context)
         weight = called["multiplier"]() if learned else multiplier
         positional = (x, y) if multiplier is None else (x, y, weight)
-        answer = criterion(called["model"], *positional, **{k: getattr(context, k) for k in keys})
+        named: dict[str, Any] = {key: getattr(context, key) for key in keys}
+        share: Tensor | float = 1.0
+        if weights is not None:
+            named["weights"], share = _shares(weights(batch, context), x)
+        answer = criterion(called["model"], *positional, **named)
         value, logged = answer if isinstance(answer, tuple) else (answer, {})
         shown = {} if multiplier is None else {"multiplier": weight}
         penalty = called["multiplier"].penalty() if learned else 0.0
-        return value + penalty, {**shown, **logged, **getattr(criterion, "diagnostics", {})}
+        return share * value + penalty, {**shown, **logged, **getattr(criterion, "diagnostics", {})}
 
     return Phase(name, modules, loss, **options)
+
+
+def _shares(weights: object, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (N,) divided by their sum, and their mean; without any weight equal ones, and 0."""
+    given = check_weights(weights, x)
+    total = given.sum()
+    return torch.where(total > 0, given / total, 1.0 / len(given)), total / len(given)
