@@ -32,6 +32,7 @@ from dro_core.finite_support import (
     finite_worst_case,
     quadratic_candidates,
 )
+from dro_core.growth import GrowthBound, GrowthProfiles, growth_bound, growth_dual
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.radii import (
     radius_for_gap,
@@ -96,6 +97,8 @@ __all__ = [
     "FiniteWorstCase",
     "GaussianDistance",
     "GaussianNoise",
+    "GrowthBound",
+    "GrowthProfiles",
     "InfeasibleRadiusError",
     "Joint",
     "LinearDRO",
@@ -131,6 +134,8 @@ __all__ = [
     "fit_linear",
     "finite_worst_case",
     "gaussian_conditional_wasserstein",
+    "growth_bound",
+    "growth_dual",
     "hull_candidates",
     "minimize_quadratic_dual",
     "noise_candidates",

@@ -439,6 +439,46 @@ ROWS = {
             ),
         ],
     ),
+    dro_core.GrowthProfiles: (
+        {"starts": [[0.0, 1.0]], "values": [[1.0, 2.0]], "slopes": [[1.0, 0.0]]},
+        [
+            ({"starts": [0.0]}, ValueError, r"starts: shape \(1,\)"),
+            ({"starts": [[0.5, 1.0]]}, ValueError, "starts: every row must begin at 0"),
+            ({"starts": [[0.0, -1.0]]}, ValueError, "starts: -1.0 is negative"),
+            ({"values": [[-1.0, 2.0]]}, ValueError, "values: -1.0 is negative"),
+            ({"values": [[NAN, 2.0]]}, ValueError, "values: .*NaN"),
+            ({"values": [[1.0]]}, ValueError, "values: shape"),
+            ({"values": [[1e200, 1.0]]}, ValueError, "values: the largest magnitude"),
+            ({"slopes": [[1.0, INF]]}, ValueError, "slopes: .*infinite"),
+        ],
+    ),
+    dro_core.growth_bound: (
+        {"profiles": dro_core.GrowthProfiles.linear([1.0] * 3, 2.0), "radius": 1.0},
+        [
+            *RADIUS,
+            *WEIGHTS,
+            ({"profiles": [1.0]}, TypeError, "profiles: GrowthProfiles are needed"),
+            (
+                {"profiles": dro_core.GrowthProfiles.linear([1.0] * 3, 2.0).within(2.0)},
+                ValueError,
+                "profiles: infinite from distance 2 on",
+            ),
+        ],
+    ),
+    dro_core.growth_dual: (
+        {
+            "profiles": dro_core.GrowthProfiles.linear([1.0] * 3, 2.0),
+            "multiplier": 5.0,
+            "radius": 1.0,
+        },
+        [
+            *RADIUS,
+            *WEIGHTS,
+            ({"profiles": [1.0]}, TypeError, "profiles: GrowthProfiles are needed"),
+            ({"multiplier": 3.9}, ValueError, "multiplier: 3.9 is at or below 4"),
+            ({"multiplier": NAN}, ValueError, "multiplier: nan"),
+        ],
+    ),
     dro_core.explicit_bound: (
         {"fidelity": 1.0, "lipschitz": 1.0, "radius": 1.0},
         [
@@ -1041,6 +1081,7 @@ WITHOUT_INPUT = {
     "LinearFit",
     "FiniteCertificate",
     "FiniteWorstCase",
+    "GrowthBound",
     "InfeasibleRadiusError",
     "Structure",
     "WorstCase",

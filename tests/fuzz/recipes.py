@@ -213,6 +213,36 @@ for name in ("explicit_bound", "conservatism_gap"):
         }
 
 
+def profiles(rng: Rng) -> Arguments:
+    shape = tuple(int(v) for v in rng.integers(1, 4, 2))
+    starts = np.cumsum(rng.uniform(0, 1, shape), axis=1)
+    return {
+        "starts": starts - starts[:, :1],
+        "values": rng.uniform(0, 2, shape),
+        "slopes": rng.uniform(0, 2, shape),
+    }
+
+
+@recipe("GrowthProfiles", lambda **a: dro_core.GrowthProfiles(**a)(0.5))
+def _(rng: Rng) -> Arguments:
+    return profiles(rng)
+
+
+for name in ("growth_bound", "growth_dual"):
+
+    def bounded(radius: Any, multiplier: Any = None, weights: Any = None, **a: Any) -> float:
+        made = dro_core.GrowthProfiles(**a)
+        if multiplier is not None:
+            return dro_core.growth_dual(made, multiplier, radius, weights=weights)
+        return dro_core.growth_bound(made, radius, weights=weights).value
+
+    @recipe(name, bounded)
+    def _(rng: Rng, name: str = name) -> Arguments:
+        made = profiles(rng)
+        chosen_at = {"multiplier": 5.0} if name == "growth_dual" else {}
+        return {**made, **chosen_at, "radius": 0.5, "weights": shares(rng, len(made["starts"]))}
+
+
 # --- dro_core: finite support -------------------------------------------------------------------
 
 
@@ -1045,6 +1075,7 @@ EXEMPT = {
             "FitCertificate",
             "FiniteWorstCase",
             "GaussianDistance",
+            "GrowthBound",
             "LinearFit",
             "RelaxedCurve",
             "TwistCertificate",
