@@ -8,6 +8,7 @@ import math
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("DRO_DATA", ROOT.parent / "shared" / "data"))
 
 
+def idx_files(images, labels):
+    """Contents of an IDX file of images, and of one of labels."""
+    head = struct.pack(">IIII", 0x803, len(images), 28, 28)
+    return head + images.tobytes(), struct.pack(">II", 0x801, len(labels)) + labels.tobytes()
+
+
 def write_digits(folder, count, seed):
     """IDX files with blurry random strokes, written byte by byte."""
     rng = np.random.default_rng(seed)
@@ -45,11 +52,9 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mnist"
     folder.mkdir()
     for stem, count, seed in (("train", 120, 0), ("t10k", 40, 1)):
-        images, labels = write_digits(folder, count, seed)
-        with gzip.open(folder / f"{stem}-images-idx3-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">IIII", 0x803, count, 28, 28) + images.tobytes())
-        with gzip.open(folder / f"{stem}-labels-idx1-ubyte.gz", "wb") as file:
-            file.write(struct.pack(">II", 0x801, count) + labels.tobytes())
+        images, labels = idx_files(*write_digits(folder, count, seed))
+        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
     return folder.parent
 
 
@@ -140,6 +145,22 @@ def test_every_experiment_writes_what_it_promises(
     assert written["config"]["data"] == ""
     assert written["device"] == "CPU"
     assert str(root) not in (tmp_path / f"{name}.json").read_text()
+
+
+def test_another_set_of_images_by_its_root(root, models, tmp_path):
+    """Nothing but the pixels differs: files of Fashion-MNIST's kind, not zipped, in the root."""
+    other = tmp_path / "clothes"
+    other.mkdir()
+    for stem, count, seed in (("train", 120, 2), ("t10k", 40, 3)):
+        digits, labels = write_digits(other, count, seed)
+        images, labels = idx_files(255 - digits, labels)
+        (other / f"{stem}-images-idx3-ubyte").write_bytes(images)
+        (other / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
+    assert run("deblurring", other, tmp_path, "--preset", "smoke", "--set", f"models={models}") == 0
+    found = json.loads((tmp_path / "deblurring.json").read_text())
+    shown = tasks.fingerprint(tasks.digits(Config(preset="smoke", data=str(root))).test)
+    assert found["test_images_crc32"] == zlib.crc32((255 - digits)[:24].tobytes()) != shown
+    assert found["config"]["data"] == ""
 
 
 def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):

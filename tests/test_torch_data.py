@@ -264,6 +264,21 @@ def test_mnist_gzipped_and_plain(written, part, monkeypatch):
     assert len(found) == 7
 
 
+@pytest.mark.parametrize("inside", ["mnist", "."])
+@pytest.mark.parametrize("mark", "-.")
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_other_sets_of_idx_files_by_the_root(tmp_path, inside, mark, suffix):
+    """Fashion-MNIST and its kin: in the root or in its folder, all usual names."""
+    folder, pack = tmp_path / inside, gzip.compress if suffix else bytes
+    folder.mkdir(exist_ok=True)
+    clothes = 255 - DIGITS
+    (folder / f"t10k-images{mark}idx3-ubyte{suffix}").write_bytes(pack(idx(clothes)))
+    (folder / f"t10k-labels{mark}idx1-ubyte{suffix}").write_bytes(pack(idx(DIGIT_LABELS)))
+    np.testing.assert_array_equal(mnist("test", tmp_path).images, clothes[:, None])
+    with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte.gz \(or .*idx3-ubyte"):
+        mnist("train", tmp_path)
+
+
 def test_idx_of_other_types(tmp_path):
     array = np.arange(6, dtype=">i4").reshape(2, 3)
     header = bytes([0, 0, 0x0C, 2]) + struct.pack(">2I", 2, 3)

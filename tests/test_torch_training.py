@@ -5,10 +5,12 @@ import json
 import math
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -53,18 +55,45 @@ def children(tmp_path_factory):
     for name, before in (("SIGKILL", []), ("SIGTERM", []), ("distributed", torchrun)):
         folder = tmp_path_factory.mktemp(name)
         command = [sys.executable, *before, str(WORKER), name, str(folder)]
-        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        with (folder / "said").open("wb") as said:  # a pipe would stay open with a grandchild
+            process = subprocess.Popen(command, env=environment(), stderr=said)
         started[name] = process, folder
     yield started
-    for process, _ in started.values():
-        process.terminate()  # torchrun then ends its own children
-        process.communicate()
+    for process, folder in started.values():
+        end(process, folder)
+
+
+def end(process, folder):
+    """Torchrun ends its children, but not if it is ended at its start: they look for a file."""
+    (folder / worker.STOP).touch()
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def ended(children, name):
     process, folder = children[name]
-    _, said = process.communicate(timeout=120)
-    return process.returncode, folder, said
+    code = process.wait(120)
+    return code, folder, (folder / "said").read_text()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_torchrun_that_is_ended_at_its_start_leaves_nobody(tmp_path, seconds):
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(WORKER)]
+    read, write = os.pipe()  # open as long as anybody has it
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, *command, "waiting", str(tmp_path)],
+            env=environment(), stdout=write, stderr=said,
+        )  # fmt: skip
+    os.close(write)
+    time.sleep(seconds)
+    end(process, tmp_path)
+    assert select.select([read], [], [], 30)[0], "somebody still runs"
+    os.close(read)
 
 
 def assert_same(one, other):

@@ -87,7 +87,7 @@ def mnist(
     root: str | os.PathLike[str] | None = None,
     folder: str = "mnist",
 ) -> LabelledImages:
-    """MNIST, or any data set in its files (Fashion-MNIST): images (N, 1, 28, 28).
+    """MNIST, or any data set in its files (Fashion-MNIST, KMNIST): images (N, 1, 28, 28).
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def mnist(
         Data root, see `data_root`.
     folder : str
         Folder in the data root with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``,
-        ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``, each with ``.gz`` or not.
+        ``t10k-images-idx3-ubyte`` and ``t10k-labels-idx1-ubyte``, each with ``.gz`` or not, and
+        with ``.idx`` for ``-idx`` too. Without such a folder they may lie in the root itself.
 
     Raises
     ------
@@ -104,11 +105,15 @@ def mnist(
         If a file is missing or damaged.
     """
     check_option("split", split, ("train", "test"))
-    stem = data_root(root) / folder / ("train" if split == "train" else "t10k")
+    here = data_root(root) / folder
+    if not here.is_dir() and any(data_root(root).glob("*-ubyte*")):
+        here = data_root(root)
     paths, arrays = [], []
-    for name, axes in (("images-idx3-ubyte", 3), ("labels-idx1-ubyte", 1)):
-        plain = stem.with_name(f"{stem.name}-{name}")
-        path = existing(plain.with_name(plain.name + ".gz"), "mnist", plain)
+    for name, axes in (("images{}idx3-ubyte", 3), ("labels{}idx1-ubyte", 1)):
+        stem = "train-" if split == "train" else "t10k-"
+        plain = [here / (stem + name.format(mark)) for mark in "-."]
+        zipped = [path.with_name(path.name + ".gz") for path in plain]
+        path = existing(zipped[0], "mnist", plain[0], zipped[1], plain[1])
         array = read_idx(path)
         if (
             array.ndim != axes

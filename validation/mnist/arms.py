@@ -13,7 +13,6 @@ import json
 import math
 import multiprocessing
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ from dro_torch import (
 from dro_torch.keyed_noise import standard_normal
 from validation.mnist.losses import AdversarialTraining, JacobianPenalty, MeanSquaredError
 from validation.mnist.settings import Config, Precision, Preset
-from validation.mnist.tasks import PIXELS, SIDE, Task, digits
+from validation.mnist.tasks import PIXELS, SIDE, Task, digits, fingerprint
 from validation.results import write_json
 
 
@@ -107,12 +106,11 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
         described["channels_last"] = True
     described |= {**dataclasses.asdict(arm), "rate": config.rate, "precision": config.precision}
     described |= {"task": task.name, "role": task.role, "seed": config.seed}
-    images = learn[torch.arange(len(learn))][1]
     probe = torch.zeros(1, 1, SIDE, SIDE)
     probe[..., SIDE // 2, SIDE // 2] = probe[..., 0, 0] = 1.0
     response = copy.deepcopy(task.forward).to("cpu")(probe)
     described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
-    described["pixels"] = zlib.crc32(images.mul(255).round().to(torch.uint8).numpy().tobytes())
+    described["pixels"] = fingerprint(learn)
     return {key: str(value) for key, value in described.items()}
 
 

@@ -17,7 +17,7 @@ from validation.mnist.measure import Trials, attack, measure, models_of
 from validation.mnist.plan import plan_rows, plan_table
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
 from validation.mnist.settings import Config
-from validation.mnist.tasks import Splits, Task, digits
+from validation.mnist.tasks import Splits, Task, digits, fingerprint
 from validation.mnist.tuning import candidates, selected, tuning_arms
 from validation.results import at_least, table
 from validation.tables import Row, Tables
@@ -118,6 +118,10 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         if self.examples:
             shown = models_of(arms[: len(self.declared(config))])
             plot_examples(out / "examples", self.task, shown, first(data, 1, config.device))
+
+    def about(self, config: Config) -> dict[str, object]:
+        """Which images were tested on."""
+        return {"test_images_crc32": fingerprint(digits(config).test)}
 
     def verdict(
         self, config: Config, arms: Sequence[Trained], claims: list[Claim], tables: Tables
