@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dro_core
+from dro_torch import nets
 from dro_torch.certify import SIMPLE_ATTACKS, affine_map, certificate_curve, certify
 from dro_torch.lipschitz import lipschitz_upper
 from dro_torch.residual import forward_residual
@@ -412,3 +413,92 @@ def test_what_is_refused(changes, error, message):
     arguments = {"model": network(20), "x": X, "y": Y, "radius": 0.1, **changes}
     with pytest.raises(error, match=message):
         certify(**arguments)
+
+
+# --- output ranges: finite for every network ----------------------------------------------------
+
+
+def box(seed, samples=3, size=2):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, samples, size, generator=generator, dtype=torch.float64)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    structure=st.sampled_from(STRUCTURES),
+    exponent=st.floats(-3, 1),
+    scale=st.sampled_from([1.0, 30.0]),
+)
+@settings(max_examples=25)
+def test_a_range_makes_the_upper_end_finite_and_never_larger(seed, structure, exponent, scale):
+    model, (x, y), radius = network(seed, (2, 8, 2), scale=scale), box(seed), 10.0**exponent
+    options = {"directions": 2, "steps": 10}
+    found = certify(model, x, y, radius, structure, output_range=(0.0, 1.0), **options)
+    assert found.holds()
+    assert found.upper <= found.range_bound * (1 + 1e-12)
+    clipped = certify(nets.Clipped(model, (0.0, 1.0)), x, y, radius, structure, **options)
+    assert found.upper <= clipped.upper * (1 + 1e-12)
+    assert found.lower == clipped.lower
+    farthest = torch.maximum(x, 1 - x).square().sum(1).mean()
+    if structure == "y|x":
+        assert found.range_bound == pytest.approx(float(farthest))
+    assert "clamped to [0, 1]" in found.map
+    assert f"range alone    {found.range_bound:.6g}" in str(found)
+
+
+@given(seed=st.integers(0, 10**6), radius=st.floats(0.02, 1.0), scale=st.sampled_from([1.0, 9.0]))
+@settings(max_examples=15)
+def test_a_clipped_interval_contains_the_brute_force_risk(seed, radius, scale):
+    """Two samples, one-dimensional y: all splits of the budget over a grid, mixed (a law may)."""
+    model, (x, y) = network(seed, (1, 8, 1), scale=scale), box(seed + 1, 2, 1)
+    found = certify(model, x, y, radius, output_range=(0, 1), directions=1, steps=20)
+    shift = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None] * max(2.0, 2 * radius)
+    with torch.no_grad():
+        losses = torch.stack(
+            [(x[i] - model(y[i] + shift).clamp(0, 1)).square()[:, 0] for i in (0, 1)]
+        )
+    costs = shift[:, 0].square().expand(2, -1)
+    best = dro_core.finite_worst_case(losses.numpy(), costs.numpy(), radius)
+    assert found.upper >= best.risk * (1 - 1e-9)
+    assert found.lower <= found.upper
+
+
+def test_a_range_says_something_of_networks_without_a_constant():
+    x, y = box(3)
+    vague = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)).double()
+    found = certify(vague, x, y, 0.1, output_range=(0, 1))
+    assert found.lipschitz is None
+    assert found.upper == found.range_bound
+    shifted = certify(linear(np.eye(2)), x, y, 0.1, XShift(linear(np.eye(2))), output_range=(0, 1))
+    root = torch.maximum(x, 1 - x).square().sum(1).mean().sqrt()
+    assert shifted.upper == pytest.approx(float(root + 0.1) ** 2)
+    own = certify(vague, x, y, 0.1, residual=forward_residual, output_range=(0, 1))
+    assert own.upper is None
+
+
+def test_a_clamp_keeps_the_constant_and_what_the_certificate_says_of_single_precision():
+    model, (x, y) = network(5), box(6)
+    clipped = nets.Clipped(model, (0, 1))
+    assert float(lipschitz_upper(clipped, (2,))) == pytest.approx(
+        float(lipschitz_upper(model, (2,)))
+    )
+    assert certify(model, x, y, 0.1).precision_defect == 0.0
+    single = certify(network(5).float(), x.float(), y.float(), 0.1)
+    assert 0 < single.precision_defect < 1e-5
+    assert "not covered" in single.rounding
+
+
+@pytest.mark.parametrize(
+    ("output_range", "message"),
+    [
+        ((1.0, 0.0), "output_range: 1.0 is not below 0.0"),
+        ((0.0, float("nan")), "output_range: .*NaN"),
+        ((0.0, 1.0, 2.0), r"output_range: shape \(3,\)"),
+        (1.0, r"output_range: shape \(\)"),
+    ],
+)
+def test_a_bad_range_is_refused(output_range, message):
+    with pytest.raises(ValueError, match=message):
+        certify(network(5), *box(6), 0.1, output_range=output_range)
+    with pytest.raises(ValueError, match=message):
+        nets.Clipped(network(5), output_range)

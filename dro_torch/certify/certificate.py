@@ -18,8 +18,18 @@ class Certificate:
     lower : float
         Risk of the concrete law `displacement`, evaluated in float64.
     upper : float or None
-        :math:`(\sqrt M + \rho\kappa)^2` with a proved κ, or the exact risk of an affine network
-        (then `affine`); None with the reason in `upper_missing`.
+        :math:`(\sqrt M + \rho\kappa)^2` with a proved κ, combined with the output range where there
+        is one, or the exact risk of an affine network (then `affine`); None with the reason in
+        `upper_missing`.
+    range_bound : float or None
+        What the output range alone gives: the worst that any network with that range can do.
+    map : str
+        Which map all this is about, in float64.
+    precision_defect : float
+        Largest norm of the difference between outputs in the network's own precision and in float64
+        on the samples: measured, no bound elsewhere. Zero for a float64 network.
+    rounding : str
+        What is and what is not covered.
     linearised : float
         Worst-case risk of the linearised residual, as far as its Lanczos vectors span it: what a
         user would expect if the network were affine. No bound either way.
@@ -61,6 +71,15 @@ class Certificate:
     seconds: float
     upper_missing: str = ""
     affine: bool = False
+    range_bound: float | None = None
+    map: str = "the network"
+    precision_defect: float = 0.0
+    rounding: str = field(
+        repr=False,
+        default="risks of laws: float64; dual of the upper end: rounded up; norms of weights: to "
+        "first order; network passes in float64: not covered; the network in its own precision: "
+        "another map, see precision_defect",
+    )
     displacement: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
 
     @property
@@ -86,7 +105,7 @@ class Certificate:
     def __str__(self) -> str:
         upper = f"{self.upper:.6g}" if self.upper is not None else f"none ({self.upper_missing})"
         lines = [
-            f"worst-case risk over {self.structure}, radius {self.radius:g}, "
+            f"worst-case risk of {self.map} over {self.structure}, radius {self.radius:g}, "
             f"{self.samples} samples",
             f"  nominal risk   {self.nominal:.6g}",
             f"  lower          {self.lower:.6g}   (a law of cost {self.transport_cost:.6g} of "
@@ -97,6 +116,8 @@ class Certificate:
             lines[-1] += "   (exact: the network is affine)"
         elif self.modulus is not None:
             lines[-1] += f"   (κ <= {self.modulus:.6g})"
+        if self.range_bound is not None:
+            lines.append(f"  range alone    {self.range_bound:.6g}")
         if self.slack is not None:
             lines.append(f"  upper / lower  {self.slack:.4g}")
         lines.append(f"  linearised     {self.linearised:.6g}   (no bound)")

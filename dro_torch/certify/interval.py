@@ -18,6 +18,7 @@ from dro_torch.certify.linearised import Reduced, reduce_linearised
 from dro_torch.certify.problem import Problem
 from dro_torch.certify.upper import UpperEnd, upper_end
 from dro_torch.checks import check_samples, sample_weights
+from dro_torch.nets.clipped import Clipped, as_range
 from dro_torch.residual import Residual, reconstruction_residual
 from dro_torch.structure import Structure, XShift, as_structure
 
@@ -32,6 +33,7 @@ def certify(
     weights: ArrayLike | Tensor | None = None,
     lipschitz: float | None = None,
     residual: Residual | None = None,
+    output_range: Sequence[float] | None = None,
     directions: int = 12,
     steps: int = 30,
     batch_size: int = 256,
@@ -56,6 +58,10 @@ def certify(
         of the residual in what moves) in place of the one that `lipschitz_upper` proves.
     residual : callable, optional
         (model, x, y) -> what is measured; default x - model(y).
+    output_range : (float, float), optional
+        Certify the network with its output clamped to this range, in units of x (see
+        `nets.Clipped`, which you then have to use). Every residual is bounded then, and so is the
+        upper end, whatever the network.
     directions : int
         Lanczos vectors per sample; two network passes each.
     steps : int
@@ -71,8 +77,8 @@ def certify(
     ValueError, TypeError
         Bad arguments, named.
 
-    Source: theory §4 (linearised law), §5 (upper end, paper Theorem 4.2); the interval: this
-    project.
+    Source: theory §4 (linearised law), §5 and §11 (upper end, paper Theorem 4.2 and growth
+    profiles); the interval: this project.
     """
     return certificate_curve(
         model,
@@ -83,6 +89,7 @@ def certify(
         weights=weights,
         lipschitz=lipschitz,
         residual=residual,
+        output_range=output_range,
         directions=directions,
         steps=steps,
         batch_size=batch_size,
@@ -100,6 +107,7 @@ def certificate_curve(
     weights: ArrayLike | Tensor | None = None,
     lipschitz: float | None = None,
     residual: Residual | None = None,
+    output_range: Sequence[float] | None = None,
     directions: int = 12,
     steps: int = 30,
     batch_size: int = 256,
@@ -118,6 +126,7 @@ def certificate_curve(
     known = None if lipschitz is None else as_non_negative(lipschitz, "lipschitz")
     if residual is not None and not callable(residual):
         raise TypeError(f"residual: {type(residual).__name__} is not callable")
+    clipped = None if output_range is None else as_range(output_range)
     radii = [as_radius(value, "radius") for value in radii]
     mu = sample_weights(weights, x)
     directions, steps, batch_size = (
@@ -131,8 +140,10 @@ def certificate_curve(
     start = time.perf_counter()
     kept = mu > 0  # samples of weight zero neither pay nor count, wherever they move
     measured = residual or reconstruction_residual
+    if clipped is not None:
+        model = Clipped(model, clipped)
     problem = Problem(model, x[kept], y[kept], kind, measured, mu[kept], batch_size)
-    bound = upper_end(problem, residual, known)
+    bound = upper_end(problem, residual, known, clipped)
     reduced = reduce_linearised(problem, directions, seed)
     shared = time.perf_counter() - start
     found: list[Certificate] = []
@@ -182,7 +193,7 @@ def _certificate(
     cost = problem.cost(law)
     return Certificate(
         lower=lower,
-        upper=bound(nominal, radius),
+        upper=bound(radius),
         linearised=solution.value,
         nominal=nominal,
         radius=radius,
@@ -197,5 +208,15 @@ def _certificate(
         seconds=shared + time.perf_counter() - start,
         upper_missing=bound.missing,
         affine=bound.exact is not None,
+        range_bound=bound.range_bound(radius),
+        map=_name_of(problem.model),
+        precision_defect=problem.precision_defect(),
         displacement=law.cpu(),
     )
+
+
+def _name_of(model: nn.Module) -> str:
+    """Which map the certificate is about."""
+    if isinstance(model, Clipped):
+        return f"the network with its output clamped to [{model.low:g}, {model.high:g}]"
+    return "the network"

@@ -34,7 +34,8 @@ class Problem:
         self.passes = 0.0
         with torch.no_grad():  # what the model does not do is said here
             self.moved(next(self.batches())).losses(self.zeros()[:batch_size, None, :])
-        self.nominal = self.exact_risk(self.zeros())
+        self.nominal_losses = self.exact_losses(self.zeros())
+        self.nominal = float((self.mu * self.nominal_losses).sum())
         if not math.isfinite(self.nominal):
             raise ValueError("model: its residuals on the samples are not finite, or overflow")
 
@@ -68,27 +69,42 @@ class Problem:
             slopes[part] = slope
         return risk, slopes
 
-    @torch.no_grad()
     def exact_risk(self, displacement: Tensor) -> float:
         """Σ μ_i ℓ_i(v_i) by a float64 copy of the network."""
-        risk = 0.0
+        return float((self.mu * self.exact_losses(displacement)).sum())
+
+    def exact_losses(self, displacement: Tensor) -> Tensor:
+        """ℓ_i(v_i), (N,), by a float64 copy of the network."""
+        rows = [
+            squared_norm(self.exact_residuals(part, displacement[part])) for part in self.batches()
+        ]
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def exact_residuals(self, part: slice, displacement: Tensor) -> Tensor:
+        """Residuals of one batch (n, size of a residual) by a float64 copy of the network."""
+        x, y = self.x[part].double(), self.y[part].double()
+        moved = MovedSamples(self.exact, x, y, self.structure, self.residual)
+        try:
+            return moved.residuals(displacement[:, None, :])[:, 0]
+        except RuntimeError as error:
+            raise ValueError(
+                "model: it runs on the data but not in float64, in which certificates are "
+                f"evaluated: {error}"
+            ) from error
+
+    @torch.no_grad()
+    def precision_defect(self) -> float:
+        """Largest distance of a residual to that of the float64 copy, on the unmoved samples."""
+        if self.x.dtype == torch.float64:
+            return 0.0
+        defect = 0.0
         for part in self.batches():
-            moved = MovedSamples(
-                self.exact,
-                self.x[part].double(),
-                self.y[part].double(),
-                self.structure,
-                self.residual,
-            )
-            try:
-                losses = moved.losses(displacement[part, None, :])[:, 0]
-            except RuntimeError as error:
-                raise ValueError(
-                    "model: it runs on the data but not in float64, in which certificates are "
-                    f"evaluated: {error}"
-                ) from error
-            risk += float((self.mu[part] * losses).sum())
-        return risk
+            still = self.zeros()[part]
+            own = self.moved(part).residuals(still[:, None, :])[:, 0].double()
+            apart = squared_norm(own - self.exact_residuals(part, still))
+            defect = max(defect, math.sqrt(float(apart.max())))
+        return defect
 
     def scaled(self, displacement: Tensor, radius: float) -> Tensor:
         """The displacements with the whole budget spent (zero stays zero)."""

@@ -1,9 +1,13 @@
-"""The upper end: the explicit bound with a proved modulus, exact for an affine network."""
+r"""The upper end: growth profiles from what is proved, exact for an affine network.
+
+A Lipschitz constant gives the profile :math:`\|r_i\| + \kappa t`, alone the explicit bound
+:math:`(\sqrt M + \rho\kappa)^2` (paper Theorems 4.1, 4.2); an output range gives the cap
+:math:`R_i`, plus the distance that the signal may move. The smaller one counts at every distance.
+"""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import dro_core
-from dro_core import LinearReconstruction
+from dro_core import GrowthProfiles, LinearReconstruction, growth_bound
 from dro_core import Structure as CoreStructure
+from dro_core.checks import check_magnitude
 from dro_core.linear_map import DENSE_ENTRIES
 from dro_core.types import Array
 from dro_torch.certify.problem import Problem
 from dro_torch.lipschitz.bounds import UnsupportedLayerError, lipschitz_upper
 from dro_torch.nets.linear import LinearMap
+from dro_torch.nets.norms import rounding_factor
 from dro_torch.residual import Residual
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
+from dro_torch.transport_weight import modulus as inverse_root_norm
 
 #: Layers whose chains are affine maps.
 AFFINE_LAYERS = (
@@ -37,17 +44,6 @@ AFFINE_LAYERS = (
 )
 
 
-def squared_bound(nominal: float, modulus: float, radius: float) -> float:
-    r""":math:`(\sqrt M + \rho\kappa)^2` (paper Theorems 4.1, 4.2), κ of the structure."""
-    root = math.sqrt(nominal) + radius * modulus
-    bound = root * root
-    if not math.isfinite(bound):
-        raise OverflowError(
-            "fidelity, lipschitz, radius: the bound exceeds the largest float; rescale the data"
-        )
-    return bound
-
-
 @dataclass(frozen=True)
 class UpperEnd:
     """What the upper ends of all radii are made of."""
@@ -55,44 +51,99 @@ class UpperEnd:
     lipschitz: float | None
     modulus: float | None
     missing: str
+    mu: Array
+    profiles: GrowthProfiles | None = None
+    trivial: GrowthProfiles | None = None  #: from the range alone
     exact: Callable[[float], float] | None = None
 
-    def __call__(self, nominal: float, radius: float) -> float | None:
+    def __call__(self, radius: float) -> float | None:
+        """The upper end at a radius."""
         if self.exact is not None:
             return self.exact(radius)
-        if self.modulus is None:
+        return self._bound(self.profiles, radius)
+
+    def range_bound(self, radius: float) -> float | None:
+        """What the output range alone gives: the bound of the worst possible network."""
+        return self._bound(self.trivial, radius)
+
+    def _bound(self, profiles: GrowthProfiles | None, radius: float) -> float | None:
+        if profiles is None:
             return None
-        return squared_bound(nominal, self.modulus, radius)
+        return growth_bound(profiles, radius, weights=self.mu).value
 
 
-def upper_end(problem: Problem, residual: Residual | None, known: float | None) -> UpperEnd:
+def upper_end(
+    problem: Problem,
+    residual: Residual | None,
+    known: float | None,
+    output_range: tuple[float, float] | None = None,
+) -> UpperEnd:
     """What is proved of the network, or of the constant that the user guarantees."""
+    constant, modulus, missing = _proved_modulus(problem, residual, known)
+    mu = problem.mu.cpu().numpy()
+    profiles, trivial = None, None
+    if modulus is not None:
+        check_magnitude(modulus, "lipschitz")
+        profiles = GrowthProfiles.linear(problem.nominal_losses.sqrt().cpu().numpy(), modulus)
+    if output_range is not None and residual is None:
+        trivial = range_profiles(problem, output_range)
+    if trivial is not None:
+        profiles = trivial if profiles is None else profiles.minimum(trivial)
+    exact = None
+    if residual is None and known is None and modulus is not None:
+        exact = _exact_risk(problem)
+    return UpperEnd(constant, modulus, missing, mu, profiles, trivial, exact)
+
+
+def _proved_modulus(
+    problem: Problem, residual: Residual | None, known: float | None
+) -> tuple[float | None, float | None, str]:
+    """The network's constant, the modulus of the structure with it, and why there is none."""
     x, y, structure = problem.x, problem.y, problem.structure
     if isinstance(structure, XShift) or residual is not None:
         what = "I - B∘A" if isinstance(structure, XShift) else "the residual in what moves"
         if known is None:
-            return UpperEnd(None, None, f"needs lipschitz=, a constant of {what}")
-        return UpperEnd(known, known, "")
-    if known is not None:
-        return UpperEnd(known, structure.modulus(known, x, y), "")
-    try:
-        constant = float(lipschitz_upper(problem.model, tuple(y.shape[1:])))
-    except UnsupportedLayerError as error:
-        return UpperEnd(None, None, str(error))
-    exact = None
-    affine = affine_map(problem.model, y)
-    ball = core_structure(structure, x, y)
-    if affine is not None and ball is not None:
-        matrix, offset = affine
-        rows = x.flatten(1).double().cpu().numpy() - offset
-        linear = LinearReconstruction(
-            matrix, rows, y.flatten(1).double().cpu().numpy(), weights=problem.mu.cpu().numpy()
-        )
+            return None, None, f"needs lipschitz=, a constant of {what}"
+        return known, known, ""
+    if known is None:
+        try:
+            known = float(lipschitz_upper(problem.model, tuple(y.shape[1:])))
+        except UnsupportedLayerError as error:
+            return None, None, str(error)
+    return known, float(structure.modulus(known, x, y)), ""
 
-        def exact(radius: float) -> float:
-            return linear.worst_case(radius, ball).risk
 
-    return UpperEnd(constant, structure.modulus(constant, x, y), "", exact)
+def _exact_risk(problem: Problem) -> Callable[[float], float] | None:
+    """The exact worst case where the network is affine and the structure one of `dro_core`."""
+    x, y = problem.x, problem.y
+    affine, ball = affine_map(problem.model, y), core_structure(problem.structure, x, y)
+    if affine is None or ball is None:
+        return None
+    matrix, offset = affine
+    rows = x.flatten(1).double().cpu().numpy() - offset
+    linear = LinearReconstruction(
+        matrix, rows, y.flatten(1).double().cpu().numpy(), weights=problem.mu.cpu().numpy()
+    )
+    return lambda radius: linear.worst_case(radius, ball).risk
+
+
+def range_profiles(problem: Problem, output_range: tuple[float, float]) -> GrowthProfiles | None:
+    r"""The bounds that an output in [a, b] gives: :math:`R_i + \|W_x^{-1/2}\|t`.
+
+    :math:`R_i^2 = \sum_j\max(x_{ij} - a, b - x_{ij})^2`, rounded up; the second term where x moves.
+    None for structures of the user's own, of which nothing is known.
+    """
+    structure = problem.structure
+    if not isinstance(structure, Joint | YGivenX | XGivenY | XShift):
+        return None
+    low, high = output_range
+    x = problem.x.double().flatten(1)
+    farthest = torch.maximum(x - low, high - x).square().sum(1).sqrt()
+    caps = (farthest * rounding_factor(x.shape[1])).cpu().numpy()
+    moved = 0.0
+    if not isinstance(structure, YGivenX):
+        moved = inverse_root_norm(structure.weight_x, problem.x, problem.y, "x")
+    return GrowthProfiles.constant(caps).plus(moved)
 
 
 def core_structure(structure: Structure, x: Tensor, y: Tensor) -> CoreStructure | None:

@@ -6,6 +6,7 @@ are checks and how models are copied; above are `dro_torch.lipschitz`, the cost 
 `dro_torch.certify` and `dro_torch.transport_map`.
 """
 
+from dro_torch.nets.clipped import Clipped
 from dro_torch.nets.linear import LinearMap
 from dro_torch.nets.mlp import MLP
 from dro_torch.nets.spectral import BoundedConvolution, GradientStep, frozen
@@ -20,5 +21,6 @@ __all__ = [
     "Potential",
     "BoundedConvolution",
     "GradientStep",
+    "Clipped",
     "frozen",
 ]

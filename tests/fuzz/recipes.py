@@ -835,6 +835,11 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Arguments, tuple[int, ...]]]
         (2, 1, 8, 8),
     ),
     "GradientStep": (nets.GradientStep, {"channels": 2, "hidden": 3, "dimension": 2}, (2, 2, 8, 8)),
+    "Clipped": (
+        lambda output_range: nets.Clipped(nn.Identity(), output_range),
+        {"output_range": [-0.5, 1.0]},
+        (4, 3),
+    ),
     "TransportMap": (nets.TransportMap, {"channels": 1, "widths": "small"}, (2, 1, 16, 16)),
 }
 for name, (make_network, options, shape) in NETWORKS.items():
