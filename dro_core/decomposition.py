@@ -74,7 +74,7 @@ class ResidualDecomposition:
         """Rows q_i of the worst-case law of this spectrum; see `inverse_rows`."""
         q = self.inverse_rows(self.displacement.residual, self.coordinates, margin)
         if unspent_radius > 0:
-            q += unspent_radius / self.spectrum.top**0.5 * self._top_direction()
+            q += unspent_radius / self.spectrum.top**0.5 * self.top_direction()
         return q
 
     def inverse_rows(
@@ -105,7 +105,7 @@ class ResidualDecomposition:
             q = np.zeros_like(rows)
         return q
 
-    def _top_direction(self) -> Array:
+    def top_direction(self) -> Array:
         """A unit left singular vector of C at its largest singular value, (n,)."""
         if self.squared.size:
             return self.basis.direction(int(np.argmax(self.squared)))

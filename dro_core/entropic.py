@@ -32,7 +32,7 @@ from dro_core.dual import minimize_quadratic_dual
 from dro_core.gaussian_law import check_entropic, gaussian_law
 from dro_core.linear_map import DenseMap, MapLike
 from dro_core.read_only import ReadOnly, read_only
-from dro_core.structure import Joint, Structure, XGivenY, YGivenX, as_structure
+from dro_core.structure import PointStructure, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
 from dro_core.types import EPS, Array, Integer, Real
 from dro_core.worst_case import LinearReconstruction
@@ -141,7 +141,7 @@ class EntropicWorstCase(ReadOnly):
     def __init__(
         self,
         problem: LinearReconstruction,
-        structure: Joint | YGivenX | XGivenY,
+        structure: PointStructure,
         radius: float,
         epsilon: float,
         cost: CostConvention,
@@ -232,12 +232,8 @@ class EntropicWorstCase(ReadOnly):
         primal = float(mu @ squared_norms(moved)) + float(
             np.einsum("ij,jk,ik->", both, covariance, both)
         )
-        weights = (self.structure.weight_x, n), (self.structure.weight_y, m)
-        free = np.concatenate([~weight.frozen(size) for weight, size in weights])
-        reference = np.zeros((n + m, n + m))
-        reference[:n, :n], reference[n:, n:] = (
-            0.5 * epsilon * weight.half(size) @ weight.half(size) for weight, size in weights
-        )
+        free = self.structure.free_axes(n, m)
+        reference = 0.5 * epsilon * self.structure.inverse_weight(n, m)
         kl = float(mu @ self.structure.transport_cost(law.displacement_x, law.displacement_y))
         kl += (
             0.5
@@ -374,7 +370,7 @@ def entropic_worst_case(
     """
     problem = LinearReconstruction(B, x, y, weights=weights)
     resolved = as_structure(structure)
-    if not isinstance(resolved, Joint | YGivenX | XGivenY):
+    if not isinstance(resolved, PointStructure):
         raise ValueError(
             f"structure: {resolved!r}; the entropic worst case is available for joint, y|x and x|y"
         )

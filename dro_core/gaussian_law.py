@@ -11,7 +11,7 @@ import numpy as np
 from dro_core.decomposition import ResidualDecomposition
 from dro_core.linear_data import LinearData
 from dro_core.linear_map import DENSE_ENTRIES
-from dro_core.structure import AffineDisplacement, Joint, Structure, XGivenY, YGivenX
+from dro_core.structure import AffineDisplacement, PointStructure, Structure
 from dro_core.types import Array
 
 
@@ -24,7 +24,7 @@ class GaussianLaw:
     """
 
     problem: LinearData
-    structure: Joint | YGivenX | XGivenY
+    structure: PointStructure
     displacement_x: Array
     displacement_y: Array
     multiplier: float
@@ -41,9 +41,8 @@ class GaussianLaw:
                 f"B: shape {(n, m)}; a dense covariance of that size is not formed (at most 2048)"
             )
         identity = np.eye(n)
-        weight_x, weight_y = self.structure.weight_x, self.structure.weight_y
-        noise_x = weight_x.half(n) @ weight_x.half(n)
-        noise_y = weight_y.half(m) @ weight_y.half(m)
+        noise = self.structure.inverse_weight(n, m)
+        noise_x, noise_y = noise[:n, :n], noise[n:, n:]
         if math.isinf(self.multiplier):
             return (0.5 * self.epsilon * noise_x, np.zeros((n, m)), 0.5 * self.epsilon * noise_y)
         coordinates = self.decomposition.basis.analyze(identity)
@@ -92,7 +91,7 @@ def maximising_law(
     epsilon: float,
 ) -> GaussianLaw:
     """The Gaussians at a multiplier above the threshold (infinity included)."""
-    if not isinstance(structure, Joint | YGivenX | XGivenY) or structure.norm != 2.0:
+    if not isinstance(structure, PointStructure) or structure.norm != 2.0:
         raise ValueError(
             f"structure: {structure!r}; the Gaussian law is available for joint, y|x and x|y with "
             "norm 2"
@@ -106,7 +105,7 @@ def maximising_law(
 
 def gaussian_law(
     problem: LinearData,
-    structure: Joint | YGivenX | XGivenY,
+    structure: PointStructure,
     decomposition: ResidualDecomposition,
     multiplier: float,
     margin: float,

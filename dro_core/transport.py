@@ -128,13 +128,13 @@ class TransportWeight:
         value = np.zeros(size) if self.is_matrix else np.broadcast_to(self.value, (size,))
         return np.isinf(value)
 
+    def dense(self, power: Array, size: int) -> Array:
+        """One of the powers of W as a (size, size) matrix."""
+        return power if self.is_matrix else np.diag(np.broadcast_to(power, (size,)))
+
     def half(self, size: int) -> Array:
         r""":math:`W^{-1/2}` as a (size, size) matrix."""
-        return (
-            self.inverse_root
-            if self.is_matrix
-            else np.diag(np.broadcast_to(self.inverse_root, (size,)))
-        )
+        return self.dense(self.inverse_root, size)
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:

@@ -618,7 +618,8 @@ ROWS = {
             ({"epsilon": -1.0}, ValueError, "epsilon: -1.0 is negative"),
             ({"structure": "y|z"}, ValueError, "structure: unknown value 'y|z'"),
             ({"structure": "x"}, ValueError, "structure: unknown value 'x'"),
-            ({"structure": dro_core.Joint()}, TypeError, "structure: Joint.*allowed"),
+            ({"structure": dro_core.YGivenX(norm=1)}, ValueError, "structure: .*norm=1.*allowed"),
+            ({"structure": 3}, TypeError, "structure: 3; allowed"),
         ],
     ),
     dro_core.LinearDRO.fit: (

@@ -295,8 +295,8 @@ def test_a_forged_fit_is_refused():
     vars(fit)["worst"] = worst_case_risk(worse, x, y, 0.4)
     assert not fit.verify().holds(1e-8)
     fit = fit_linear(x=x, y=y, radius=0.4)
-    law = fit._law
-    fit._law = type(law)(2 * law.displacement_x, 2 * law.displacement_y, law.roots)
+    law = fit.law
+    vars(fit)["law"] = type(law)(2 * law.displacement_x, 2 * law.displacement_y, law.roots)
     assert fit.verify().spent > fit.verify().budget
     assert not fit.verify().holds(1.0)
 

@@ -162,8 +162,8 @@ def test_cross_validation_uses_upper_values_and_the_structure_that_is_asked(rng)
     assert (exact.certified > plain.certified * 1.001).all()
     bare = cross_validated_radius(x, y, radii, aslinearoperator(B), structure="joint", **options)
     assert (bare.certified >= exact.certified * (1 - 1e-9)).all()
-    with pytest.raises(ValueError, match=r"fit: needed for YGivenX\(weight_y=2\)"):
-        cross_validated_radius(x, y, radii, structure=YGivenX(2.0))
+    with pytest.raises(ValueError, match=r"fit: needed for YGivenX\(norm=1\)"):
+        cross_validated_radius(x, y, radii, structure=YGivenX(norm=1))
 
 
 def test_radii_beyond_the_largest_float_are_errors():

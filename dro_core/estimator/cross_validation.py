@@ -20,7 +20,7 @@ from dro_core.checks import (
 )
 from dro_core.estimator.search import fit_linear
 from dro_core.linear_map import MapLike, as_linear_map
-from dro_core.structure import Structure, as_structure
+from dro_core.structure import PointStructure, Structure, as_structure
 from dro_core.types import Array, Integer
 from dro_core.worst_case import LinearReconstruction
 
@@ -84,7 +84,8 @@ def cross_validated_radius(
     radii : (K,) sequence
         W2 radii >= 0 to choose from.
     fit : callable ``fit(x, y, radius) -> B``, or a fixed linear map
-        What makes the (n, m) map from data, default `fit_linear` with this structure; a fixed map
+        What makes the (n, m) map from data, default `fit_linear` with this structure (y|x, joint
+        or x|y, with weights or without); a fixed map
         is certified as it is ("coverage").
     criterion : "risk" or "coverage"
     structure : "joint", "y|x", "x|y" or a Structure
@@ -139,9 +140,11 @@ def cross_validated_radius(
 
 
 def _fit_of(structure: Structure) -> Callable[[Array, Array, float], Any]:
-    if structure is not as_structure(structure.name):
-        raise ValueError(f"fit: needed for {structure!r}; without one allowed: y|x, joint, x|y")
-    return lambda x, y, radius: fit_linear(x=x, y=y, radius=radius, structure=structure.name).matrix
+    if not isinstance(structure, PointStructure) or structure.norm != 2.0:
+        raise ValueError(
+            f"fit: needed for {structure!r}; without one allowed: y|x, joint, x|y with norm 2"
+        )
+    return lambda x, y, radius: fit_linear(x=x, y=y, radius=radius, structure=structure).matrix
 
 
 def _as_fit(fit: Fit, criterion: str) -> Callable[[Array, Array, float], Any]:

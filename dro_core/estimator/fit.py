@@ -15,11 +15,9 @@ from dro_core.entropic import EntropicWorstCase
 from dro_core.estimator.law import Law
 from dro_core.linear_map import DenseMap
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.structure import PointStructure
 from dro_core.types import Array
 from dro_core.worst_case import WorstCase
-
-#: Structures that a map can be fitted for: (x moves, y moves).
-MOVES = {"y|x": (False, True), "joint": (True, True), "x|y": (True, False)}
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,11 @@ class LinearFit(ReadOnly):
     lower : float
         A proved lower value of the smallest worst-case risk of any linear map.
     worst : WorstCase or EntropicWorstCase
-        The worst case of the map.
+        The worst case of the map; its `structure` has the weights.
+    law : Law
+        The law of the ball that proves `lower`.
     structure : str
+        The name of the structure.
     radius, epsilon : float
     """
 
@@ -85,12 +86,13 @@ class LinearFit(ReadOnly):
         worst: WorstCase | EntropicWorstCase,
         law: Law,
         data: tuple[Array, Array, Array],
-        structure: str,
+        structure: PointStructure,
         radius: float,
         epsilon: float,
     ) -> None:
-        self.matrix, self.worst, self._law, self._data = matrix, worst, law, data
-        self.structure, self.radius, self.epsilon = structure, radius, epsilon
+        self.matrix, self.worst, self.law, self._data = matrix, worst, law, data
+        self._moves, self.structure = structure, structure.name
+        self.radius, self.epsilon = radius, epsilon
         self.risk = worst.risk
         x, y, weights = data
         self.lower = min(law.least_squares_risk(x, y, weights), self.risk)
@@ -128,12 +130,13 @@ class LinearFit(ReadOnly):
     def verify(self) -> FitCertificate:
         """Recompute both values: the worst case through its own certificate, the law afresh."""
         x, y, weights = self._data
-        lower = self._law.least_squares_risk(x, y, weights)
+        lower = self.law.least_squares_risk(x, y, weights)
         certificate = self.worst.verify()
         upper = max(certificate.dual_risk, self.risk)
-        spent = self._law.spent(weights)
         if self.epsilon > 0:
-            spent = self._law.divergence(weights, self.epsilon, MOVES[self.structure])
+            spent = self.law.divergence(weights, self.epsilon, self._moves)
+        else:
+            spent = self.law.spent(weights, self._moves)
         resolution = 1e-300 + 1e-24 * self.epsilon * (x.shape[1] + y.shape[1])
         return FitCertificate(
             upper,
@@ -148,6 +151,6 @@ class LinearFit(ReadOnly):
     def __repr__(self) -> str:
         n, m = self.matrix.shape
         return (
-            f"LinearFit({n} x {m} map, structure={self.structure!r}, radius={self.radius:.6g}, "
+            f"LinearFit({n} x {m} map, structure={self._moves!r}, radius={self.radius:.6g}, "
             f"epsilon={self.epsilon:.6g}, risk={self.risk:.6g}, gap={self.gap:.2g})"
         )

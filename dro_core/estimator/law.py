@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from dro_core.entropic import covariance_divergence
+from dro_core.structure import PointStructure
 from dro_core.types import EPS, Array
 
 
@@ -23,23 +24,27 @@ class Law:
     displacement_y: Array
     roots: Array
 
-    def spent(self, weights: Array) -> float:
-        """Transport cost, covariance included."""
-        moved = (self.displacement_x**2).sum(axis=1) + (self.displacement_y**2).sum(axis=1)
-        return float(weights @ moved) + float((self.roots**2).sum())
+    def _shifts(self, weights: Array, structure: PointStructure) -> float:
+        return float(weights @ structure.transport_cost(self.displacement_x, self.displacement_y))
 
-    def divergence(self, weights: Array, epsilon: float, moves: tuple[bool, bool]) -> float:
-        r"""ε KL relative to the samples blurred by ε/2 in every coordinate that moves."""
+    def spent(self, weights: Array, structure: PointStructure) -> float:
+        """Transport cost, covariance included; infinite for a move of what is frozen."""
         n = self.displacement_x.shape[1]
-        free = np.r_[np.full(n, moves[0]), np.full(self.displacement_y.shape[1], moves[1])]
-        covariance = self.roots[:, free].T @ self.roots[:, free]
-        reference = 0.5 * epsilon * np.eye(int(free.sum()))
-        shifts = Law(self.displacement_x, self.displacement_y, self.roots[:0]).spent(weights)
-        return shifts + 0.5 * epsilon * covariance_divergence(covariance, reference)
+        blur = structure.transport_cost(self.roots[:, :n], self.roots[:, n:])
+        return self._shifts(weights, structure) + float(blur.sum())
 
-    def scaled(self, budget: float, weights: Array) -> Law:
+    def divergence(self, weights: Array, epsilon: float, structure: PointStructure) -> float:
+        r"""ε KL relative to the samples blurred by :math:`N(0, \tfrac\varepsilon2W^{-1})`."""
+        sizes = self.displacement_x.shape[1], self.displacement_y.shape[1]
+        free = structure.free_axes(*sizes)
+        covariance = self.roots[:, free].T @ self.roots[:, free]
+        reference = 0.5 * epsilon * structure.inverse_weight(*sizes)[np.ix_(free, free)]
+        blur = 0.5 * epsilon * covariance_divergence(covariance, reference)
+        return self._shifts(weights, structure) + blur
+
+    def scaled(self, budget: float, weights: Array, structure: PointStructure) -> Law:
         """The law that spends exactly the budget: displacements and roots times one number."""
-        spent = self.spent(weights)
+        spent = self.spent(weights, structure)
         factor = math.sqrt(budget / spent) if spent > 0 else 0.0
         return Law(factor * self.displacement_x, factor * self.displacement_y, factor * self.roots)
 
@@ -48,7 +53,7 @@ class Law:
         root, n = np.sqrt(weights)[:, None], x.shape[1]
         moved = np.hstack([root * (y + self.displacement_y), root * (x + self.displacement_x)])
         moved = np.vstack([moved, np.hstack([self.roots[:, n:], self.roots[:, :n]])])
-        m = y.shape[1]
+        m, largest = y.shape[1], max(moved.shape)
         if len(moved) > m + n:
             value = _schur_complement(moved.T @ moved, m)
             if value is not None:
@@ -57,7 +62,7 @@ class Law:
             diagonal = np.abs(np.diagonal(moved)[:m])
             if diagonal.min() > 1e-13 * diagonal.max():  # y' of full rank: the last block is left
                 return float((moved[m:, m:] ** 2).sum())
-        return float((_residual_of_projection(moved[:, m:], moved[:, :m]) ** 2).sum())
+        return float((_residual_of_projection(moved[:, m:], moved[:, :m], largest) ** 2).sum())
 
 
 def _schur_complement(moments: Array, m: int) -> float | None:
@@ -77,9 +82,12 @@ def _schur_complement(moments: Array, m: int) -> float | None:
     return value if value > 1e-3 * error else None
 
 
-def _residual_of_projection(targets: Array, rows: Array) -> Array:
-    """What is left of the targets' columns outside the span of the rows' columns."""
+def _residual_of_projection(targets: Array, rows: Array, size: int) -> Array:
+    """What is left of the targets' columns outside the span of the rows' columns.
+
+    `size` is the larger side of the array whose rounding the rows have.
+    """
     columns, values, _ = np.linalg.svd(rows, full_matrices=False)
-    kept = columns[:, values > max(rows.shape) * EPS * values[:1].sum()]
+    kept = columns[:, values > size * EPS * values[:1].sum()]
     left = targets - kept @ (kept.T @ targets)
     return np.asarray(left - kept @ (kept.T @ left))

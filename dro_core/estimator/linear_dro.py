@@ -19,6 +19,7 @@ from dro_core.checks import (
 )
 from dro_core.estimator.cross_validation import cross_validated_radius
 from dro_core.estimator.search import fit_linear
+from dro_core.structure import Structure
 from dro_core.types import Array, Integer, Real
 
 
@@ -35,7 +36,7 @@ class LinearDRO:
         best on held-out data.
     epsilon : float
         Entropy weight.
-    structure : "y|x", "joint" or "x|y"
+    structure : "y|x", "joint", "x|y", or one of them as an object with weights
         In the names of `fit_linear`: "y|x" moves the measurements X.
     folds : int
         Of the cross-validation.
@@ -67,7 +68,7 @@ class LinearDRO:
         self,
         radius: Real | ArrayLike = 0.1,
         epsilon: Real = 0.0,
-        structure: str = "y|x",
+        structure: str | Structure = "y|x",
         folds: Integer = 5,
         seed: int = 0,
     ) -> None:

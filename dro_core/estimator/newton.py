@@ -54,12 +54,22 @@ class Subspace:
 class Reduced:
     """The problem in the data's own coordinates, every length relative to one unit.
 
-    `x` (p, k) and `y` (p, l) are weighted rows with the second moments of the data; `shift` is 1 if
-    x moves too, and then `complement` directions of x are left that no sample has.
+    `x` (p, k) and `y` (p, l) are weighted rows with the second moments of the data. y moves at
+    weight one, x at the `inverse_weights` (k,), zero for what is frozen; `counts` directions of x
+    with the inverse weights `complement` are left that no sample has.
     """
 
-    def __init__(self, x: Array, y: Array, shift: float, complement: int, radius: float) -> None:
-        self.x, self.y, self.shift, self.complement = x, y, shift, complement
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        inverse_weights: Array,
+        complement: Array,
+        counts: Array,
+        radius: float,
+    ) -> None:
+        self.x, self.y, self.inverse_weights = x, y, inverse_weights
+        self.complement, self.counts = complement, counts
         self.radius = radius
 
     def point(self, B: Array, epsilon: float) -> _Point:
@@ -79,16 +89,14 @@ class _Point:
         residual = problem.x - problem.y @ B.T
         self.sigma = residual.T @ residual
         self.cross = residual.T @ problem.y
-        squared, basis = np.linalg.eigh(B @ B.T)
+        squared, basis = np.linalg.eigh(np.diag(problem.inverse_weights) + B @ B.T)
         if not np.isfinite(squared).all():
             raise np.linalg.LinAlgError("the squares of the map are no numbers")
-        squared = problem.shift + np.maximum(squared, 0.0)
+        squared = np.maximum(squared, 0.0)
         mass = ((residual @ basis) ** 2).sum(axis=0)
-        count = np.ones(len(mass))
-        values = squared
-        if problem.complement:
-            values = np.append(squared, problem.shift)
-            mass, count = np.append(mass, 0.0), np.append(count, problem.complement)
+        values = np.append(squared, problem.complement)
+        mass = np.append(mass, np.zeros(len(problem.complement)))
+        count = np.append(np.ones(len(squared)), problem.counts)
         spectrum = ResidualSpectrum(values, mass, count)
         solution = minimize_quadratic_dual(spectrum, problem.radius, epsilon)
         self.value, self.multiplier = solution.value, solution.multiplier
@@ -235,7 +243,7 @@ def entropy_path(problem: Reduced, epsilon: float) -> Iterator[_Point]:
     moments = problem.y.T @ problem.y
     regularised = moments + budget * np.eye(len(moments))
     B: Array = np.asarray(np.linalg.solve(regularised, problem.y.T @ problem.x).T)
-    if not problem.shift:
+    if not problem.inverse_weights.any():
         B = _better_than_zero(problem, B, weight)
     while True:
         point = minimize(problem, B, weight)

@@ -20,14 +20,20 @@ from dro_core.checks import (
     magnitude,
 )
 from dro_core.entropic import EntropicWorstCase, entropic_worst_case
-from dro_core.estimator.fit import MOVES, LinearFit
+from dro_core.estimator.fit import LinearFit
 from dro_core.estimator.law import Law
 from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
+from dro_core.estimator.reduction import Modes, modes, whitened
+from dro_core.linear_map import DenseMap
+from dro_core.structure import PointStructure, Structure, as_structure
 from dro_core.threads import single_threaded
 from dro_core.types import Array, Real
-from dro_core.worst_case import WorstCase, worst_case_risk
+from dro_core.worst_case import LinearReconstruction, WorstCase, worst_case_risk
 from dro_core.worst_case.problem import too_small_to_square
 
+#: Structures that a map can be fitted for.
+FITTED = ("y|x", "joint", "x|y")
+ALLOWED = "'y|x', 'joint', 'x|y', or YGivenX, Joint, XGivenY with weights"
 #: Of scales that no arithmetic of floats joins.
 TOO_FAR_APART = "x, y, radius, epsilon: too far apart in size for the arithmetic of floats; rescale"
 #: Up to this many entries of the second moments one thread is faster: Newton steps are short.
@@ -55,7 +61,7 @@ def fit_linear(
     y: ArrayLike,
     radius: Real,
     epsilon: Real = 0.0,
-    structure: str = "y|x",
+    structure: str | Structure = "y|x",
     weights: ArrayLike | None = None,
 ) -> LinearFit:
     r"""The linear map with the smallest (entropic) worst-case risk, certified.
@@ -74,8 +80,11 @@ def fit_linear(
         the least-squares map of smallest norm (or the ridge map with weight ε/2).
     epsilon : float
         Entropy weight >= 0, in squared units of the data.
-    structure : "y|x", "joint" or "x|y"
-        Under x|y every least-squares map is optimal; the one of smallest norm is returned.
+    structure : "y|x", "joint", "x|y", or one of them as an object with weights
+        The weights of the transport cost are those of `Joint`; infinity freezes an axis, whose
+        columns of B are least squares. With entropy what moves is blurred by
+        :math:`N(0, \tfrac\varepsilon2W^{-1})`. Under x|y every least-squares map is optimal,
+        whatever the weights; the one of smallest norm is returned.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
 
@@ -88,7 +97,7 @@ def fit_linear(
     Raises
     ------
     ValueError, TypeError
-        For bad arrays, radius, epsilon, weights or structure.
+        For bad arrays, radius, epsilon, weights or structure (a norm other than 2 included).
     OverflowError
         If x, y, radius and epsilon are too far apart in size.
 
@@ -103,13 +112,13 @@ def fit_linear(
     mu = as_weights(weights, len(x))
     rho = as_radius(radius)
     entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
-    if not isinstance(structure, str):
-        raise TypeError(f"structure: {structure!r}; allowed: {', '.join(map(repr, MOVES))}")
-    check_option(structure, "structure", MOVES)
+    resolved = as_point_structure(structure)
+    resolved.weight_x.check_size(x.shape[1], "x")
+    resolved.weight_y.check_size(y.shape[1], "y")
     quiet = np.errstate(over="ignore", divide="ignore", invalid="ignore")
     try:
         with quiet, single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
-            found = _Search(x, y, mu, rho, entropy_weight, structure).run()
+            found = _fit(x, y, mu, rho, entropy_weight, resolved)
     except np.linalg.LinAlgError:  # of matrices that are not numbers any more
         raise OverflowError(TOO_FAR_APART) from None
     if not math.isfinite(found.risk + found.lower):
@@ -125,18 +134,62 @@ def fit_linear(
     return found
 
 
+def as_point_structure(structure: str | Structure) -> PointStructure:
+    """A structure that a map can be fitted for: y|x, joint or x|y, with weights or without."""
+    if not isinstance(structure, Structure):
+        if not isinstance(structure, str):
+            raise TypeError(f"structure: {structure!r}; allowed: {ALLOWED}")
+        check_option(structure, "structure", FITTED)
+    resolved = as_structure(structure)
+    if not isinstance(resolved, PointStructure) or resolved.norm != 2.0:
+        raise ValueError(f"structure: {resolved!r}; allowed: {ALLOWED}, with norm 2")
+    return resolved
+
+
+def _fit(
+    x: Array, y: Array, weights: Array, radius: float, epsilon: float, structure: PointStructure
+) -> LinearFit:
+    """The fit of the whitened data, brought back; its law or a better one proves it there."""
+    search = _Search(x, y, weights, radius, epsilon, structure)
+    if structure.weight_y.scalar_inverse == 1.0 or not search.moves_y:
+        return search.run()
+    if radius == 0.0 and epsilon == 0.0:  # least squares of smallest norm, in the data's own units
+        return search.run()
+    data = whitened(x, y, weights, structure)
+    own = _Search(data.x, data.y, weights, radius, epsilon, data.structure)
+    found = own.run()
+    laws = [found.law]
+    if epsilon == 0.0:
+        # what has no variance in these units may have rounding in the given ones
+        laws += [own.blurred(found.law, share) for share in BLURS]
+        # a common shift may be correlated with frozen axes, a blur is not
+        laws += own.laws_without_residual(found.matrix)
+    return search.fit(data.restore(found.matrix), [data.restore_law(law) for law in laws])
+
+
 class _Search:
-    """Candidate maps and laws in full coordinates; keeps the best of each."""
+    """Candidate maps and laws, for y of weight one; keeps the best of each."""
 
     def __init__(
-        self, x: Array, y: Array, weights: Array, radius: float, epsilon: float, structure: str
+        self,
+        x: Array,
+        y: Array,
+        weights: Array,
+        radius: float,
+        epsilon: float,
+        structure: PointStructure,
     ) -> None:
         self.x, self.y, self.weights = x, y, weights
         self.radius, self.epsilon, self.structure = radius, epsilon, structure
-        self.moves_x, self.moves_y = MOVES[structure]
+        free = structure.free_axes(x.shape[1], y.shape[1])
+        self.moves_x, self.moves_y = (bool(part.any()) for part in np.split(free, [x.shape[1]]))
         root = np.sqrt(weights)[:, None]
         self.rows_x, self.rows_y = root * x, root * y
         self.unit = math.sqrt(float((self.rows_x**2).sum() + (self.rows_y**2).sum())) or 1.0
+
+    @cached_property
+    def modes_x(self) -> Modes:
+        return modes(self.rows_x, self.structure.weight_x, self.space_x)
 
     @cached_property
     def space_x(self) -> Subspace:
@@ -177,12 +230,12 @@ class _Search:
 
     def run(self) -> LinearFit:
         plain = self.space_y.regress(self.rows_x)
-        if self.structure == "x|y" or self.radius == 0.0:
-            if self.radius == 0.0 and self.epsilon > 0 and self.moves_y:
-                return self.fit(self._ridge(), [])
-            return self.fit(plain, self._laws_without_residual(plain))
+        if not self.moves_y:
+            return self.fit(plain, self._laws_of_x(plain))
+        if self.radius == 0.0:
+            return self.fit(self._ridge() if self.epsilon > 0 else plain, [])
         best: LinearFit | None = None
-        if self.structure == "y|x":
+        if not self.moves_x:
             law, exact = self._decorrelating_law()
             if exact:
                 return self.fit(np.zeros_like(plain), [law])
@@ -191,31 +244,35 @@ class _Search:
             if self.x.shape[1] == 1:
                 maps.insert(0, self._scalar_output(plain))
             for B in maps:
-                found = self.fit(B, self._laws_without_residual(B) if B is plain else [])
+                found = self.fit(B, self.laws_without_residual(B) if B is plain else [])
                 best = found if best is None or found.gap < best.gap else best
                 if best.gap <= GOOD_GAP:
                     return best
         return self._by_newton(best)
 
     def _by_newton(self, best: LinearFit | None) -> LinearFit:
-        unit, space_x, space_y = self.unit, self.space_x, self.space_y
-        if 0 in space_x.coordinates.shape or 0 in space_y.coordinates.shape:
+        unit, axes, space_y = self.unit, self.modes_x, self.space_y
+        if 0 in axes.basis.shape or 0 in space_y.coordinates.shape:
             return self.fit(np.zeros((self.x.shape[1], self.y.shape[1])), [])
-        both = np.hstack([space_x.coordinates, space_y.coordinates]) / unit
+        both = np.hstack([self.rows_x @ axes.basis, space_y.coordinates]) / unit
         if len(both) > both.shape[1]:
             both = np.asarray(np.linalg.qr(both, mode="r"))
-        k = space_x.basis.shape[1]
-        complement = self.x.shape[1] - k if self.moves_x else 0
+        k = axes.basis.shape[1]
         reduced = Reduced(
-            both[:, :k], both[:, k:], float(self.moves_x), complement, self.radius / unit
+            both[:, :k],
+            both[:, k:],
+            axes.inverse_weights,
+            axes.complement,
+            axes.counts,
+            self.radius / unit,
         )
         tried: list[LinearFit] = []
         nearly: list[Law] = []
-        if self.structure == "y|x" and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
+        if not self.moves_x and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
             law, _ = self._decorrelating_law()
-            nearly = [law] if self.epsilon > 0 else [self._blurred(law, share) for share in BLURS]
+            nearly = [law] if self.epsilon > 0 else [self.blurred(law, share) for share in BLURS]
         for point in entropy_path(reduced, self.epsilon / unit**2):
-            B = space_x.basis @ point.B @ space_y.basis.T
+            B = axes.basis @ point.B @ space_y.basis.T
             laws = nearly
             if self.epsilon == 0.0:
                 smoothed = entropic_worst_case(
@@ -229,10 +286,10 @@ class _Search:
                 )
                 law = _sharpened(smoothed)
                 shares = (0.0, *BLURS) if B.size <= LARGE_MAP else (1e-7,)
-                laws = laws + [self._blurred(law, share) for share in shares]
+                laws = laws + [self.blurred(law, share) for share in shares]
                 sharp = minimize(reduced, point.B, 0.0) if B.size <= LARGE_MAP else point
                 if sharp.smooth and sharp is not point:
-                    tried.append(self.fit(space_x.basis @ sharp.B @ space_y.basis.T, []))
+                    tried.append(self.fit(axes.basis @ sharp.B @ space_y.basis.T, []))
             tried.append(self.fit(B, laws))
             best = min([*tried, *([best] if best else [])], key=lambda fit: fit.gap)
             if best.gap <= (GOOD_GAP if B.size <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP):
@@ -240,12 +297,12 @@ class _Search:
         assert best is not None
         if self.epsilon == 0.0 and best.gap > POOR_GAP and both.shape[1] <= LAW_RANK:
             exact = self._exact_law()
-            laws = [] if exact is None else [self._blurred(exact, share) for share in BLURS]
+            laws = [] if exact is None else [self.blurred(exact, share) for share in BLURS]
             better = self.fit(min(tried, key=lambda fit: fit.risk).matrix, laws)
             best = better if better.gap < best.gap else best
         return best
 
-    def _blurred(self, law: Law, share: float) -> Law:
+    def blurred(self, law: Law, share: float) -> Law:
         """The law with a share of the budget for isotropic noise in y.
 
         Where a law leaves some directions of y' almost without variance, its least-squares risk
@@ -254,9 +311,10 @@ class _Search:
         n, m = self.x.shape[1], self.y.shape[1]
         blur = np.hstack([np.zeros((m, n)), math.sqrt(share / m) * self.radius * np.eye(m)])
         roots = np.vstack([law.roots, blur])
-        return Law(law.displacement_x, law.displacement_y, roots).scaled(
-            self.radius**2, self.weights
-        )
+        return self._scaled(Law(law.displacement_x, law.displacement_y, roots))
+
+    def _scaled(self, law: Law) -> Law:
+        return law.scaled(self.radius**2, self.weights, self.structure)
 
     def _exact_law(self) -> Law | None:
         r"""The law of the largest least-squares risk, by a semidefinite programme.
@@ -269,14 +327,15 @@ class _Search:
         """
         import cvxpy as cp
 
-        unit, space_x, space_y = self.unit, self.space_x, self.space_y
-        data = np.hstack([space_x.coordinates, space_y.coordinates]) / unit
+        unit, axes, space_y = self.unit, self.modes_x, self.space_y
+        data = np.hstack([self.rows_x @ axes.basis, space_y.coordinates]) / unit
         columns, values, right = np.linalg.svd(data, full_matrices=False)
         kept = values > 1e-12 * values[0]
         features, mixing = columns[:, kept], values[kept, None] * right[kept]
-        k, size = space_x.coordinates.shape[1], data.shape[1]
+        k, size = axes.basis.shape[1], data.shape[1]
         radius = self.radius / unit
-        moving = radius * np.eye(size)[:, np.r_[np.full(k, self.moves_x), np.full(size - k, True)]]
+        inverse_weights = np.r_[axes.inverse_weights, np.ones(size - k)]
+        moving = radius * np.diag(np.sqrt(inverse_weights))[:, inverse_weights > 0]
         cross = cp.Variable((len(mixing), moving.shape[1]))
         moved = cp.Variable((moving.shape[1], moving.shape[1]), symmetric=True)
         left = cp.Variable((k, k), symmetric=True)
@@ -302,11 +361,11 @@ class _Search:
         powers, vectors = np.linalg.eigh(rest)
         roots = (vectors * np.sqrt(np.maximum(powers, 0.0))).T @ moving.T * unit
         law = Law(
-            shifts[:, :k] @ space_x.basis.T,
+            shifts[:, :k] @ axes.basis.T,
             shifts[:, k:] @ space_y.basis.T,
-            np.hstack([roots[:, :k] @ space_x.basis.T, roots[:, k:] @ space_y.basis.T]),
+            np.hstack([roots[:, :k] @ axes.basis.T, roots[:, k:] @ space_y.basis.T]),
         )
-        return law.scaled(self.radius**2, self.weights)
+        return self._scaled(law)
 
     def _ridge(self) -> Array:
         """Radius zero with entropy: the reference noise adds ε/2 to the second moment of y."""
@@ -316,6 +375,7 @@ class _Search:
 
     def _scalar_output(self, plain: Array) -> Array:
         r"""Minimiser of RMSE + ρ\|(s, β)\|: β = (S + θ)⁻¹Sβ₀ with one number θ to find."""
+        own = float(self.structure.weight_x.half(1)[0, 0])
         e, basis = self.space_y.values**2, self.space_y.basis
         start = plain[0] @ basis
         least = float(((self.rows_x - self.rows_y @ plain.T) ** 2).sum())
@@ -324,7 +384,7 @@ class _Search:
             rest = start * theta / (e + theta)
             beta = start * (e / (e + theta))
             return math.sqrt(least + float(e @ rest**2)), math.hypot(
-                float(self.moves_x), float(np.linalg.norm(beta))
+                own, float(np.linalg.norm(beta))
             )
 
         def excess(logarithm: float) -> float:
@@ -347,66 +407,80 @@ class _Search:
         """
         slope = self.space_x.regress(self.rows_y)
         law = Law(np.zeros_like(self.x), -(self.x @ slope.T), self._no_roots())
-        left, (n, m) = self.radius**2 - law.spent(self.weights), slope.shape[::-1]
-        exact = left >= 0
+        left = self.radius**2 - law.spent(self.weights, self.structure)
+        exact, (n, m) = left >= 0, slope.shape[::-1]
         if not exact:
-            law, left = law.scaled(self.radius**2, self.weights), 0.0
+            law, left = self._scaled(law), 0.0
         variance = 0.5 * self.epsilon if self.epsilon > 0 else left / m
         roots = np.hstack([np.zeros((m, n)), math.sqrt(variance) * np.eye(m)])
         return Law(law.displacement_x, law.displacement_y, roots), exact
 
-    def _laws_without_residual(self, B: Array) -> list[Law]:
+    def laws_without_residual(self, B: Array) -> list[Law]:
         r"""Worst-case law at a map without residual for which that map is optimal.
 
-        All budget goes along one top direction (u, -w); the part c_i of it on sample i is chosen so
-        that B stays stationary, :math:`\sum\mu_i c_i y_i = \rho^2(\sigma/\kappa) w`, and what is
-        left is blurred. None if that costs more than the budget: B is not optimal then.
+        All budget goes along one top left singular vector u of C, displacement
+        :math:`d = (W_x^{-1}u, -B^\top u)/\kappa`; the part c_i of it on sample i is chosen so that
+        B stays stationary, :math:`\sum\mu_i c_i y_i = \rho^2 B^\top u/\kappa`, and what is left is
+        blurred. None if that costs more than the budget: B is not optimal then.
         """
-        left, values, right = np.linalg.svd(B, full_matrices=False)
+        displacement = self.structure.displacement(DenseMap(B), self.x, self.y, self.x)
+        assert displacement.factor is not None  # y moves
+        left, values, _ = np.linalg.svd(displacement.factor.matrix(), full_matrices=False)
         top = values >= values[0] * (1 - 1e-9) if values[0] > 0 else values >= 0
-        inverse = self.space_y.inverse_moments
-        directions = right[top].T  # of several, the one that is cheapest to keep stationary
-        turn = np.linalg.eigh(directions.T @ inverse(directions))[1][:, 0]
-        w, u = directions @ turn, left[:, top] @ turn
-        sigma = float(values[0]) if self.moves_y else 0.0
-        kappa = math.hypot(float(self.moves_x), sigma)
+        kappa = math.hypot(math.sqrt(displacement.shift), float(values[0]))
         if kappa == 0.0:
             return []
-        share = self.radius**2 * (sigma / kappa) * (self.y @ inverse(w[:, None])[:, 0])
+        inverse, images = self.space_y.inverse_moments, B.T @ left[:, top]
+        # of several directions, the one that is cheapest to keep stationary
+        u = left[:, top] @ np.linalg.eigh(images.T @ inverse(images))[1][:, 0]
+        share = self.radius**2 / kappa * (self.y @ inverse((B.T @ u)[:, None])[:, 0])
         rest = self.radius**2 - float(self.weights @ share**2)
         if rest < 0:
             return []
-        direction = np.concatenate([float(self.moves_x) * u, -sigma * w]) / kappa
-        n = self.x.shape[1]
+        dx, dy = (part[0] / kappa for part in displacement.displace(u[None]))
+        direction = np.concatenate([dx, dy])
         return [
-            Law(
-                share[:, None] * direction[:n],
-                share[:, None] * direction[n:],
-                math.sqrt(rest) * direction[None],
-            )
+            Law(share[:, None] * dx, share[:, None] * dy, math.sqrt(rest) * direction[None]),
         ]
+
+    def _laws_of_x(self, B: Array) -> list[Law]:
+        """Worst-case laws under x|y, what goes along a top direction blurred: no map can follow.
+
+        Of the displacement that the residuals ask for, what it leaves unspent; or the whole budget,
+        where the residuals are rounding.
+        """
+        if self.epsilon > 0 or not self.moves_x:
+            return []
+        problem = LinearReconstruction(B, self.x, self.y, weights=self.weights)
+        own = problem.exact_decomposition(self.structure, "the worst case of x")
+        found, displace = own.solve(self.radius).lower, own.displacement.displace
+        root = np.hstack(displace(own.top_direction()[None])) / own.spectrum.top**0.5
+        zero = np.zeros_like(self.x), np.zeros_like(self.y)
+        laws = [Law(*zero, self.radius * root)]
+        if found.unspent > 0 and math.isfinite(found.margin):
+            dx, dy = displace(own.dual_residuals(found.margin, 0.0))
+            laws.append(Law(dx, dy, found.unspent_radius * root))
+        return laws
 
 
 def _sharpened(worst: EntropicWorstCase) -> Law:
-    """The worst-case Gaussians without the reference noise.
+    """The worst-case Gaussians without the reference noise, in the units of the transport cost.
 
     That noise costs ε/2 per direction and gains less per cost than the optimal multiplier; without
     it stationarity is off by (ε/2)B, which the least-squares risk feels to second order only.
     """
-    law = _gaussian_law(worst)
-    values = (law.roots**2).sum(axis=1)
-    half = 0.5 * worst.epsilon
-    kept = values > half
-    roots = law.roots[kept] * np.sqrt(1.0 - half / values[kept])[:, None]
-    return Law(law.displacement_x, law.displacement_y, roots)
+    return _gaussian_law(worst, 0.5 * worst.epsilon)
 
 
-def _gaussian_law(worst: EntropicWorstCase) -> Law:
-    """The worst-case Gaussians of an entropic problem."""
-    law = worst._law
+def _gaussian_law(worst: EntropicWorstCase, without: float = 0.0) -> Law:
+    """The worst-case Gaussians of an entropic problem, less some white noise (after whitening)."""
+    law, structure = worst._law, worst.structure
     covariance = np.block(
         [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
     )
-    values, vectors = np.linalg.eigh(covariance)
-    roots = (vectors * np.sqrt(np.maximum(values, 0.0))).T
-    return Law(law.displacement_x, law.displacement_y, roots[values > 0])
+    n = law.displacement_x.shape[1]
+    white = structure.whitened(structure.whitened(covariance, n).T, n)
+    values, vectors = np.linalg.eigh(white)
+    kept = values > without
+    roots = (vectors[:, kept] * np.sqrt(values[kept] - without)).T
+    return Law(law.displacement_x, law.displacement_y, structure.unwhitened(roots, n))

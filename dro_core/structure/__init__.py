@@ -36,11 +36,12 @@ from dro_core.structure.named import (
     as_structure,
     structure_modulus,
 )
-from dro_core.structure.point import Joint, XGivenY, YGivenX
+from dro_core.structure.point import Joint, PointStructure, XGivenY, YGivenX
 
 __all__ = [
     "AffineDisplacement",
     "Joint",
+    "PointStructure",
     "STRUCTURES",
     "Structure",
     "XGivenY",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import block_diag
 
 from dro_core.checks import as_real_array
 from dro_core.linear_map import ColumnScaledMap, DenseMap, LinearMap
@@ -119,12 +121,7 @@ class _PointMove(Structure):
         r""":math:`dx_i^\top W_x dx_i + dy_i^\top W_y dy_i` (or the square of the q-norm); (N,)."""
         if self.norm == 2.0:
             return self.weight_x.cost(dx) + self.weight_y.cost(dy)
-        whitened = np.hstack(
-            [
-                weight.multiply(weight.root, rows)
-                for weight, rows in ((self.weight_x, dx), (self.weight_y, dy))
-            ]
-        )
+        whitened = self.whitened(np.hstack([dx, dy]), dx.shape[1])
         largest = np.abs(whitened).max(axis=1, initial=0.0)
         scaled = np.divide(
             whitened, largest[:, None], out=np.zeros_like(whitened), where=largest[:, None] > 0
@@ -134,6 +131,26 @@ class _PointMove(Structure):
                 np.isinf(largest), np.inf, largest * np.linalg.norm(scaled, self.norm, axis=1)
             )
         return np.asarray(length * length)
+
+    def free_axes(self, n: int, m: int) -> Booleans:
+        """Which coordinates of (x, y) can move, (n + m,) bool."""
+        return ~np.concatenate([self.weight_x.frozen(n), self.weight_y.frozen(m)])
+
+    def inverse_weight(self, n: int, m: int) -> Array:
+        r""":math:`\operatorname{diag}(W_x^{-1}, W_y^{-1})`, zero where frozen, (n + m, n + m)."""
+        x, y = self.weight_x, self.weight_y
+        return np.asarray(block_diag(x.dense(x.inverse, n), y.dense(y.inverse, m)))
+
+    def whitened(self, rows: Array, n: int) -> Array:
+        r"""Rows (dx, dy) in the units of the transport cost, :math:`W^{1/2}` times each."""
+        x, y = self.weight_x, self.weight_y
+        return np.hstack([x.multiply(x.root, rows[:, :n]), y.multiply(y.root, rows[:, n:])])
+
+    def unwhitened(self, rows: Array, n: int) -> Array:
+        r"""Rows of :math:`W^{1/2}(dx, dy)` in the units of the data; zero where frozen."""
+        x, y = self.weight_x, self.weight_y
+        parts = x.multiply(x.inverse_root, rows[:, :n]), y.multiply(y.inverse_root, rows[:, n:])
+        return np.hstack(parts)
 
     def admissible(self, x: Array, y: Array, x_candidates: Array, y_candidates: Array) -> Booleans:
         """Candidates that agree exactly with the sample on every frozen axis."""
@@ -260,3 +277,7 @@ class XGivenY(_PointMove):
 
     def __init__(self, weight_x: WeightLike | None = None, norm: Real = 2) -> None:
         super().__init__(TransportWeight(weight_x, "weight_x"), _frozen(), norm)
+
+
+#: Structures in which samples move point by point.
+PointStructure: TypeAlias = Joint | YGivenX | XGivenY
