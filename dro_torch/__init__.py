@@ -31,6 +31,7 @@ from dro_torch.lipschitz import (
     register_lipschitz,
 )
 from dro_torch.losses.adversarial import WassersteinDROLoss
+from dro_torch.losses.ball import WassersteinBallLoss
 from dro_torch.losses.bound import BoundLoss
 from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
 from dro_torch.losses.linearised import LinearisedDROLoss
@@ -42,6 +43,7 @@ from dro_torch.multiplier import (
     bisect_multiplier,
 )
 from dro_torch.residual import forward_residual, reconstruction_residual
+from dro_torch.shaped_noise import ShapedNoise, level_of_radius
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
 from dro_torch.transport_map import (
     NoisyMeasurement,
@@ -52,9 +54,12 @@ from dro_torch.transport_map import (
 __all__ = [
     "EntropicDROLoss",
     "WassersteinDROLoss",
+    "WassersteinBallLoss",
     "LinearisedDROLoss",
     "BoundLoss",
     "EstimatorWarning",
+    "ShapedNoise",
+    "level_of_radius",
     "Multiplier",
     "bisect_multiplier",
     "BisectedMultiplier",

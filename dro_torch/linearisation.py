@@ -222,7 +222,7 @@ class LinearisedAttack(NamedTuple):
 
 
 def linearised_displacement(
-    moved: MovedSamples, multiplier: Tensor, iterations: int
+    moved: MovedSamples, multiplier: Tensor, iterations: int, probe: Tensor | None = None
 ) -> LinearisedAttack:
     r"""The attack :math:`(\lambda I - C^\top C)^{-1}C^\top r` on the linearised residual.
 
@@ -237,6 +237,10 @@ def linearised_displacement(
         λ.
     iterations : int
         Of `conjugate_gradients`; two network passes each.
+    probe : (N, size), optional
+        Moves to start one step of the power iteration from (four network passes). Where the
+        problem is indefinite along what that gives, the displacement goes as far along it as the
+        probe is long: conjugate gradients alone never leave v = 0 where :math:`C^\top r = 0`.
     """
     lam = multiplier.detach()
     linear, cost = LinearisedResidual(moved), _cost(moved)
@@ -251,5 +255,15 @@ def linearised_displacement(
     right = linear.adjoint(linear.value) - lam * slope(zero)
     floor = 4.0 * torch.finfo(right.dtype).eps * lam
     displacement, indefinite = conjugate_gradients(product, right, iterations, floor)
+    if probe is not None:
+        reach = torch.linalg.vector_norm(probe, dim=1, keepdim=True)
+        image = linear.adjoint(linear.apply(probe))
+        top = torch.nn.functional.normalize(image, dim=1, eps=1e-30)
+        curved = product(top)
+        unbounded = inner_product(top, curved) < -floor * squared_norm(top)
+        uphill = inner_product(right, top) - inner_product(displacement, curved)
+        along = torch.where(uphill < 0, -reach[:, 0], reach[:, 0])
+        displacement = displacement + torch.where(unbounded, along, 0.0)[:, None] * top
+        indefinite = indefinite | unbounded
     nominal = squared_norm(linear.value) - lam * cost(zero)
     return LinearisedAttack(displacement, nominal, 2.0 * right, indefinite)

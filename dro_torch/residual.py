@@ -106,6 +106,21 @@ class MovedSamples:
             raise ValueError(f"loss: it returned {given} for {len(rows)} samples; needed: (N,)")
         return value.to(self.wide).reshape(displacement.shape[:2])
 
+    def slopes(self, displacement: Tensor) -> Tensor:
+        """Gradients (N, size) of the losses at displacements (N, size); no graph is kept."""
+        self.passes += 1
+        if transformed():
+            with torch.no_grad():  # of the levels outside; `vjp` has its own
+                value, pullback = value_and_pullback(
+                    lambda v: self.losses(v[:, None, :])[:, 0], displacement
+                )
+                slope: Tensor = pullback(torch.ones_like(value))
+                return slope
+        with torch.enable_grad():
+            point = displacement.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.losses(point[:, None, :]).sum(), point)
+        return slope
+
     def _called(self, function: Callable[..., Any], x: Tensor, y: Tensor) -> Any:
         """function(model, x, y); where it fails for dtype or device, the error says so."""
         if torch.compiler.is_compiling():

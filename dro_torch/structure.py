@@ -46,6 +46,10 @@ class Structure(ABC):
         """Transport cost of each sample, (N,): the squared norm of the whitened displacement."""
         return displacement.square().sum(1)
 
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """What moves, one row per sample (N, size); None if the structure does not say."""
+        return None
+
     def scale(self, x: Tensor, y: Tensor) -> Tensor | None:
         r""":math:`W^{-1/2}` of every entry of a displacement, (1 or N, size); None for 1."""
         return None
@@ -136,6 +140,9 @@ class YGivenX(_Weighted):
     def scale(self, x: Tensor, y: Tensor) -> Tensor | None:
         return self.weight_y.inverse_root(x, y, y)
 
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return y.flatten(1)
+
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return x, _moved(y, self.unwhitened(x, y, displacement))
 
@@ -171,6 +178,9 @@ class XGivenY(_Weighted):
 
     def scale(self, x: Tensor, y: Tensor) -> Tensor | None:
         return self.weight_x.inverse_root(x, y, x)
+
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return x.flatten(1)
 
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         return _moved(x, self.unwhitened(x, y, displacement)), y
@@ -220,6 +230,9 @@ class Joint(_Weighted):
             for root, value in zip(roots, (x, y), strict=True)
         ]
         return torch.cat(parts, dim=1)
+
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return torch.cat([x.flatten(1), y.flatten(1)], dim=1)
 
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         moved = self.unwhitened(x, y, displacement)
@@ -282,6 +295,9 @@ class XShift(_Weighted):
 
     def scale(self, x: Tensor, y: Tensor) -> Tensor | None:
         return self.weight_x.inverse_root(x, y, x)
+
+    def moving(self, x: Tensor, y: Tensor) -> Tensor | None:
+        return x.flatten(1)
 
     def displace(self, x: Tensor, y: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
         moved = _moved(x, self.unwhitened(x, y, displacement))

@@ -21,7 +21,8 @@ from dro_core.checks import as_positive_integer, as_scalar, check_option
 from dro_torch.host import Checks, transformed, value_and_pullback
 from dro_torch.linearisation import inner_product, linearised_displacement
 from dro_torch.losses.checked import checked
-from dro_torch.losses.potential import PotentialLoss, eagerly
+from dro_torch.losses.estimation import Draws
+from dro_torch.losses.potential import PotentialLoss, eagerly, key_of, random_move
 from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
@@ -70,6 +71,8 @@ class WassersteinDROLoss(PotentialLoss):
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves, used to warn at λ ≤ κ². Known for x|y
         with the default residual.
+    probe : bool
+        Try the large move; four network passes.
     checks : {"first", "always", "never"}, optional
         When values are checked (entries finite, λ > 0), which waits for an accelerator: in the
         first call, in every one, never (then NaN in, NaN out). Default: in every call, but inside
@@ -79,8 +82,9 @@ class WassersteinDROLoss(PotentialLoss):
     ----------
     diagnostics : dict of 0-d tensors
         Of the last call: mean "transport_cost", mean "increase" over the unmoved samples,
-        "indefinite_share" (samples whose linearised problem has no maximum at this λ, as far as
-        it was seen), and network "passes" per sample, backward ones of the ascent included.
+        "indefinite_share" (samples whose linearised problem has no maximum at this λ, as far as it
+        was seen, or whose potential grows faster and faster up to the large move, where it is
+        left), and network "passes" per sample, backward ones of the ascent included.
 
     Raises
     ------
@@ -103,9 +107,11 @@ class WassersteinDROLoss(PotentialLoss):
         step_size: float | None = None,
         box: tuple[float, float] | None = None,
         modulus: float | None = None,
+        probe: bool = True,
         checks: Checks | None = None,
     ) -> None:
         super().__init__(structure, iterations, residual, loss, modulus, checks)
+        self.probe = bool(probe)
         self.steps = as_positive_integer(steps, "steps")
         check_option(start, "start", STARTS)
         self.start = start
@@ -115,7 +121,7 @@ class WassersteinDROLoss(PotentialLoss):
                 raise ValueError(f"step_size: {step_size}; allowed: a finite number > 0")
         self.step_size = step_size
         self.box = None if box is None else _as_box(box)
-        if self.box is not None and self.structure.name not in ("y|x", "x|y", "x", "joint"):
+        if self.box is not None and type(self.structure).moving is Structure.moving:
             raise ValueError(f"box: structure {self.structure.name!r} does not say what it bounds")
 
     def extra_repr(self) -> str:
@@ -139,7 +145,8 @@ class WassersteinDROLoss(PotentialLoss):
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
         moved, lam, mu = self._arguments(model, x, y, multiplier, weights)
-        displacement, nominal, indefinite = eagerly(self._maximise, moved, lam.detach())
+        draw = key_of(index, seed, step, x)
+        displacement, nominal, indefinite = eagerly(self._maximise, moved, lam.detach(), draw)
         passes, moved.model = moved.passes, model
         value, cost = _potential(moved, displacement, lam)
         self._report(lam, value, nominal, cost, indefinite, passes + 1.0, mu)
@@ -149,9 +156,11 @@ class WassersteinDROLoss(PotentialLoss):
     def displacements(self, model: Any, x: Tensor, y: Tensor, multiplier: Tensor | float) -> Tensor:
         """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""
         moved, lam, _ = self._arguments(model, x, y, multiplier)
-        return self._maximise(moved, lam.detach())[0]
+        return self._maximise(moved, lam.detach(), key_of(None, None, None, x))[0]
 
-    def _maximise(self, moved: MovedSamples, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maximise(
+        self, moved: MovedSamples, lam: Tensor, draw: Draws
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Displacements (N, size), nominal values (N,), indefinite linearised problems (N,)."""
         project = self._projection(moved)
         with uncached_autocast(moved.x.device):
@@ -167,6 +176,19 @@ class WassersteinDROLoss(PotentialLoss):
                 indefinite = torch.zeros_like(value, dtype=torch.bool)
                 trial, trials = best + length * slope, self.steps
             nominal, length = value, torch.ones_like(value) * length
+            if self.probe:
+                large, tried, tilted = large_move(moved, lam, draw, project)
+                better = torch.isfinite(tried) & (tried > value)
+                rising = torch.minimum(
+                    inner_product(large, tilted), inner_product(large, tilted - slope)
+                )
+                unbounded = better & (rising > 0) & (self.box is None)
+                indefinite = indefinite | unbounded
+                reach = torch.where(unbounded, 4.0 * squared_norm(large).sqrt(), math.inf)
+                project = _within(project, reach)  # it would grow without end
+                best = torch.where(better[:, None], large, best)
+                value = torch.where(better, tried, value)
+                slope = torch.where(better[:, None], tilted, slope)
             for left in range(trials - 1, -1, -1):
                 trial = project(trial)
                 if left:
@@ -188,12 +210,39 @@ class WassersteinDROLoss(PotentialLoss):
         """The projection of displacements (N, size) onto those that keep the box."""
         if self.box is None:
             return lambda displacement: displacement
-        x, y = moved.x.flatten(1), moved.y.flatten(1)
-        here = {"y|x": y, "joint": torch.cat([x, y], dim=1)}.get(self.structure.name, x)
+        here = self.structure.moving(moved.x, moved.y)
+        assert here is not None  # refused before
         ends = ((bound - here).to(moved.wide) for bound in self.box)
         low, high = (self.structure.whitened(moved.x, moved.y, end) for end in ends)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         return lambda displacement: displacement.clamp(low, high)
+
+
+def _within(project: Callable[[Tensor], Tensor], reach: Tensor) -> Callable[[Tensor], Tensor]:
+    """A projection, then no further than `reach` (N,), which may be infinite."""
+
+    def both(displacement: Tensor) -> Tensor:
+        kept = project(displacement)
+        length = squared_norm(kept).sqrt()
+        return kept * torch.where(length > reach, reach / length, 1.0)[:, None]
+
+    return both
+
+
+def large_move(
+    moved: MovedSamples, lam: Tensor, draw: Draws, project: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""A move v as long as the sample, where the loss grows fast, with potential and its slope.
+
+    One step :math:`v = R\,\nabla\ell(Ru) / \|\nabla\ell(Ru)\|` of the power iteration from a
+    random direction u, R the norm of the sample in the units of the transport cost.
+    """
+    start = random_move(moved, draw)
+    reach = torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    _, slope = _value_and_slope(moved, start, lam)
+    uphill = slope + 2.0 * lam * start
+    trial = project(reach * torch.nn.functional.normalize(uphill, dim=1, eps=1e-30))
+    return trial, *_value_and_slope(moved, trial, lam)
 
 
 def _as_box(box: Sequence[float]) -> tuple[float, float]:

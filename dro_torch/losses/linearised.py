@@ -23,7 +23,7 @@ from dro_torch.linearisation import (
     quadratic_cost,
 )
 from dro_torch.losses.checked import checked
-from dro_torch.losses.potential import PotentialLoss, eagerly
+from dro_torch.losses.potential import PotentialLoss, eagerly, key_of, random_move
 from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, squared_norm
@@ -67,6 +67,11 @@ class LinearisedDROLoss(PotentialLoss):
     modulus : float, optional
         Lipschitz constant κ of the residual in what moves, used to warn at λ ≤ κ². Known for x|y
         with the default residual.
+    probe : bool
+        Look for unbounded directions where conjugate gradients do not, as where residuals vanish:
+        one step of the power iteration from a random direction (keyed by seed, step and index);
+        four network passes. Where the problem has no maximum the value is that of a move as long
+        as the sample.
     checks : {"first", "always", "never"}, optional
         When values are checked (entries finite, λ > 0), which waits for an accelerator: in the
         first call, in every one, never (then NaN in, NaN out). Default: in every call, but inside
@@ -96,9 +101,11 @@ class LinearisedDROLoss(PotentialLoss):
         residual: Residual | None = None,
         epsilon: float = 0.0,
         modulus: float | None = None,
+        probe: bool = True,
         checks: Checks | None = None,
     ) -> None:
         super().__init__(structure, iterations, residual, None, modulus, checks)
+        self.probe = bool(probe)
         self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
         if self.epsilon > 0 and isinstance(self.structure, XShift):
             raise ValueError(
@@ -133,7 +140,8 @@ class LinearisedDROLoss(PotentialLoss):
                 "model.module and average the gradients over the processes"
             )
         with uncached_autocast(x.device):
-            attack = eagerly(linearised_displacement, moved, lam, self.iterations)
+            probe = random_move(moved, key_of(index, seed, step, x)) if self.probe else None
+            attack = eagerly(linearised_displacement, moved, lam, self.iterations, probe)
             along = attack.displacement[:, None, :]
             residual, change = directional(moved.residuals, torch.zeros_like(along), along)
             moved.passes += 1

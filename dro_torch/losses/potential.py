@@ -13,13 +13,16 @@ from torch import Tensor
 from dro_core.checks import as_non_negative, as_positive_integer
 from dro_torch.checks import as_multiplier, check_samples
 from dro_torch.host import Checks, may_look, may_warn, transformed
+from dro_torch.keyed_noise import check_key
 from dro_torch.losses.checked import CheckedLoss
-from dro_torch.losses.estimation import EstimatorWarning
+from dro_torch.losses.estimation import Draws, EstimatorWarning
 from dro_torch.losses.weights import average, batch_weights
 from dro_torch.models import bare_module, check_apart
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
 from dro_torch.structure import Structure, as_structure
 
+#: Stream of the keyed noise.
+_DIRECTIONS = 4
 #: Calls between two looks at the share of indefinite problems (a look waits for the device).
 _LOOK_EVERY = 100
 
@@ -34,6 +37,29 @@ def eagerly(
     if torch.compiler.is_compiling():  # (its import costs as much as torch itself)
         function = torch.compiler.disable(function)
     return function(*arguments, **named)
+
+
+def key_of(index: Tensor | None, seed: int | None, step: int | None, like: Tensor) -> Draws:
+    """The key of a batch's random directions: what is not given is 0, 1, 2, ... and zero."""
+    if index is None:
+        index = torch.arange(len(like), device=like.device)
+    key = 0 if seed is None else seed, 0 if step is None else step
+    check_key(*key, index, len(like))
+    return Draws(index.to(like.device), *key)
+
+
+def random_move(moved: MovedSamples, draw: Draws) -> Tensor:
+    """Displacements (N, size) in random directions, as long as the samples in the cost's units."""
+    moving = moved.structure.moving(moved.x, moved.y)
+    if moving is None:
+        moving = torch.cat([moved.x.flatten(1), moved.y.flatten(1)], dim=1)
+        length = torch.linalg.vector_norm(moving, dim=1, keepdim=True)
+    else:
+        whitened = moved.structure.whitened(moved.x, moved.y, moving)
+        length = torch.linalg.vector_norm(whitened, dim=1, keepdim=True)
+    direction = draw.normal(1, moved.size, _DIRECTIONS, moved.wide)[:, 0]
+    move: Tensor = length.to(moved.wide) * torch.nn.functional.normalize(direction, dim=1)
+    return move
 
 
 class PotentialLoss(CheckedLoss):
