@@ -7,6 +7,17 @@ Importing this package loads numpy and scipy only.
 
 from dro_core import operators
 from dro_core.bounds import conservatism_gap, explicit_bound
+from dro_core.budgets import (
+    IndependentWorstCase,
+    TwoBudgetCertificate,
+    TwoBudgetFit,
+    TwoBudgetWorstCase,
+    WassersteinMMSE,
+    fit_two_budgets,
+    independent_worst_case,
+    two_budget_worst_case,
+    wasserstein_mmse,
+)
 from dro_core.checks import InfeasibleRadiusError
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.entropic import (
@@ -45,6 +56,7 @@ from dro_core.radii import (
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import (
     Joint,
+    SignalNoise,
     Structure,
     XGivenY,
     XShift,
@@ -99,6 +111,7 @@ __all__ = [
     "GaussianNoise",
     "GrowthBound",
     "GrowthProfiles",
+    "IndependentWorstCase",
     "InfeasibleRadiusError",
     "Joint",
     "LinearDRO",
@@ -109,12 +122,17 @@ __all__ = [
     "PoissonNoise",
     "RelaxedCurve",
     "ResidualSpectrum",
+    "SignalNoise",
     "Structure",
+    "TwoBudgetCertificate",
+    "TwoBudgetFit",
+    "TwoBudgetWorstCase",
     "TwistCertificate",
     "TwistReport",
     "UnbalancedCertificate",
     "UnbalancedGaussian",
     "UnbalancedTransport",
+    "WassersteinMMSE",
     "WorstCase",
     "WorstCaseCurve",
     "XGivenY",
@@ -132,11 +150,13 @@ __all__ = [
     "explicit_bound",
     "finite_potential",
     "fit_linear",
+    "fit_two_budgets",
     "finite_worst_case",
     "gaussian_conditional_wasserstein",
     "growth_bound",
     "growth_dual",
     "hull_candidates",
+    "independent_worst_case",
     "minimize_quadratic_dual",
     "noise_candidates",
     "operators",
@@ -150,9 +170,11 @@ __all__ = [
     "rms_from_radius",
     "semidual_value",
     "twist_condition",
+    "two_budget_worst_case",
     "unadjusted_radius",
     "unbalanced_gaussian",
     "unbalanced_ot",
+    "wasserstein_mmse",
     "worst_case_curve",
     "worst_case_risk",
 ]

@@ -35,6 +35,7 @@ EXPERIMENTS = {
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks estimator": "validation.benchmarks.estimator",
+    "benchmarks mmse": "validation.benchmarks.mmse",
     "benchmarks conditional": "validation.benchmarks.conditional",
     "benchmarks unbalanced": "validation.benchmarks.unbalanced",
     "benchmarks peers": "validation.benchmarks.peers",

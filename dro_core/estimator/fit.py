@@ -15,7 +15,7 @@ from dro_core.entropic import EntropicWorstCase
 from dro_core.estimator.law import Law
 from dro_core.linear_map import DenseMap
 from dro_core.read_only import ReadOnly, read_only
-from dro_core.structure import PointStructure
+from dro_core.structure import PointStructure, Structure
 from dro_core.types import Array
 from dro_core.worst_case import WorstCase
 
@@ -86,7 +86,7 @@ class LinearFit(ReadOnly):
         worst: WorstCase | EntropicWorstCase,
         law: Law,
         data: tuple[Array, Array, Array],
-        structure: PointStructure,
+        structure: Structure,
         radius: float,
         epsilon: float,
     ) -> None:
@@ -133,7 +133,7 @@ class LinearFit(ReadOnly):
         lower = self.law.least_squares_risk(x, y, weights)
         certificate = self.worst.verify()
         upper = max(certificate.dual_risk, self.risk)
-        if self.epsilon > 0:
+        if self.epsilon > 0 and isinstance(self._moves, PointStructure):
             spent = self.law.divergence(weights, self.epsilon, self._moves)
         else:
             spent = self.law.spent(weights, self._moves)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from dro_core.entropic import covariance_divergence
-from dro_core.structure import PointStructure
+from dro_core.entropic import EntropicWorstCase, covariance_divergence
+from dro_core.structure import PointStructure, Structure
 from dro_core.types import EPS, Array
 
 
@@ -24,10 +24,10 @@ class Law:
     displacement_y: Array
     roots: Array
 
-    def _shifts(self, weights: Array, structure: PointStructure) -> float:
+    def _shifts(self, weights: Array, structure: Structure) -> float:
         return float(weights @ structure.transport_cost(self.displacement_x, self.displacement_y))
 
-    def spent(self, weights: Array, structure: PointStructure) -> float:
+    def spent(self, weights: Array, structure: Structure) -> float:
         """Transport cost, covariance included; infinite for a move of what is frozen."""
         n = self.displacement_x.shape[1]
         blur = structure.transport_cost(self.roots[:, :n], self.roots[:, n:])
@@ -42,7 +42,7 @@ class Law:
         blur = 0.5 * epsilon * covariance_divergence(covariance, reference)
         return self._shifts(weights, structure) + blur
 
-    def scaled(self, budget: float, weights: Array, structure: PointStructure) -> Law:
+    def scaled(self, budget: float, weights: Array, structure: Structure) -> Law:
         """The law that spends exactly the budget: displacements and roots times one number."""
         spent = self.spent(weights, structure)
         factor = math.sqrt(budget / spent) if spent > 0 else 0.0
@@ -91,3 +91,16 @@ def _residual_of_projection(targets: Array, rows: Array, size: int) -> Array:
     kept = columns[:, values > size * EPS * values[:1].sum()]
     left = targets - kept @ (kept.T @ targets)
     return np.asarray(left - kept @ (kept.T @ left))
+
+
+def law_of_gaussians(worst: EntropicWorstCase, without: float = 0.0) -> Law:
+    """The worst-case Gaussians of an entropic problem, less some white noise (after whitening)."""
+    structure = worst.structure
+    blocks = worst.covariance_x, worst.covariance_xy, worst.covariance_y
+    covariance = np.block([[blocks[0], blocks[1]], [blocks[1].T, blocks[2]]])
+    n = worst.displacement_x.shape[1]
+    white = structure.whitened(structure.whitened(covariance, n).T, n)
+    values, vectors = np.linalg.eigh(white)
+    kept = values > without
+    roots = (vectors[:, kept] * np.sqrt(values[kept] - without)).T
+    return Law(worst.displacement_x, worst.displacement_y, structure.unwhitened(roots, n))

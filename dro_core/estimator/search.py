@@ -11,31 +11,27 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from dro_core.checks import (
-    LARGEST,
     as_non_negative,
     as_radius,
     as_samples,
     as_weights,
     check_option,
-    magnitude,
 )
 from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import LinearFit
-from dro_core.estimator.law import Law
+from dro_core.estimator.judge import TOO_FAR_APART, Judge
+from dro_core.estimator.law import Law, law_of_gaussians
 from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
 from dro_core.estimator.reduction import Modes, modes, whitened
 from dro_core.linear_map import DenseMap
-from dro_core.structure import PointStructure, Structure, as_structure
+from dro_core.structure import PointStructure, SignalNoise, Structure, as_structure
 from dro_core.threads import single_threaded
-from dro_core.types import Array, Real
-from dro_core.worst_case import LinearReconstruction, WorstCase, worst_case_risk
-from dro_core.worst_case.problem import too_small_to_square
+from dro_core.types import Array, Booleans, Real
+from dro_core.worst_case import LinearReconstruction
 
 #: Structures that a map can be fitted for.
 FITTED = ("y|x", "joint", "x|y")
-ALLOWED = "'y|x', 'joint', 'x|y', or YGivenX, Joint, XGivenY with weights"
-#: Of scales that no arithmetic of floats joins.
-TOO_FAR_APART = "x, y, radius, epsilon: too far apart in size for the arithmetic of floats; rescale"
+ALLOWED = "'y|x', 'joint', 'x|y', or YGivenX, Joint, XGivenY with weights, or SignalNoise"
 #: Up to this many entries of the second moments one thread is faster: Newton steps are short.
 SMALL_MOMENTS = 2**18
 #: A certificate this good ends the search for a better one.
@@ -80,7 +76,7 @@ def fit_linear(
         the least-squares map of smallest norm (or the ridge map with weight ε/2).
     epsilon : float
         Entropy weight >= 0, in squared units of the data.
-    structure : "y|x", "joint", "x|y", or one of them as an object with weights
+    structure : "y|x", "joint", "x|y", or one of them as an object with weights; `SignalNoise`
         The weights of the transport cost are those of `Joint`; infinity freezes an axis, whose
         columns of B are least squares. With entropy what moves is blurred by
         :math:`N(0, \tfrac\varepsilon2W^{-1})`. Under x|y every least-squares map is optimal,
@@ -112,13 +108,24 @@ def fit_linear(
     mu = as_weights(weights, len(x))
     rho = as_radius(radius)
     entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
-    resolved = as_point_structure(structure)
-    resolved.weight_x.check_size(x.shape[1], "x")
-    resolved.weight_y.check_size(y.shape[1], "y")
+    resolved = as_fitted_structure(structure)
+    if isinstance(resolved, PointStructure):
+        resolved.weight_x.check_size(x.shape[1], "x")
+        resolved.weight_y.check_size(y.shape[1], "y")
+    elif entropy_weight > 0:
+        raise ValueError(f"epsilon: {entropy_weight} with {resolved!r}; allowed: 0.0")
+    elif resolved.forward.shape != (y.shape[1], x.shape[1]):
+        raise ValueError(
+            f"forward: shape {resolved.forward.shape}, but a map from x to y has shape "
+            f"{(y.shape[1], x.shape[1])}"
+        )
     quiet = np.errstate(over="ignore", divide="ignore", invalid="ignore")
     try:
         with quiet, single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
-            found = _fit(x, y, mu, rho, entropy_weight, resolved)
+            if isinstance(resolved, SignalNoise):
+                found = _uncoupled(x, y, mu, rho, resolved)
+            else:
+                found = _fit(x, y, mu, rho, entropy_weight, resolved)
     except np.linalg.LinAlgError:  # of matrices that are not numbers any more
         raise OverflowError(TOO_FAR_APART) from None
     if not math.isfinite(found.risk + found.lower):
@@ -134,16 +141,34 @@ def fit_linear(
     return found
 
 
-def as_point_structure(structure: str | Structure) -> PointStructure:
-    """A structure that a map can be fitted for: y|x, joint or x|y, with weights or without."""
+def as_fitted_structure(structure: str | Structure) -> PointStructure | SignalNoise:
+    """A structure that a map can be fitted for, with weights or without."""
     if not isinstance(structure, Structure):
         if not isinstance(structure, str):
             raise TypeError(f"structure: {structure!r}; allowed: {ALLOWED}")
         check_option(structure, "structure", FITTED)
     resolved = as_structure(structure)
+    if isinstance(resolved, SignalNoise):
+        return resolved
     if not isinstance(resolved, PointStructure) or resolved.norm != 2.0:
         raise ValueError(f"structure: {resolved!r}; allowed: {ALLOWED}, with norm 2")
     return resolved
+
+
+def _uncoupled(
+    x: Array, y: Array, weights: Array, radius: float, structure: SignalNoise
+) -> LinearFit:
+    """The fit where signal and noise move: that of (x - Γy, y) with uncoupled costs, plus Γ."""
+    gain, costs = structure.equivalent()
+    found = _fit(x - y @ gain.T, y, weights, radius, 0.0, costs)
+    n = x.shape[1]
+    law, roots = found.law, found.law.roots
+    back = Law(
+        law.displacement_x + law.displacement_y @ gain.T,
+        law.displacement_y,
+        np.hstack([roots[:, :n] + roots[:, n:] @ gain.T, roots[:, n:]]),
+    )
+    return Judge(x, y, weights, radius, 0.0, structure).fit(found.matrix + gain, [back])
 
 
 def _fit(
@@ -167,25 +192,34 @@ def _fit(
     return search.fit(data.restore(found.matrix), [data.restore_law(law) for law in laws])
 
 
-class _Search:
+class _Search(Judge):
     """Candidate maps and laws, for y of weight one; keeps the best of each."""
 
-    def __init__(
-        self,
-        x: Array,
-        y: Array,
-        weights: Array,
-        radius: float,
-        epsilon: float,
-        structure: PointStructure,
-    ) -> None:
-        self.x, self.y, self.weights = x, y, weights
-        self.radius, self.epsilon, self.structure = radius, epsilon, structure
-        free = structure.free_axes(x.shape[1], y.shape[1])
-        self.moves_x, self.moves_y = (bool(part.any()) for part in np.split(free, [x.shape[1]]))
-        root = np.sqrt(weights)[:, None]
-        self.rows_x, self.rows_y = root * x, root * y
-        self.unit = math.sqrt(float((self.rows_x**2).sum() + (self.rows_y**2).sum())) or 1.0
+    structure: PointStructure
+
+    @cached_property
+    def free(self) -> Booleans:
+        return self.structure.free_axes(self.x.shape[1], self.y.shape[1])
+
+    @property
+    def moves_x(self) -> bool:
+        return bool(self.free[: self.x.shape[1]].any())
+
+    @property
+    def moves_y(self) -> bool:
+        return bool(self.free[self.x.shape[1] :].any())
+
+    @cached_property
+    def rows_x(self) -> Array:
+        return np.asarray(np.sqrt(self.weights)[:, None] * self.x)
+
+    @cached_property
+    def rows_y(self) -> Array:
+        return np.asarray(np.sqrt(self.weights)[:, None] * self.y)
+
+    @cached_property
+    def unit(self) -> float:
+        return math.sqrt(float((self.rows_x**2).sum() + (self.rows_y**2).sum())) or 1.0
 
     @cached_property
     def modes_x(self) -> Modes:
@@ -198,35 +232,6 @@ class _Search:
     @cached_property
     def space_y(self) -> Subspace:
         return Subspace(self.rows_y)
-
-    def worst(self, B: Array) -> WorstCase | EntropicWorstCase:
-        arguments = (B, self.x, self.y, self.radius)
-        if self.epsilon > 0:
-            return entropic_worst_case(
-                *arguments, self.epsilon, self.structure, weights=self.weights
-            )
-        return worst_case_risk(*arguments, self.structure, weights=self.weights)
-
-    def fit(self, B: Array, laws: list[Law]) -> LinearFit:
-        """The map with the law of the largest lower value."""
-        largest = magnitude(B)
-        if not largest <= LARGEST or too_small_to_square(largest, self.radius):
-            raise OverflowError(TOO_FAR_APART)
-        worst = self.worst(B)
-        data = (self.x, self.y, self.weights)
-        options = list(laws)
-        if isinstance(worst, EntropicWorstCase):
-            options.append(_gaussian_law(worst))
-        else:
-            options.append(Law(worst.displacement_x, worst.displacement_y, self._no_roots()))
-        fits = [
-            LinearFit(B, worst, law, data, self.structure, self.radius, self.epsilon)
-            for law in options
-        ]
-        return max(fits, key=lambda fit: fit.lower)
-
-    def _no_roots(self) -> Array:
-        return np.zeros((0, self.x.shape[1] + self.y.shape[1]))
 
     def run(self) -> LinearFit:
         plain = self.space_y.regress(self.rows_x)
@@ -406,7 +411,7 @@ class _Search:
         Or, and False, as much of it as the budget allows (structure y|x).
         """
         slope = self.space_x.regress(self.rows_y)
-        law = Law(np.zeros_like(self.x), -(self.x @ slope.T), self._no_roots())
+        law = Law(np.zeros_like(self.x), -(self.x @ slope.T), self.no_roots())
         left = self.radius**2 - law.spent(self.weights, self.structure)
         exact, (n, m) = left >= 0, slope.shape[::-1]
         if not exact:
@@ -469,18 +474,4 @@ def _sharpened(worst: EntropicWorstCase) -> Law:
     That noise costs ε/2 per direction and gains less per cost than the optimal multiplier; without
     it stationarity is off by (ε/2)B, which the least-squares risk feels to second order only.
     """
-    return _gaussian_law(worst, 0.5 * worst.epsilon)
-
-
-def _gaussian_law(worst: EntropicWorstCase, without: float = 0.0) -> Law:
-    """The worst-case Gaussians of an entropic problem, less some white noise (after whitening)."""
-    law, structure = worst._law, worst.structure
-    covariance = np.block(
-        [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
-    )
-    n = law.displacement_x.shape[1]
-    white = structure.whitened(structure.whitened(covariance, n).T, n)
-    values, vectors = np.linalg.eigh(white)
-    kept = values > without
-    roots = (vectors[:, kept] * np.sqrt(values[kept] - without)).T
-    return Law(law.displacement_x, law.displacement_y, structure.unwhitened(roots, n))
+    return law_of_gaussians(worst, 0.5 * worst.epsilon)

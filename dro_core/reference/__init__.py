@@ -21,6 +21,7 @@ from dro_core.reference.finite import (
     finite_worst_case_highs,
     finite_worst_case_pure,
 )
+from dro_core.reference.mmse import FrankWolfeMMSE, wasserstein_mmse_frank_wolfe
 from dro_core.reference.unbalanced import UnbalancedReference, unbalanced_ot_cvxpy, unbalanced_ot_mm
 from dro_core.reference.wasserstein import (
     conditional_wasserstein_lp,
@@ -30,6 +31,7 @@ from dro_core.reference.wasserstein import (
 from dro_core.reference.worst_case import worst_case_risk_sdp
 
 __all__ = [
+    "FrankWolfeMMSE",
     "MonteCarloEstimate",
     "PureChoice",
     "ReferenceFit",
@@ -44,6 +46,7 @@ __all__ = [
     "fit_linear_sdp",
     "unbalanced_ot_cvxpy",
     "unbalanced_ot_mm",
+    "wasserstein_mmse_frank_wolfe",
     "wasserstein_pot",
     "worst_case_risk_sdp",
 ]

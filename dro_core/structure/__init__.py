@@ -37,12 +37,14 @@ from dro_core.structure.named import (
     structure_modulus,
 )
 from dro_core.structure.point import Joint, PointStructure, XGivenY, YGivenX
+from dro_core.structure.signal_noise import SignalNoise
 
 __all__ = [
     "AffineDisplacement",
     "Joint",
     "PointStructure",
     "STRUCTURES",
+    "SignalNoise",
     "Structure",
     "XGivenY",
     "XShift",

@@ -295,29 +295,29 @@ def _as_matrix(value: Array, size: int) -> Array:
     return value if value.ndim == 2 else np.diag(np.broadcast_to(value, (size,)))
 
 
-def as_covariance(value: object, size: int) -> Array | None:
+def as_covariance(value: object, size: int, name: str = "covariance") -> Array | None:
     """A variance, variances per axis, or a symmetric positive semi-definite matrix; or None."""
     if value is None:
         return None
-    array = as_real_array(value, "covariance")
-    check_magnitude(array, "covariance")
+    array = as_real_array(value, name)
+    check_magnitude(array, name)
     if array.shape not in ((), (size,), (size, size)):
         raise ValueError(
-            f"covariance: shape {array.shape}; needed: a variance, ({size},) variances or a "
+            f"{name}: shape {array.shape}; needed: a variance, ({size},) variances or a "
             f"({size}, {size}) matrix"
         )
     if array.ndim == 2:
         largest = float(np.abs(array).max())
         if float(np.abs(array - array.T).max()) > 1e-12 * largest:
-            raise ValueError("covariance: the matrix is not symmetric")
+            raise ValueError(f"{name}: the matrix is not symmetric")
         smallest = float(np.linalg.eigvalsh(array)[0])
         if smallest < -1e-12 * largest:
             raise ValueError(
-                f"covariance: the smallest eigenvalue is {smallest:.3g}; a covariance is positive "
+                f"{name}: the smallest eigenvalue is {smallest:.3g}; a covariance is positive "
                 "semi-definite"
             )
     elif (array < 0).any():
-        raise ValueError(f"covariance: {array.min()} is negative; variances are >= 0")
+        raise ValueError(f"{name}: {array.min()} is negative; variances are >= 0")
     return array if array.any() else None
 
 

@@ -104,6 +104,55 @@ def _(rng: Rng) -> Arguments:
     return {**ball(rng), "epsilon": 0.1, "cost": chosen(rng, ["squared", "half-squared"])}
 
 
+def two_budgets(rng: Rng) -> Arguments:
+    made = core(rng)
+    forward = rng.standard_normal(made["B"].T.shape)
+    return {**made, "forward": forward, "radius_x": 0.5, "radius_noise": 0.3}
+
+
+recipe("two_budget_worst_case", lambda **a: certified(dro_core.two_budget_worst_case(**a)))(
+    two_budgets
+)
+
+
+@recipe("fit_two_budgets", lambda **a: dro_core.fit_two_budgets(**a).risk, agreement=1e-3)
+def _(rng: Rng) -> Arguments:
+    made = two_budgets(rng)
+    return {name: made[name] for name in made if name != "B"}
+
+
+def independent(rng: Rng) -> Arguments:
+    n, m = (int(v) for v in rng.integers(1, 4, 2))
+    return {
+        "B": rng.standard_normal((n, m)),
+        "forward": rng.standard_normal((m, n)),
+        "moment_x": rng.uniform(0.5, 2, n),
+        "moment_noise": rng.uniform(0.5, 2, m),
+        "radius_x": 0.5,
+        "radius_noise": 0.3,
+    }
+
+
+recipe("independent_worst_case", lambda **a: dro_core.independent_worst_case(**a).risk)(independent)
+
+
+@recipe("wasserstein_mmse", lambda **a: dro_core.wasserstein_mmse(**a).risk, agreement=1e-3)
+def _(rng: Rng) -> Arguments:
+    made = independent(rng)
+    return {name: made[name] for name in made if name != "B"}
+
+
+@recipe(
+    "SignalNoise",
+    lambda B, x, y, **a: dro_core.worst_case_risk(B, x, y, 0.5, dro_core.SignalNoise(**a)).risk,
+    known_as=("structure",),
+)
+def _(rng: Rng) -> Arguments:
+    made = core(rng)
+    forward = rng.standard_normal(made["B"].T.shape)
+    return {**made, "forward": forward, "weight_x": 2.0, "weight_noise": 0.5}
+
+
 @recipe("adjusted_radius", dro_core.adjusted_radius)
 def _(rng: Rng) -> Arguments:
     return {"radius": 1.0, "epsilon": 0.1, "dimension": 3, "cost": "squared"}
@@ -1081,8 +1130,13 @@ EXEMPT = {
             "FiniteWorstCase",
             "GaussianDistance",
             "GrowthBound",
+            "IndependentWorstCase",
             "LinearFit",
             "RelaxedCurve",
+            "TwoBudgetCertificate",
+            "TwoBudgetFit",
+            "TwoBudgetWorstCase",
+            "WassersteinMMSE",
             "TwistCertificate",
             "TwistReport",
             "UnbalancedCertificate",
