@@ -43,8 +43,7 @@ class ShapedNoise(nn.Module):
     ValueError, TypeError
         Bad arguments, named.
 
-    Source: this project (the exact linear optimum that it is measured against:
-    `dro_core.fit_linear`).
+    Source: this project; measured against the optimum of `dro_core.fit_linear`.
     """
 
     def __init__(self, structure: str | Structure = "y|x", level: float = 1.0) -> None:
