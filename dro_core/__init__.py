@@ -43,7 +43,18 @@ from dro_core.finite_support import (
     finite_worst_case,
     quadratic_candidates,
 )
-from dro_core.growth import GrowthBound, GrowthProfiles, growth_bound, growth_dual
+from dro_core.growth import (
+    GrowthBound,
+    GrowthProfiles,
+    SmoothedBound,
+    SmoothedLosses,
+    exceedance_bound,
+    growth_bound,
+    growth_dual,
+    hockey_stick,
+    mean_lower_bound,
+    smoothed_bound,
+)
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
 from dro_core.radii import (
     radius_for_gap,
@@ -123,6 +134,8 @@ __all__ = [
     "RelaxedCurve",
     "ResidualSpectrum",
     "SignalNoise",
+    "SmoothedBound",
+    "SmoothedLosses",
     "Structure",
     "TwoBudgetCertificate",
     "TwoBudgetFit",
@@ -147,6 +160,7 @@ __all__ = [
     "cross_validated_radius",
     "dual_value",
     "entropic_worst_case",
+    "exceedance_bound",
     "explicit_bound",
     "finite_potential",
     "fit_linear",
@@ -155,8 +169,10 @@ __all__ = [
     "gaussian_conditional_wasserstein",
     "growth_bound",
     "growth_dual",
+    "hockey_stick",
     "hull_candidates",
     "independent_worst_case",
+    "mean_lower_bound",
     "minimize_quadratic_dual",
     "noise_candidates",
     "operators",
@@ -169,6 +185,7 @@ __all__ = [
     "relaxed_curve",
     "rms_from_radius",
     "semidual_value",
+    "smoothed_bound",
     "twist_condition",
     "two_budget_worst_case",
     "unadjusted_radius",

@@ -17,6 +17,7 @@ LOSS = np.array([[1.0, 2.0], [0.0, 1.0]])
 COST = np.array([[0.0, 1.0], [0.0, 1.0]])
 MEASURES = np.array([[1.0, 0.0], [0.5, 0.5]])
 NAN, INF = np.nan, np.inf
+LOSSES = dro_core.SmoothedLosses(1.0, np.array([0.0, 1.0]), np.array([0.5]))
 
 
 def replaced(array, value):
@@ -477,6 +478,52 @@ ROWS = {
             ({"profiles": [1.0]}, TypeError, "profiles: GrowthProfiles are needed"),
             ({"multiplier": 3.9}, ValueError, "multiplier: 3.9 is at or below 4"),
             ({"multiplier": NAN}, ValueError, "multiplier: nan"),
+        ],
+    ),
+    dro_core.hockey_stick: (
+        {"order": [0.5, 2.0], "shift": 1.0},
+        [
+            ({"order": -1.0}, ValueError, "order: -1.0 is negative"),
+            ({"shift": NAN}, ValueError, "shift: NaN"),
+        ],
+    ),
+    dro_core.exceedance_bound: (
+        {"mean": [0.1, 0.5], "draws": 10, "failure": 0.1},
+        [
+            ({"mean": 1.5}, ValueError, "mean: 1.5 is above 1"),
+            ({"mean": -0.5}, ValueError, "mean: -0.5 is negative"),
+            ({"draws": 0}, ValueError, "draws: 0 is below 1"),
+            ({"failure": 0.0}, ValueError, "failure: 0.0"),
+            ({"failure": 1.0}, ValueError, "failure: 1.0; allowed: a probability below 1"),
+        ],
+    ),
+    dro_core.mean_lower_bound: (
+        {"values": [0.1, 0.5], "least": 0.0, "most": 1.0, "failure": 0.1},
+        [
+            ({"values": [0.1]}, ValueError, r"values: shape \(1,\)"),
+            ({"values": [-0.1, 0.5]}, ValueError, "values: -0.1 is below least"),
+            ({"most": 0.0}, ValueError, "most: 0.0; allowed: above least"),
+            ({"failure": 1.5}, ValueError, "failure: 1.5; allowed: a probability below 1"),
+            ({"least": NAN}, ValueError, "least: nan"),
+        ],
+    ),
+    dro_core.SmoothedLosses: (
+        {"centre": 1.0, "levels": np.array([0.0, 1.0]), "exceedances": np.array([0.5])},
+        [
+            ({"centre": NAN}, ValueError, "centre: nan"),
+            ({"levels": [1.0, 0.0]}, ValueError, "levels: .*increasing"),
+            ({"levels": [1.0]}, ValueError, "levels: given shape"),
+            ({"exceedances": [1.5]}, ValueError, "exceedances: .*probabilities"),
+            ({"exceedances": [0.5, 0.1]}, ValueError, r"exceedances: given shape \(2,\)"),
+            ({"exceedances": [NAN]}, ValueError, "exceedances: .*NaN"),
+        ],
+    ),
+    dro_core.smoothed_bound: (
+        {"losses": LOSSES, "radius": 1.0, "sigma": 0.5},
+        [
+            *RADIUS,
+            ({"losses": [1.0]}, TypeError, "losses: SmoothedLosses are needed"),
+            ({"sigma": 0.0}, ValueError, "sigma: 0.0"),
         ],
     ),
     dro_core.explicit_bound: (
@@ -1159,6 +1206,7 @@ WITHOUT_INPUT = {
     "FiniteCertificate",
     "FiniteWorstCase",
     "GrowthBound",
+    "SmoothedBound",
     "InfeasibleRadiusError",
     "Structure",
     "WorstCase",

@@ -10,5 +10,24 @@ certificates of networks in `dro_torch.certify`.
 
 from dro_core.growth.dual import GrowthBound, growth_bound, growth_dual
 from dro_core.growth.profiles import GrowthProfiles
+from dro_core.growth.smoothing import (
+    SmoothedBound,
+    SmoothedLosses,
+    exceedance_bound,
+    hockey_stick,
+    mean_lower_bound,
+    smoothed_bound,
+)
 
-__all__ = ["GrowthBound", "GrowthProfiles", "growth_bound", "growth_dual"]
+__all__ = [
+    "GrowthBound",
+    "GrowthProfiles",
+    "SmoothedBound",
+    "SmoothedLosses",
+    "exceedance_bound",
+    "growth_bound",
+    "growth_dual",
+    "hockey_stick",
+    "mean_lower_bound",
+    "smoothed_bound",
+]

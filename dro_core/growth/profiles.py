@@ -101,8 +101,8 @@ class GrowthProfiles(ReadOnly):
     def increasing(cls, distances: ArrayLike, values: ArrayLike) -> GrowthProfiles:
         r"""The staircase above functions that never decrease, from their values on a grid.
 
-        :math:`h_i(t) = h_i(t_{k+1})` for :math:`t \in [t_k, t_{k+1}]`, and infinite beyond the last
-        distance: take the minimum with a `constant` that holds there. Exact at distance zero.
+        :math:`h_i(t_{k+1})` on all of :math:`[t_k, t_{k+1}]`, and infinite beyond the last
+        distance: take the minimum with a `constant` that holds there.
 
         Parameters
         ----------
@@ -118,8 +118,8 @@ class GrowthProfiles(ReadOnly):
             )
         if (np.diff(table, axis=1) < 0).any():
             raise ValueError("values: a row decreases; allowed: functions that never decrease")
-        starts = np.broadcast_to(np.concatenate([[0.0], grid]), (len(table), len(grid) + 1))
-        steps = np.concatenate([table, np.full((len(table), 1), np.inf)], axis=1)
+        starts = np.broadcast_to(grid, table.shape)
+        steps = np.concatenate([table[:, 1:], np.full((len(table), 1), np.inf)], axis=1)
         return cls(starts, steps, np.zeros(steps.shape))
 
     def within(self, radius: float) -> GrowthProfiles:

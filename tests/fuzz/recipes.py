@@ -292,6 +292,41 @@ for name in ("growth_bound", "growth_dual"):
         return {**made, **chosen_at, "radius": 0.5, "weights": shares(rng, len(made["starts"]))}
 
 
+@recipe("hockey_stick", dro_core.hockey_stick)
+def _(rng: Rng) -> Arguments:
+    return {"order": rng.uniform(0, 3, (3, 1)), "shift": rng.uniform(0, 3, 2)}
+
+
+@recipe("exceedance_bound", dro_core.exceedance_bound)
+def _(rng: Rng) -> Arguments:
+    return {"mean": rng.uniform(0, 1, 3), "draws": 20, "failure": 0.1}
+
+
+@recipe("mean_lower_bound", dro_core.mean_lower_bound)
+def _(rng: Rng) -> Arguments:
+    return {"values": rng.uniform(0, 1, 5), "least": -0.5, "most": 2.0, "failure": 0.1}
+
+
+@recipe("SmoothedLosses", lambda **a: dro_core.SmoothedLosses(**a).exceedances)
+def _(rng: Rng) -> Arguments:
+    return {
+        "centre": 1.0,
+        "levels": np.cumsum(rng.uniform(0.1, 1, 4)),
+        "exceedances": rng.uniform(0, 1, 3),
+    }
+
+
+@recipe(
+    "smoothed_bound",
+    lambda radius, sigma, **a: (
+        dro_core.smoothed_bound(dro_core.SmoothedLosses(**a), radius, sigma).value
+    ),
+)
+def _(rng: Rng) -> Arguments:
+    made = RECIPES["SmoothedLosses"].make(rng)
+    return {**made, "radius": 0.5, "sigma": 0.5}
+
+
 # --- dro_core: finite support -------------------------------------------------------------------
 
 
@@ -1130,6 +1165,7 @@ EXEMPT = {
             "FiniteWorstCase",
             "GaussianDistance",
             "GrowthBound",
+            "SmoothedBound",
             "IndependentWorstCase",
             "LinearFit",
             "RelaxedCurve",
