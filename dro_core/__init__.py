@@ -64,6 +64,11 @@ from dro_core.radii import (
     radius_of_poisson_noise,
     rms_from_radius,
 )
+from dro_core.sample_weights import (
+    SampleWeightedReconstruction,
+    SampleWeightedWorstCase,
+    sample_weighted_worst_case,
+)
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import (
     Joint,
@@ -133,6 +138,8 @@ __all__ = [
     "PoissonNoise",
     "RelaxedCurve",
     "ResidualSpectrum",
+    "SampleWeightedReconstruction",
+    "SampleWeightedWorstCase",
     "SignalNoise",
     "SmoothedBound",
     "SmoothedLosses",
@@ -184,6 +191,7 @@ __all__ = [
     "radius_of_poisson_noise",
     "relaxed_curve",
     "rms_from_radius",
+    "sample_weighted_worst_case",
     "semidual_value",
     "smoothed_bound",
     "twist_condition",

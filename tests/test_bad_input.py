@@ -82,6 +82,18 @@ STRUCTURE = [
     ({"structure": "x"}, ValueError, r"structure: 'x' needs the forward map.*XShift"),
     ({"structure": dro_core.XShift(np.eye(2))}, ValueError, r"forward: shape \(2, 2\), but x has"),
 ]
+SAMPLE_WEIGHTS = [
+    ({"weight_y": np.ones(3)}, ValueError, r"weight_y: shape \(3,\); needed: \(3, 1\)"),
+    ({"weight_y": np.ones((3, 3))}, ValueError, r"weight_y: shape \(3, 3\); needed: \(3, 1\)"),
+    ({"weight_y": [[1.0], [-1.0], [1.0]]}, ValueError, r"weight_y: -1.0 at index \(1, 0\)"),
+    ({"weight_y": [[1.0], [0.0], [1.0]]}, ValueError, r"weight_y: 0.0 at index \(1, 0\)"),
+    ({"weight_y": [[1.0], [NAN], [1.0]]}, ValueError, "weight_y: 1 entries are NaN"),
+    ({"weight_y": np.full((3, 1), INF)}, ValueError, "weight_y: all infinite"),
+    ({"weight_y": [[1.0], [1e-200], [1.0]]}, ValueError, "weight_y: weights from 1e-200"),
+    ({"weight_y": lambda x, y: x}, ValueError, r"weight_y: its values: shape \(3, 2\)"),
+    ({"weight_y": lambda x, y: -y}, ValueError, "weight_y: its values: -1.0 at index"),
+    ({"weight_y": lambda x, y: None}, TypeError, "weight_y: its values: dtype object"),
+]
 RADIUS = [
     ({"radius": -1.0}, ValueError, "radius: -1.0 is negative"),
     ({"radius": NAN}, ValueError, "radius: nan is not finite"),
@@ -653,6 +665,20 @@ ROWS = {
         ],
     ),
     dro_core.XGivenY: ({"weight_x": 2.0}, WEIGHT_X),
+    dro_core.sample_weighted_worst_case: (
+        {"B": B, "x": X, "y": Y, "radius": 0.1, "weight_y": np.ones((3, 1))},
+        [
+            *SAMPLE_WEIGHTS,
+            *RADIUS,
+            *WEIGHTS,
+            ({"weight_x": 0.0}, ValueError, "weight_x: 0.0; allowed: one number > 0"),
+            ({"weight_x": [1.0]}, ValueError, "weight_x: .*; allowed: one number > 0"),
+        ],
+    ),
+    dro_core.SampleWeightedReconstruction: (
+        {"B": B, "x": X, "y": Y, "weight_y": np.ones((3, 1))},
+        SAMPLE_WEIGHTS,
+    ),
     dro_core.SignalNoise: (
         {"forward": B.T},
         [
@@ -1179,6 +1205,7 @@ WITHOUT_INPUT = {
     "FrankWolfeMMSE",
     "IndependentWorstCase",
     "ReferenceFit",
+    "SampleWeightedWorstCase",
     "TwoBudgetCertificate",
     "TwoBudgetFit",
     "TwoBudgetWorstCase",

@@ -104,6 +104,24 @@ def _(rng: Rng) -> Arguments:
     return {**ball(rng), "epsilon": 0.1, "cost": chosen(rng, ["squared", "half-squared"])}
 
 
+def sample_weighted(rng: Rng) -> Arguments:
+    made = core(rng)
+    return {**made, "weight_y": rng.uniform(0.5, 2, made["y"].shape)}
+
+
+@recipe(
+    "sample_weighted_worst_case", lambda **a: certified(dro_core.sample_weighted_worst_case(**a))
+)
+def _(rng: Rng) -> Arguments:
+    return {**sample_weighted(rng), "radius": 0.5}
+
+
+recipe(
+    "SampleWeightedReconstruction",
+    lambda **a: dro_core.SampleWeightedReconstruction(**a).curve([0.1, 1.0]).risk,
+)(sample_weighted)
+
+
 def two_budgets(rng: Rng) -> Arguments:
     made = core(rng)
     forward = rng.standard_normal(made["B"].T.shape)
@@ -1169,6 +1187,7 @@ EXEMPT = {
             "IndependentWorstCase",
             "LinearFit",
             "RelaxedCurve",
+            "SampleWeightedWorstCase",
             "TwoBudgetCertificate",
             "TwoBudgetFit",
             "TwoBudgetWorstCase",
