@@ -1,6 +1,7 @@
 """The experiment with learned transport maps, at its smallest: outputs, resume, misuse."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import math
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 import validation.__main__ as command_line  # noqa: E402
 from dro_torch import metrics, physics  # noqa: E402
 from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
-from validation import isum  # noqa: E402
+from validation import isum, trainings  # noqa: E402
 
 
 def write_idx(path, array):
@@ -148,6 +149,61 @@ def test_tuning_tries_every_scale_for_every_arm_and_the_best_goes_on(root, tmp_p
     assert {row["factor"] for row in paper} == {"1.0"}
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_short_runs_choose_the_scale_and_the_plan_stands_beside_what_was_spent(
+    root, tmp_path, monkeypatch, capsys
+):
+    """As at `desk`: scales are tried for a share of the steps, then every seed runs at the best."""
+    small = dataclasses.replace(isum.PRESETS["smoke"], tuning=0.5, targets=True)
+    monkeypatch.setitem(isum.PRESETS, "smoke", small)
+    more = [f"--set={m}" for m in ("comparisons=imbalance", "factors=1.0,0.1", "seeds=2")]
+    assert command(root, tmp_path, "--set=steps=4", "--set=plan=True", *more) == 0
+    assert "minutes of one core" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    models = tmp_path / "models"
+    assert command(root, tmp_path, "--set=steps=4", f"--set=models={models}", *more) == 0
+    tried = rows_of(tmp_path / "training.csv")
+    for arm in isum.COMPARISONS["imbalance"]:
+        runs = [row for row in tried if row["arm"] == arm.name]
+        assert [row["steps"] for row in runs] == ["2", "2", "4", "4"]
+        assert [row["seed"] for row in runs] == ["0", "0", "0", "1"]
+        best = max(runs[:2], key=lambda row: float(row["validation_psnr"]))
+        assert {row["factor"] for row in runs[2:]} == {best["factor"]}
+    assert {row["seeds"] for row in rows_of(tmp_path / "results.csv") if row["factor"]} == {"2"}
+    cost = json.loads((tmp_path / "isum.json").read_text())["cost"]
+    assert [(row["steps"], row["trainings"]) for row in cost] == 2 * [(2, 2), (4, 2)]
+    clocks = [trainings.spent(path.parent) for path in models.rglob(trainings.CLOCK)]
+    assert len(clocks) == len(tried) == 8
+    total = sum(float(row["minutes"]) for row in cost)
+    assert total == pytest.approx(sum(clock.cpu_seconds for clock in clocks) / 60)
+    assert all(row["planned_minutes"] > 0 for row in cost)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_figures")
+def test_trainings_side_by_side_are_those_that_are_read(root, tmp_path):
+    for name, jobs in (("alone", 0), ("together", 2)):
+        more = ("--set", "comparisons=imbalance", "--set", f"jobs={jobs}")
+        assert command(root, tmp_path / name, *more) == 0
+    alone, together = ((tmp_path / n / "results.csv").read_text() for n in ("alone", "together"))
+    assert alone == together
+
+
+def test_what_a_training_depends_on_is_in_its_key(root, tmp_path):
+    config = config_of(root)
+    pools, run = isum.load_images(config), isum.Run(isum.COMPARISONS["main"][0], 0.1, 0, 2)
+    keys = [
+        dict(isum.description(one, pools, run))
+        for one in (config, config_of(root, task="hdr"), config_of(root, blur=3.0))
+    ]
+    keys += [
+        isum.description(config, pools, dataclasses.replace(run, **{name: value}))
+        for name, value in (("factor", 0.3), ("seed", 1), ("steps", 3))
+    ]
+    keys += [isum.description(config, isum.load_images(config_of(root, images=40)), run)]
+    assert len({json.dumps(key, default=str) for key in keys}) == len(keys)
+
+
 # --- killed, and resumed ---
 
 
@@ -253,6 +309,13 @@ def test_single_terms_have_the_total_cost_of_both(root):
     for part, total in (("main", {2.0}), ("paper-scale", {1.0, 2.0})):
         arms = isum.COMPARISONS[part]
         assert {arm.scale * (arm.likelihood + arm.quadratic) for arm in arms} == total
+
+
+def test_desk_is_judged_and_small_enough_for_a_core():
+    size = isum.Config(preset="desk").size
+    assert (size.dataset, size.seeds, size.targets) == ("cifar10", 3, True)
+    assert len(size.factors) == 4
+    assert size.tuning * len(size.factors) < 1  # choosing costs less than one training
 
 
 def test_standard_is_what_the_protocol_says():

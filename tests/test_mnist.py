@@ -8,6 +8,7 @@ import math
 import os
 import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -16,12 +17,21 @@ import pytest
 import torch
 
 from validation import __main__ as command_line
-from validation import evidence
+from validation import evidence, plan, trainings
 from validation.benchmarks import torch_steps
 from validation.errors import UsageError
 from validation.experiment import Claim, over_seeds
 from validation.mnist import arms as training
-from validation.mnist import classical, deblurring, measure, tasks, tuning
+from validation.mnist import (
+    classical,
+    deblurring,
+    measure,
+    misspecified,
+    settings,
+    study,
+    tasks,
+    tuning,
+)
 from validation.mnist.arms import Arm
 from validation.mnist.losses import JacobianPenalty
 from validation.mnist.settings import Config
@@ -434,6 +444,60 @@ def test_a_plan_trains_nothing(root, tmp_path, capsys):
     assert checks == []
     assert "minutes of one core" in capsys.readouterr().out
     assert not (tmp_path / "arms").exists()
+
+
+def test_what_was_spent_is_counted_once_and_over_all_calls(tmp_path):
+    def work(seconds, finish):
+        with trainings.clocked(tmp_path) as finished:
+            start = time.process_time()
+            while time.process_time() - start < seconds:
+                pass
+            if not finish:
+                raise KeyboardInterrupt
+            finished()
+
+    assert trainings.spent(tmp_path) == trainings.Spent()
+    with pytest.raises(KeyboardInterrupt):
+        work(0.02, finish=False)
+    first = trainings.spent(tmp_path)
+    assert first.cpu_seconds >= 0.02
+    assert not first.finished
+    work(0.03, finish=True)
+    both = trainings.spent(tmp_path)
+    assert both.cpu_seconds >= first.cpu_seconds + 0.03
+    assert both.finished
+    work(0.02, finish=True)  # read again
+    assert trainings.spent(tmp_path) == both
+    (tmp_path / trainings.CLOCK).write_text('{"seconds": 3.0}')  # before processors were looked at
+    assert trainings.spent(tmp_path).seconds == 3.0
+    assert math.isnan(trainings.spent(tmp_path).cpu_seconds)
+
+
+def test_the_plan_stands_beside_what_was_spent(root, tmp_path, monkeypatch):
+    """At a preset with targets: of all seeds, of what is tuned, trained here or in processes."""
+    small = dataclasses.replace(settings.PRESETS["smoke"], targets=True, seeds=2, steps=4)
+    monkeypatch.setitem(settings.PRESETS, "smoke", small)
+    monkeypatch.setattr(tuning, "candidates", lambda: ([(0.08, 1.0)], [0.1]))
+    monkeypatch.setattr(study, "candidates", tuning.candidates)
+    config = Config("smoke", str(root))
+    misspecified.run(config, tmp_path)
+    cost = json.loads((tmp_path / "misspecified.json").read_text())["cost"]
+    arms = ["DRO", "MSE", "MSE matched", "select DRO 0.08 1", "select MSE 0.1"]
+    assert [row["arm"] for row in cost] == arms
+    assert [row["trainings"] for row in cost] == [2, 2, 2, 1, 1]
+    assert all(row["planned_minutes"] > 0 and row["minutes"] > 0 for row in cost)
+    clocks = [trainings.spent(path.parent) for path in tmp_path.rglob(trainings.CLOCK)]
+    assert len(clocks) == 2 * 3 + 2
+    total = sum(float(row["minutes"]) for row in cost)
+    assert total == pytest.approx(sum(c.cpu_seconds for c in clocks) / 60)
+    planned, taken = plan.compared(cost)
+    assert (planned > 0, taken) == (True, pytest.approx(total))
+    before = (tmp_path / plan.PLAN).read_text()
+    misspecified.run(config, tmp_path)
+    assert (tmp_path / plan.PLAN).read_text() == before
+    assert json.loads((tmp_path / "misspecified.json").read_text())["cost"] == cost
+    assert math.isnan(plan.costs([plan.Planned("new", 1, 1, 2.0)], {})[0]["minutes"])
+    assert plan.compared([{"planned_minutes": 2.0, "minutes": "nan"}]) == (0, 0)
 
 
 def test_the_queue_runs_publishes_and_does_not_repeat(root, tmp_path, capsys):

@@ -20,17 +20,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from validation.errors import UsageError
+from validation.plan import compared
 from validation.results import Check, at_least, table, write_json
 from validation.settings import Settings, setting
 
 ROOT = Path(__file__).parent.parent
-#: Experiments in order of value, and where their published results go.
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment of the queue: its command, its settings, and the folder of its results."""
+
+    experiment: str
+    folder: str
+    settings: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """What it writes last, in its folder."""
+        return f"{self.folder}/{self.experiment.split()[-1]}.json"
+
+
+#: Experiments in order of value.
 QUEUE = {
-    "mnist deblurring": "deblurring",
-    "mnist misspecified": "misspecified",
-    "mnist simulator": "simulator",
-    "mnist joint": "joint",
-    "mnist radii": "radii",
+    "mnist deblurring": Entry("mnist deblurring", "deblurring"),
+    "mnist misspecified": Entry("mnist misspecified", "misspecified"),
+    "mnist simulator": Entry("mnist simulator", "simulator"),
+    "mnist joint": Entry("mnist joint", "joint"),
+    "mnist radii": Entry("mnist radii", "radii"),
+    "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),
+    "isum levels": Entry("isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance")),
+    "isum sr": Entry("isum", "isum-sr", ("task=sr",)),
+    "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
+    "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
 }
 #: What is published: numbers and figures, not checkpoints.
 PUBLISHED = (".csv", ".json", ".svg")
@@ -103,8 +125,11 @@ def command(name: str, config: Config, place: Place) -> list[str]:
     if config.plan:
         settings["plan"] = "True"
     listed = [f"--set={key}={value}" for key, value in settings.items()]
-    folder = (place.out / QUEUE[name]).resolve()
-    return [sys.executable, "-m", "validation", *name.split(), "--out", str(folder), *listed]
+    entry = QUEUE[name]
+    listed += [f"--set={setting}" for setting in entry.settings]
+    folder = (place.out / entry.folder).resolve()
+    words = entry.experiment.split()
+    return [sys.executable, "-m", "validation", *words, "--out", str(folder), *listed]
 
 
 def run_until(arguments: Sequence[str], code: Path, deadline: float) -> int | None:
@@ -137,12 +162,12 @@ def _give_way() -> None:
 
 def results_file(name: str, folder: Path) -> Path:
     """The file that an experiment writes last."""
-    return folder / QUEUE[name] / f"{name.split()[-1]}.json"
+    return folder / QUEUE[name].file
 
 
 def publish(name: str, place: Place, results: Path) -> None:
     """Copy the numbers and figures of a finished experiment, and write the page of claims anew."""
-    source, target = place.out / QUEUE[name], results / QUEUE[name]
+    source, target = (folder / QUEUE[name].folder for folder in (place.out, results))
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.suffix in PUBLISHED:
@@ -163,7 +188,7 @@ def claims_page(results: Path) -> str:
         "|---|---|---|---|",
     ]
     for name, claim, number, verdict in claims_of(results):
-        link = f"[{name}]({QUEUE[name]}/{name.split()[-1]}.json)" if claim != "-" else name
+        link = f"[{name}]({QUEUE[name].file})" if claim != "-" else name
         lines.append(f"| {link} | {claim} | {number} | {verdict} |")
     return "\n".join(lines) + "\n"
 
@@ -178,6 +203,16 @@ def claims_of(results: Path) -> Iterator[tuple[str, str, str, str]]:
         for claim in json.loads(path.read_text())["claims"]:
             number = f"{float(claim['value']):.4g} ± {float(claim['band']):.2g}"
             yield name, claim["claim"], number, claim["verdict"]
+
+
+def costs_of(results: Path) -> Iterator[tuple[str, str, str, str]]:
+    """(experiment, planned minutes, minutes taken, their ratio) of what recorded both."""
+    for name in QUEUE:
+        path = results_file(name, results)
+        rows = json.loads(path.read_text()).get("cost", []) if path.exists() else []
+        planned, taken = compared(rows)
+        if planned and taken:
+            yield name, f"{planned:.1f}", f"{taken:.1f}", f"{taken / planned:.2f}"
 
 
 def run(config: Config, out: Path) -> list[Check]:
@@ -209,4 +244,6 @@ def run(config: Config, out: Path) -> list[Check]:
     if config.plan:
         return []
     print("\n" + table([("experiment", "claim", "number", "verdict"), *claims_of(results)]))
+    columns = "experiment", "planned minutes of one core", "minutes taken", "taken / planned"
+    print("\n" + table([columns, *costs_of(results)]))
     return [at_least("experiments that have been run, share", finished / len(names), 1.0)]

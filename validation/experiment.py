@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
@@ -21,6 +21,7 @@ import torch
 from dro_torch.data import DataFileError
 from dro_torch.training import CheckpointError
 from validation.errors import mendable
+from validation.plan import Planned, costs, kept_plan, plan_table
 from validation.results import Check, at_least, provenance, write_csv, write_json
 from validation.settings import without_folders
 from validation.tables import Tables
@@ -81,6 +82,14 @@ class Sized(Protocol):
     def device(self) -> str:
         """Where arms are trained and measured."""
 
+    @property
+    def plan(self) -> bool:
+        """Whether only the plan is asked for."""
+
+    @property
+    def jobs(self) -> int:
+        """Arms that are trained side by side."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -140,9 +149,15 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
         """Train what can be trained side by side, before the arms are read one by one."""
         return
 
-    def planned(self, settings: S, data: Data) -> str | None:
-        """The plan, where only that was asked for."""
-        return None
+    def planned(self, settings: S, data: Data) -> list[Planned]:
+        """What will be trained and how long that takes; nothing where nobody asks for it."""
+        return []
+
+    def minutes(
+        self, settings: S, data: Data, arms: Sequence[Arm], out: Path
+    ) -> Mapping[str, float]:
+        """Minutes of one core that the planned arms took, by their names."""
+        return {}
 
     @abstractmethod
     def plots(
@@ -164,10 +179,11 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
     def run(self, settings: S, out: Path) -> list[Check]:
         """Train, measure, judge; written to `out`."""
         data = self.data(settings)
-        plan = self.planned(settings, data)
-        if plan is not None:
-            print(plan)
+        if settings.plan:
+            print(plan_table(self.planned(settings, data), max(1, settings.jobs)))
             return []
+        asked, own = without_folders(settings), settings
+        plan = kept_plan(out, asked, lambda: self.planned(own, data))
         settings = self.tuned(settings, data, out)
         others = self.repeated(settings)
         self.prepared([settings, *others], data, out)
@@ -180,6 +196,7 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
             judged.append(self.claims(other, self.again(other, data, out)))
         for name, rows in tables.items():
             write_csv(out / f"{name}.csv", rows)
+        cost = costs(plan, self.minutes(settings, data, arms, out)) if plan else []
         claims = over_seeds(judged)
         verdict = self.verdict(settings, arms, claims, tables)
         print(verdict.text)
@@ -193,7 +210,8 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
         }
         trainings = [[dataclasses.asdict(claim) for claim in one] for one in judged]
         found = {"claims": verdict.claims, "trainings": trainings, **tables, "checks": checks}
-        write_json(out / f"{self.name.split()[-1]}.json", {**made, **self.about(settings), **found})
+        about = {"cost": cost, **self.about(settings)}
+        write_json(out / f"{self.name.split()[-1]}.json", {**made, **about, **found})
         return checks
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from dro_core.checks import as_positive_integer, check_option
 from dro_torch.nets.common import initialise
 from dro_torch.nets.upsampling import BicubicUpsampling
+from dro_torch.precision import full_precision
 
 #: Widths of `TransportMap`, from the finest to the coarsest scale.
 MAP_WIDTHS = {"paper": (80, 128, 176), "32": (32, 48, 64), "small": (16, 24, 32)}
@@ -82,6 +83,7 @@ class PotentialConfig(TypedDict):
     size: list[int]
     width: int
     minibatch_deviation: bool
+    bf16: bool
 
 
 class TransportMap(nn.Module):
@@ -264,6 +266,10 @@ class Potential(nn.Module):
         Append the standard deviation over groups of at most 4 images of the batch (the largest
         number that divides the batch), as the paper's network does. The value at one image then
         depends on its neighbours in the batch; False makes v a function of the image alone.
+    bf16 : bool
+        Run the convolutions in bfloat16, also where autocast is off, as the losses of this package
+        have it around a potential. Parameters, the deviation, the sum over pixels and the linear
+        layer stay in float32 or wider.
     generator : torch.Generator, optional
         Draws the initial weights and leaves torch's own generator alone; without it torch's draws.
 
@@ -292,6 +298,7 @@ class Potential(nn.Module):
         width: str | int = "paper",
         *,
         minibatch_deviation: bool = True,
+        bf16: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -309,7 +316,9 @@ class Potential(nn.Module):
         self.width = as_positive_integer(width, "width")
         if not isinstance(minibatch_deviation, bool):
             raise TypeError(f"minibatch_deviation: {minibatch_deviation!r}; allowed: True or False")
-        self.minibatch_deviation = minibatch_deviation
+        if not isinstance(bf16, bool):
+            raise TypeError(f"bf16: {bf16!r}; allowed: True or False")
+        self.minibatch_deviation, self.bf16 = minibatch_deviation, bf16
         widths, side = [self.width], min(height, breadth)
         while side >= 8:
             widths.append(min(2 * widths[-1], 4 * self.width))
@@ -332,6 +341,7 @@ class Potential(nn.Module):
             "size": list(self.size),
             "width": self.width,
             "minibatch_deviation": self.minibatch_deviation,
+            "bf16": self.bf16,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -341,8 +351,20 @@ class Potential(nn.Module):
             raise ValueError(
                 f"x: images of {tuple(x.shape[-2:])}; this potential is for {self.size}"
             )
+        if not self.bf16:
+            return self._value(self._features(x))
+        # without the cache: its casts lack the graph of whoever differentiates later
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            h = self._features(x)
+        with full_precision(x):
+            return self._value(h.to(self.head.weight.dtype))
+
+    def _features(self, x: Tensor) -> Tensor:
         h = self.blocks(self.stem(x))
         if self.minibatch_deviation:
             h = _with_deviation(h)
-        result: Tensor = self.head(_leaky(self.end(h)).sum((2, 3)))[:, 0]
+        return _leaky(self.end(h))
+
+    def _value(self, features: Tensor) -> Tensor:
+        result: Tensor = self.head(features.sum((2, 3)))[:, 0]
         return result

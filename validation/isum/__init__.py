@@ -17,6 +17,7 @@ from validation.isum.claims import claim, interval, verdict
 from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement, wiener
 from validation.isum.settings import PRESETS, Config
 from validation.isum.study import run
+from validation.isum.training import Run, description
 
 __all__ = [
     "COMPARISONS",
@@ -26,8 +27,10 @@ __all__ = [
     "Arm",
     "Config",
     "Pools",
+    "Run",
     "blur_spectrum",
     "claim",
+    "description",
     "interval",
     "load_images",
     "measurement",

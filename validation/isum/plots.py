@@ -27,7 +27,7 @@ def plot(path: Path, noise: float, seed: int, rows: Sequence[Row], arms: Sequenc
     axes[0, 0].invert_yaxis()
     axes[0, 0].set(xlabel=f"PSNR in dB at σ = {noise:g}, 95 % interval")
     for run in arms:
-        if run.seed == seed:
+        if run.run.seed == seed:
             history = run.history
             axes[0, 1].plot(
                 [row["step"] for row in history],
@@ -62,7 +62,7 @@ def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Train
     if config.task == "deblur":
         panels.append(("Wiener", wiener(config, pools.unpaired(config, False)[1])(y)))
     for run in arms:
-        if run.arm.part == "main" and run.seed == config.seed:
+        if run.arm.part == "main" and run.run.seed == config.seed:
             panels.append((run.arm.name, run.restoration.to("cpu").restore(y)))
     canvas, axes = new_figure(len(panels), len(x), width=1.3, height=1.4)
     for axis_row, i in zip(axes, range(len(x)), strict=True):

@@ -78,7 +78,7 @@ def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
         row: Row = {
             "arm": name,
             "noise": level,
-            "factor": runs[0].factor if runs else "",
+            "factor": runs[0].run.factor if runs else "",
             "seeds": len(values),
             "psnr": mean,
             "psnr_low": low,
@@ -104,13 +104,15 @@ def training_rows(tried: Sequence[Trained]) -> list[Row]:
         rows.append(
             {
                 "arm": run.arm.name,
-                "factor": run.factor,
-                "seed": run.seed,
+                "factor": run.run.factor,
+                "seed": run.run.seed,
+                "steps": run.run.steps,
                 "validation_psnr": run.validation["PSNR"],
                 "best_validation_psnr": best["PSNR"],
                 "best_step": best["step"],
                 "weights": " ".join(w for w in weights if w != "nan"),
-                "seconds": run.seconds,
+                "seconds": run.spent.seconds,
+                "cpu_seconds": run.spent.cpu_seconds,
             }
         )
     return rows

@@ -34,6 +34,8 @@ class Preset:
     factors: tuple[float, ...]  #: of the scale of the cost, tried by every arm
     comparisons: tuple[str, ...]
     targets: bool  #: whether results are judged, or shown for information
+    tuning: float = 1.0  #: share of the steps for which a factor is tried; 1: the arm itself
+    channels_last: bool = False  #: memory format of images and kernels
 
 
 #: What can be set by hand.
@@ -41,6 +43,23 @@ FIELDS = [entry.name for entry in dataclasses.fields(Preset) if entry.name != "t
 PRESETS = {
     "smoke": Preset("mnist", 48, 4, 6, 2, 4, (2, 4), 2, 1e-3, 1, (0.1,), MAIN, False),
     "quick": Preset("mnist", 4000, 128, 500, 250, 16, "small", 8, 1e-3, 1, (0.03,), MAIN, False),
+    "desk": Preset(
+        "cifar10",
+        20000,
+        500,
+        1000,
+        4000,
+        16,
+        (16, 32),
+        8,
+        5e-4,
+        3,
+        (1.0, 0.3, 0.1, 0.03),
+        ("main",),
+        True,
+        0.1,
+        True,
+    ),
     "standard": Preset(
         "cifar10",
         40000,
@@ -66,6 +85,9 @@ class Config(Settings):
     preset: str = setting("quick", f"size: {', '.join(PRESETS)}", choices=PRESETS)
     task: str = setting("deblur", f"measurement: {', '.join(TASKS)}", choices=TASKS)
     data: str = setting("", "data root; otherwise the environment variable DRO_DATA", folder=True)
+    models: str = setting(
+        "", "folder of trained arms to use and extend; default: the output folder", folder=True
+    )
     dataset: str = setting(
         "", f"images: {', '.join(DATASETS)} (64² for the last)", choices=DATASETS, unset=""
     )
@@ -85,7 +107,13 @@ class Config(Settings):
     rate: float = setting(0.0, "learning rate of the map", low=0)
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
+    potential_bf16: bool = setting(
+        False, "convolutions of the potential in bfloat16, its sums in float32"
+    )
     seed: int = setting(0, "first seed")
+    jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)
+    threads: int = setting(1, "threads of torch: two wait for each other; 0: as it is", low=0)
+    plan: bool = setting(False, "print the arms with the minutes they need; train nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()

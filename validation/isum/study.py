@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from validation.experiment import Claim, Study, Verdict
 from validation.isum import data as images
 from validation.isum import plots as figures
@@ -13,7 +15,8 @@ from validation.isum.arms import COMPARISONS
 from validation.isum.claims import claims_of, verdict
 from validation.isum.scores import Scores, evaluate, rows_of, training_rows
 from validation.isum.settings import Config
-from validation.isum.training import Trained, chosen, fit_arms
+from validation.isum.training import Trained, chosen, fit_arms, minutes_of, plan_rows
+from validation.plan import Planned
 from validation.results import at_least, table
 from validation.tables import Row, Tables
 
@@ -24,8 +27,20 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
     name = "isum"
 
     def data(self, config: Config) -> images.Pools:
-        """Training images of both pools, validation and test images."""
+        """Training images of both pools, validation and test images; the threads asked for."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
         return images.load_images(config)
+
+    def planned(self, config: Config, pools: images.Pools) -> list[Planned]:
+        """Arms, steps and expected minutes, from a few iterations of each."""
+        return plan_rows(config, pools) if config.plan or config.size.targets else []
+
+    def minutes(
+        self, config: Config, pools: images.Pools, arms: Sequence[Trained], out: Path
+    ) -> dict[str, float]:
+        """Of the trainings at the chosen scales, and of those that chose them."""
+        return minutes_of(config, arms)
 
     def arms(self, config: Config, pools: images.Pools, out: Path) -> list[Trained]:
         """Everything that is tried; the chosen ones are marked."""

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
-import multiprocessing
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -35,7 +31,8 @@ from dro_torch.keyed_noise import standard_normal
 from validation.mnist.losses import AdversarialTraining, JacobianPenalty, MeanSquaredError
 from validation.mnist.settings import Config, Precision, Preset
 from validation.mnist.tasks import PIXELS, SIDE, Task, digits, fingerprint
-from validation.results import write_json
+from validation.side_by_side import side_by_side
+from validation.trainings import Spent, clocked, spent, stored
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Trained:
     arm: Arm
     model: nn.Module
     multiplier: float
-    seconds: float
+    spent: Spent
     history: list[dict[str, float]]
     gradient_evaluations: int
 
@@ -112,12 +109,6 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
     described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
     described["pixels"] = fingerprint(learn)
     return {key: str(value) for key, value in described.items()}
-
-
-def stored(out: Path, name: str, described: Mapping[str, str]) -> Path:
-    """The folder of a trained arm: its name, and a digest of what it depends on."""
-    text = json.dumps(dict(described), sort_keys=True)
-    return out / "arms" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 class Pairs:
@@ -148,15 +139,6 @@ class Pairs:
         return (x, given) if reconstructs else (given, y)
 
 
-def time_spent(folder: Path, start: float) -> float:
-    """Seconds of the training, the longest of all calls that went on with it; kept beside it."""
-    clock, spent = folder / "seconds.json", time.perf_counter() - start
-    if clock.exists():
-        spent = max(spent, float(json.loads(clock.read_text())["seconds"]))
-    write_json(clock, {"seconds": spent})
-    return spent
-
-
 def reconstruction_of(
     config: Config, task: Task, arm: Arm
 ) -> tuple[training.Phase, Multiplier | None]:
@@ -185,35 +167,40 @@ def steps_of(size: Preset, arm: Arm) -> int:
     return max(1, round(size.steps * arm.steps_share))
 
 
+def folder_of(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Path:
+    """Where an arm is kept: under `--set models=`, or the output folder."""
+    name = f"{task.name}-{arm.name}-{config.preset}-{config.seed}"
+    return stored(Path(config.models or out), name, description(config, task, learn, arm))
+
+
 def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, out: Path) -> Trained:
     """Train one arm, or go on with it, or read it when it is finished."""
     size = config.size
     phase, multiplier = reconstruction_of(config, task, arm)
     model = phase.modules["model"]
     described = description(config, task, learn, arm)
-    name = f"{task.name}-{arm.name}-{config.preset}-{config.seed}"
-    folder = stored(Path(config.models or out), name, described)
-    start, steps = time.perf_counter(), steps_of(size, arm)
-    result = training.fit(
-        phase,
-        data.Batches(learn, min(size.batch, len(learn)), config.seed),
-        steps,
-        seed=config.seed,
-        folder=folder,
-        device=config.device,
-        precision=cast(Precision, config.precision),
-        channels_last=size.channels_last,
-        warmup=min(max(1, steps // 20), steps - 1),
-        checkpoint_every=max(50, steps // 10),
-        config=described,
-        log_every=max(1, min(50, steps // 5)),
-    )
-    if result.interrupted:
-        raise KeyboardInterrupt
-    spent = time_spent(folder, start)
+    folder, steps = folder_of(config, task, arm, learn, out), steps_of(size, arm)
+    with clocked(folder) as finish:
+        result = training.fit(
+            phase,
+            data.Batches(learn, min(size.batch, len(learn)), config.seed),
+            steps,
+            seed=config.seed,
+            folder=folder,
+            device=config.device,
+            precision=cast(Precision, config.precision),
+            channels_last=size.channels_last,
+            warmup=min(max(1, steps // 20), steps - 1),
+            checkpoint_every=max(50, steps // 10),
+            config=described,
+            log_every=max(1, min(50, steps // 5)),
+        )
+        if result.interrupted:
+            raise KeyboardInterrupt
+        finish()
     model.eval()
     value = arm.multiplier if multiplier is None else float(multiplier().detach())
-    return Trained(arm, model, value, spent, result.history, steps)
+    return Trained(arm, model, value, spent(folder), result.history, steps)
 
 
 def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:
@@ -227,18 +214,11 @@ Training = tuple[Config, Task, Arm]
 
 
 def train(job: Training, out: Path) -> None:
-    """One arm with one thread: what a process of its own does."""
+    """One arm: what a process of its own does."""
     config, task, arm = job
-    torch.set_num_threads(1)
     fit_arms(config, task, [arm], out)
 
 
 def train_side_by_side(jobs: Sequence[Training], out: Path) -> None:
     """Arms in processes of one thread each, where that is asked for; they are read afterwards."""
-    count = min(jobs[0][0].jobs, len(jobs)) if jobs else 0
-    if count < 2:
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawn) as pool:
-        for done in [pool.submit(train, job, out) for job in jobs]:
-            done.result()
+    side_by_side(partial(train, out=out), jobs, jobs[0][0].jobs if jobs else 0)

@@ -13,6 +13,7 @@ from validation.mnist.arms import Arm, Trained
 from validation.mnist.measure import Trials
 from validation.mnist.tasks import Task
 from validation.mnist.tuning import best
+from validation.trainings import Spent
 
 
 class Wiener(nn.Module):
@@ -106,7 +107,7 @@ def classical(
     found = []
     for name, models in candidates.items():
         arms = [
-            Trained(Arm(f"{name} {k}", "classical"), model, 0.0, 0.0, [], 0)
+            Trained(Arm(f"{name} {k}", "classical"), model, 0.0, Spent(), [], 0)
             for k, model in enumerate(models)
         ]
         chosen = arms[best(task, arms, check, trials)]

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import cast
 
-import numpy as np
 import torch
 
 from dro_torch import data, training
+from validation import plan
 from validation.mnist.arms import Arm, reconstruction_of, steps_of
 from validation.mnist.settings import Config, Precision
 from validation.mnist.tasks import Task
-from validation.results import table
-
-#: Steps before the clock starts, and with it.
-WARM, TIMED = 3, 7
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One arm: how often it is trained, for how long."""
-
-    arm: str
-    steps: int
-    trainings: int
-    minutes: float  #: of one core, all trainings together
+from validation.plan import Planned
 
 
 def seconds_per_step(
@@ -35,23 +20,25 @@ def seconds_per_step(
 ) -> float:
     """Time that the processor works on a step, in all threads together."""
     size, before = config.size, torch.get_num_threads()
-    clock: list[float] = []
-    torch.set_num_threads(threads)
-    try:
+
+    def train(steps: int, log: Callable[[object], None]) -> None:
         training.fit(
             reconstruction_of(config, task, arm)[0],
             data.Batches(learn, min(size.batch, len(learn)), config.seed),
-            WARM + TIMED,
+            steps,
             seed=config.seed,
             precision=cast(Precision, config.precision),
             channels_last=size.channels_last,
-            log=lambda row: clock.append(time.process_time()),
+            log=log,
             log_every=1,
             progress=False,
         )
+
+    torch.set_num_threads(threads)
+    try:
+        return plan.seconds_per_step(train)
     finally:
         torch.set_num_threads(before)
-    return float(np.median(np.diff(clock[WARM - 1 :])))
 
 
 def plan_rows(
@@ -67,11 +54,3 @@ def plan_rows(
         steps = steps_of(config.size, arm)
         rows.append(Planned(arm.name, steps, trainings, trainings * steps * known[kind] / 60))
     return rows
-
-
-def plan_table(rows: Sequence[Planned], jobs: int) -> str:
-    """The plan in words."""
-    shown = [("arm", "steps", "trainings", "minutes of one core")]
-    shown += [(r.arm, str(r.steps), str(r.trainings), f"{r.minutes:.1f}") for r in rows]
-    total = sum(row.minutes for row in rows)
-    return f"{table(shown)}\n\n{total:.0f} minutes of one core, {total / jobs:.0f} with {jobs}"

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from validation.experiment import Claim, Study, Verdict
-from validation.mnist.arms import Arm, Trained, fit_arms, train_side_by_side
+from validation.mnist.arms import Arm, Trained, fit_arms, folder_of, train_side_by_side
 from validation.mnist.measure import Trials, attack, measure, models_of
-from validation.mnist.plan import plan_rows, plan_table
+from validation.mnist.plan import plan_rows
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
 from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits, fingerprint
 from validation.mnist.tuning import candidates, selected, tuning_arms
+from validation.plan import Planned
 from validation.results import at_least, table
 from validation.tables import Row, Tables
+from validation.trainings import spent
 
 
 class DigitStudy(Study[Config, Splits, Trained, Tables]):
@@ -75,14 +77,30 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         """Arms that are trained once beside the declared ones: for the plan."""
         return tuning_arms(*candidates()) if config.size.targets else []
 
-    def planned(self, config: Config, data: Splits) -> str | None:
+    def planned(self, config: Config, data: Splits) -> list[Planned]:
         """Arms, steps and expected minutes, from a few steps of each."""
-        if not config.plan:
-            return None
+        if not (config.plan or config.size.targets):
+            return []
         seeds = config.size.seeds
         rows = plan_rows(config, self.task, self.declared(config), data.learn, seeds)
-        rows += plan_rows(config, self.task, self.extra(config), data.learn, 1)
-        return plan_table(rows, max(1, config.jobs))
+        return [*rows, *plan_rows(config, self.task, self.extra(config), data.learn, 1)]
+
+    def minutes(
+        self, config: Config, data: Splits, arms: Sequence[Trained], out: Path
+    ) -> dict[str, float]:
+        """Those of all seeds, and of the arms that are trained once."""
+        taken = {arm.arm.name: arm.spent.cpu_seconds / 60 for arm in arms}
+        taken |= dict.fromkeys((arm.name for arm in self.declared(config)), 0.0)
+        for one in (config, *self.repeated(config)):
+            learn = digits(one).learn  # every seed has its own training images
+            for arm in self.declared(one):
+                folder = folder_of(one, self.task, arm, learn, out)
+                taken[arm.name] += spent(folder).cpu_seconds / 60
+        for arm in self.extra(config):
+            if arm.name not in taken:
+                folder = folder_of(config, self.task, arm, data.learn, out)
+                taken[arm.name] = spent(folder).cpu_seconds / 60
+        return taken
 
     def gaussian(self, config: Config, data: Splits, arms: Sequence[Trained]) -> list[Row]:
         """Every arm under Gaussian noise."""
@@ -151,7 +169,8 @@ def training_row(trained: Trained) -> Row:
         "arm": trained.arm.name,
         "kind": trained.arm.kind,
         "multiplier": trained.multiplier,
-        "seconds": trained.seconds,
+        "seconds": trained.spent.seconds,
+        "cpu_seconds": trained.spent.cpu_seconds,
         "steps": trained.gradient_evaluations,
         "last_loss": trained.history[-1]["loss"] if trained.history else 0.0,
     }

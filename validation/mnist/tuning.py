@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from validation.mnist.arms import (
     Trained,
     description,
     fit_arm,
-    stored,
     train_side_by_side,
 )
 from validation.mnist.measure import Trials, measure, models_of
@@ -24,6 +23,7 @@ from validation.mnist.settings import Config
 from validation.mnist.tasks import Splits, Task, digits
 from validation.results import progress, write_json
 from validation.tables import Row
+from validation.trainings import Spent, clocked, spent, stored
 
 #: The arm with the bisected multiplier.
 BISECTED = "DRO bisected"
@@ -109,7 +109,7 @@ class Bisected:
 
     multiplier: float
     evaluations: int
-    seconds: float
+    seconds: float = 0.0  #: models that were stored before `validation.trainings`
 
 
 def bisection_cost(config: Config) -> Arm:
@@ -148,28 +148,31 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
         model.load_state_dict(state.pop("model"))
         found = Bisected(**state)
     else:
-        start, train = time.perf_counter(), StochasticDescent(objective, "adam", config.rate)
+        train = StochasticDescent(objective, "adam", config.rate)
         low, high = learned.multiplier / 4, 4 * learned.multiplier
-        answer = bisect_multiplier(
-            model,
-            train,
-            validated,
-            low=low,
-            high=high,
-            tolerance=(high - low) / 2**HALVINGS,
-            steps=max(1, round(size.steps * CANDIDATE_SHARE)),
-            last_steps=size.steps,
-        )
-        seconds = time.perf_counter() - start
-        found = Bisected(answer.multiplier, train.gradient_evaluations, seconds)
-        folder.mkdir(parents=True, exist_ok=True)
+        with clocked(folder) as finish:
+            answer = bisect_multiplier(
+                model,
+                train,
+                validated,
+                low=low,
+                high=high,
+                tolerance=(high - low) / 2**HALVINGS,
+                steps=max(1, round(size.steps * CANDIDATE_SHARE)),
+                last_steps=size.steps,
+            )
+            finish()
+        found = Bisected(answer.multiplier, train.gradient_evaluations)
         part = saved.with_suffix(".part")
         torch.save({"model": model.state_dict(), **dataclasses.asdict(found)}, part)
         part.replace(saved)
     model.eval()
     history = [{"loss": validated(model, found.multiplier)}]
     shown = Arm(BISECTED, "entropic")
-    return Trained(shown, model, found.multiplier, found.seconds, history, found.evaluations)
+    taken = spent(folder)
+    if not taken.finished:
+        taken = Spent(found.seconds, math.nan, True)
+    return Trained(shown, model, found.multiplier, taken, history, found.evaluations)
 
 
 def bisection_rows(
@@ -184,7 +187,7 @@ def bisection_rows(
     numbers: dict[str, Callable[[Trained], float]] = {
         "objective": objective,
         "gradient evaluations": lambda arm: float(arm.gradient_evaluations),
-        "seconds": lambda arm: arm.seconds,
+        "seconds": lambda arm: arm.spent.seconds,
         "multiplier": lambda arm: arm.multiplier,
     }
     return [
