@@ -56,6 +56,7 @@ from dro_core.growth import (
     smoothed_bound,
 )
 from dro_core.noise import GaussianNoise, PoissonNoise, hull_candidates, noise_candidates
+from dro_core.noise_training import NoiseTraining, ShapedNoise, shaped_noise
 from dro_core.radii import (
     radius_for_gap,
     radius_from_rms,
@@ -133,6 +134,7 @@ __all__ = [
     "LinearDRO",
     "LinearFit",
     "LinearReconstruction",
+    "NoiseTraining",
     "NotConvergedError",
     "NotOptimalWarning",
     "PoissonNoise",
@@ -140,6 +142,7 @@ __all__ = [
     "ResidualSpectrum",
     "SampleWeightedReconstruction",
     "SampleWeightedWorstCase",
+    "ShapedNoise",
     "SignalNoise",
     "SmoothedBound",
     "SmoothedLosses",
@@ -193,6 +196,7 @@ __all__ = [
     "rms_from_radius",
     "sample_weighted_worst_case",
     "semidual_value",
+    "shaped_noise",
     "smoothed_bound",
     "twist_condition",
     "two_budget_worst_case",

@@ -679,6 +679,31 @@ ROWS = {
         {"B": B, "x": X, "y": Y, "weight_y": np.ones((3, 1))},
         SAMPLE_WEIGHTS,
     ),
+    dro_core.shaped_noise: (
+        {"x": X, "y": Y, "radius": 0.1},
+        [
+            ({"x": replaced(X, NAN)}, ValueError, "x: .*NaN"),
+            ({"y": Y[:2]}, ValueError, "y: 2 rows, but x has 3"),
+            ({"shape": -1.0}, ValueError, "shape: -1.0 is negative"),
+            ({"shape": 0.0}, ValueError, "shape: zero; allowed"),
+            ({"shape": np.ones(5)}, ValueError, r"shape: shape \(5,\)"),
+            ({"structure": "x|y"}, ValueError, "structure: .*allowed: 'y|x', 'joint'"),
+            *RADIUS,
+            *WEIGHTS,
+        ],
+    ),
+    dro_core.NoiseTraining: (
+        {"x": X, "y": Y, "shape": 1.0},
+        [
+            ({"shape": NAN}, ValueError, "shape: NaN"),
+            ({"y": Y[:, 0]}, ValueError, "y: samples are rows"),
+            *WEIGHTS,
+        ],
+    ),
+    dro_core.NoiseTraining.map: (
+        {"self": dro_core.NoiseTraining(X, Y, 1.0), "level": 1.0},
+        [({"level": -1.0}, ValueError, "level: -1.0 is negative")],
+    ),
     dro_core.SignalNoise: (
         {"forward": B.T},
         [
@@ -1206,6 +1231,7 @@ WITHOUT_INPUT = {
     "IndependentWorstCase",
     "ReferenceFit",
     "SampleWeightedWorstCase",
+    "ShapedNoise",
     "TwoBudgetCertificate",
     "TwoBudgetFit",
     "TwoBudgetWorstCase",

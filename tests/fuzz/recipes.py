@@ -122,6 +122,25 @@ recipe(
 )(sample_weighted)
 
 
+def plain(rng: Rng) -> Arguments:
+    return {name: value for name, value in core(rng).items() if name != "B"}
+
+
+@recipe(
+    "shaped_noise",
+    lambda **a: dro_core.shaped_noise(**a).risk,
+    agreement=1e-3,
+    known_as=("structure",),
+)
+def _(rng: Rng) -> Arguments:
+    return {**plain(rng), "radius": 0.5, "shape": 1.0}
+
+
+@recipe("NoiseTraining", lambda **a: dro_core.NoiseTraining(**a).map(0.5))
+def _(rng: Rng) -> Arguments:
+    return {**plain(rng), "shape": 1.0}
+
+
 def two_budgets(rng: Rng) -> Arguments:
     made = core(rng)
     forward = rng.standard_normal(made["B"].T.shape)
@@ -1188,6 +1207,7 @@ EXEMPT = {
             "LinearFit",
             "RelaxedCurve",
             "SampleWeightedWorstCase",
+            "ShapedNoise",
             "TwoBudgetCertificate",
             "TwoBudgetFit",
             "TwoBudgetWorstCase",

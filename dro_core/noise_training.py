@@ -1,0 +1,234 @@
+r"""Training with noise, the cheap robust fit: which covariance a ball asks for, and at which level.
+
+The linear map trained with noise of covariance :math:`\Sigma` on y is
+
+.. math:: B_\Sigma = \mathbb E[xy^\top]\,(\mathbb E[yy^\top] + \Sigma)^{-1},
+
+also the least-squares map with the penalty :math:`\operatorname{tr}B\Sigma B^\top` (for
+:math:`\Sigma = \sigma^2I` that of the Jacobian's Frobenius norm). In the units of the transport
+cost of y|x, where W = I, the optimum of `fit_linear` is stationary iff
+
+.. math:: \mathbb E[ry^\top] = \mathbb E[rr^\top]\,(\lambda I - BB^\top)^{-1}B ,
+
+and :math:`B_\Sigma` has :math:`\mathbb E[ry^\top] = B\Sigma`: so noise reproduces the optimum iff
+:math:`\mathbb E[rr^\top](\lambda I - BB^\top)^{-1}B = B\Sigma`. White noise does whenever x is
+scalar, and where everything is a multiple of the identity; hence noise of the ball's shape,
+:math:`\Sigma = \sigma^2W^{-1}` on what moves.
+
+In come samples, a radius and a structure, out go a level and its map. Above: validation; below:
+structure, worst_case.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq, minimize_scalar
+
+from dro_core.checks import as_radius, as_samples, as_weights
+from dro_core.structure import Joint, Structure, YGivenX, as_covariance, as_structure
+from dro_core.types import Array, Real
+from dro_core.worst_case import LinearReconstruction, WorstCase
+
+#: Levels that are tried first, relative to the root mean square of y in the units of the cost.
+LEVELS = np.geomspace(1e-5, 1e6, 56)
+
+
+class NoiseTraining:
+    r"""Linear maps trained with noise :math:`\sigma^2` times one covariance, at every level.
+
+    Parameters
+    ----------
+    x, y : (N, n) and (N, m) arrays
+        Samples as rows.
+    shape : variance, (m,) variances or (m, m) positive semi-definite matrix
+        The covariance at level one.
+    weights : (N,) array, optional
+        Non-negative, summing to one; default uniform.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arrays, weights or covariances; for a covariance that is zero.
+    """
+
+    def __init__(
+        self, x: ArrayLike, y: ArrayLike, shape: ArrayLike, weights: ArrayLike | None = None
+    ) -> None:
+        x, y = as_samples(x, "x"), as_samples(y, "y")
+        if len(x) != len(y):
+            raise ValueError(f"y: {len(y)} rows, but x has {len(x)}")
+        m = y.shape[1]
+        covariance = as_covariance(shape, m, "shape")
+        if covariance is None:
+            raise ValueError("shape: zero; allowed: a covariance with some variance")
+        dense = covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (m,)))
+        #: The covariance of the noise at level one, (m, m).
+        self.shape: Array = np.asarray(dense, dtype=np.float64)
+        rows = np.sqrt(as_weights(weights, len(x)))[:, None] * np.hstack([x, y])
+        if len(rows) > rows.shape[1]:
+            rows = np.asarray(np.linalg.qr(rows, mode="r"))
+        # maps and worst cases depend on second moments alone: these few samples have the same
+        rows = math.sqrt(len(rows)) * rows
+        #: Samples with the second moments of the given ones.
+        self.rows_x, self.rows_y = rows[:, : x.shape[1]], rows[:, x.shape[1] :]
+
+    @cached_property
+    def _moments(self) -> tuple[Array, Array]:
+        return self.rows_x.T @ self.rows_y / len(self.rows_x), self.rows_y.T @ self.rows_y / len(
+            self.rows_x
+        )
+
+    @property
+    def unit(self) -> float:
+        """The level at which the noise has the mean square of y."""
+        return math.sqrt(float(np.trace(self._moments[1])) / float(np.trace(self.shape))) or 1.0
+
+    def map(self, level: Real) -> Array:
+        r""":math:`\mathbb E[xy^\top](\mathbb E[yy^\top] + \sigma^2\Sigma)^{-1}`, (n, m).
+
+        Where that second moment is singular the map of smallest norm.
+        """
+        cross, moments = self._moments
+        noisy = moments + as_radius(level, "level") ** 2 * self.shape
+        return np.asarray(np.linalg.lstsq(noisy, cross.T, rcond=None)[0].T)
+
+    def worst_case(self, level: float, radius: float, structure: Structure) -> WorstCase:
+        """Worst case of the map trained at that level."""
+        return LinearReconstruction(self.map(level), self.rows_x, self.rows_y).worst_case(
+            radius, structure
+        )
+
+    def best_level(self, radius: float, structure: Structure) -> float:
+        """The level whose map has the smallest worst-case risk: a grid, then Brent's method."""
+
+        def risk(logarithm: float) -> float:
+            return self.worst_case(math.exp(logarithm), radius, structure).risk
+
+        grid = np.log(self.unit * LEVELS)
+        risks = [risk(point) for point in grid]
+        k = int(np.argmin(risks))
+        ends = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
+        found = minimize_scalar(risk, bounds=ends, method="bounded", options={"xatol": 1e-6})
+        best = float(found.x) if found.fun < risks[k] else float(grid[k])
+        return math.exp(best) if risk(best) < self.worst_case(0.0, radius, structure).risk else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedNoise:
+    r"""Noise for training, at the level that is best for the worst case.
+
+    Attributes
+    ----------
+    level : float
+        :math:`\sigma`.
+    guess : float
+        The level by the closed form (see `shaped_noise`); infinite if it asks for the zero map.
+    covariance : (m, m) array
+        :math:`\sigma^2` times the shape.
+    matrix : (n, m) array
+        The map trained with it.
+    worst : WorstCase
+        Its worst case, on samples with the same second moments as the given ones.
+    """
+
+    level: float
+    guess: float
+    covariance: Array
+    matrix: Array
+    worst: WorstCase
+
+    @property
+    def risk(self) -> float:
+        """Worst-case risk of the map."""
+        return self.worst.risk
+
+
+def shaped_noise(
+    *,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: Real,
+    structure: str | Structure = "y|x",
+    shape: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> ShapedNoise:
+    r"""The noise that a weighted ball asks for, for linear maps: covariance and level.
+
+    The shape is :math:`W_y^{-1}` on what moves, the level the one whose map has the smallest
+    worst-case risk. Its closed form: if noise is optimal its map is stationary under scaling, which
+    by the budget :math:`\operatorname{tr}B^\top G\,\mathbb E[rr^\top]\,GB = \rho^2`,
+    :math:`G = (\lambda I - BB^\top)^{-1}`, means
+
+    .. math:: \sigma^2 = \frac{\rho^2}{\operatorname{tr}B^\top GB}
+              = \rho^2\Big/\sum_j\frac{s_j^2}{\lambda - s_j^2},
+
+    :math:`s_j` the singular values of :math:`BW^{-1/2}`: `guess` solves it with B trained at that
+    level.
+
+    Parameters
+    ----------
+    x, y : (N, n) and (N, m) arrays
+        Samples as rows.
+    radius : float
+        W2 radius >= 0 in the units of the transport cost.
+    structure : "y|x", "joint", or one of them as an object with weights
+    shape : variance, (m,) variances or (m, m) matrix, optional
+        Another covariance at level one than :math:`W_y^{-1}`; 1.0 is isotropic noise.
+    weights : (N,) array, optional
+        Non-negative, summing to one; default uniform.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arrays, radius, weights, covariances, or a structure in which y does not move.
+    """
+    rho, resolved = as_radius(radius), as_structure(structure)
+    if not isinstance(resolved, Joint | YGivenX) or resolved.norm != 2.0:
+        raise ValueError(
+            f"structure: {resolved!r}; allowed: 'y|x', 'joint' (norm 2), in which y moves"
+        )
+    columns = as_samples(y, "y").shape[1]
+    resolved.weight_y.check_size(columns, "y")
+    if resolved.weight_y.frozen(columns).all():
+        raise ValueError(f"structure: {resolved!r}; all of y is frozen, so noise has no shape")
+    own = resolved.weight_y.dense(resolved.weight_y.inverse, columns)
+    training = NoiseTraining(x, y, own if shape is None else shape, weights)
+    level = training.best_level(rho, resolved)
+    return ShapedNoise(
+        level,
+        _scaling_level(training, rho, resolved),
+        level**2 * training.shape,
+        training.map(level),
+        training.worst_case(level, rho, resolved),
+    )
+
+
+def _scaling_level(training: NoiseTraining, radius: float, structure: Joint | YGivenX) -> float:
+    """The root of σ² tr BᵀGB = ρ² in σ, by bracketing; infinite if the noise always costs less."""
+    if radius == 0.0:
+        return 0.0
+    half = structure.weight_y.half(training.rows_y.shape[1])
+
+    def excess(logarithm: float) -> float:
+        """How much the noise spends, relative to the budget, less one."""
+        level = math.exp(logarithm)
+        worst = training.worst_case(level, radius, structure)
+        squared = np.linalg.svd(training.map(level) @ half, compute_uv=False) ** 2
+        apart = worst.multiplier - squared
+        if not (apart > 0).all():  # the hard case: any noise is too much
+            return math.inf
+        return float((level / radius) ** 2 * (squared / apart).sum()) - 1.0
+
+    grid = np.log(training.unit * LEVELS)
+    values = [excess(point) for point in grid]
+    above = [k for k in range(len(grid)) if values[k] >= 0]
+    finite = [k for k in above if k == 0 or values[k - 1] < 0]
+    crossing = next((k for k in finite if k > 0 and math.isfinite(values[k])), None)
+    if crossing is None:
+        return 0.0 if above else math.inf
+    return math.exp(float(brentq(excess, grid[crossing - 1], grid[crossing], xtol=1e-10)))
