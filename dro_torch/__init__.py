@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from dro_torch import data, metrics, nets, physics, tomography, training
-from dro_torch.certify import Certificate, certificate_curve, certify
+from dro_torch.certify import Certificate, Smoothing, certificate_curve, certify
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.lipschitz import (
     LipschitzBound,
@@ -72,6 +72,7 @@ __all__ = [
     "certify",
     "certificate_curve",
     "Certificate",
+    "Smoothing",
     "lipschitz_upper",
     "lipschitz_lower",
     "LipschitzBound",

@@ -25,6 +25,13 @@ class Certificate:
         What the output range alone gives: the worst that any network with that range can do.
     map : str
         Which map all this is about, in float64.
+    smoothing : float or None
+        σ of a smoothed map.
+    failure_probability : float
+        That one of both ends is wrong for chance: positive for smoothed maps only, whose ends rest
+        on draws, and for all radii of a curve together.
+    draws : int
+        Network passes per sample that the upper end's draws took.
     precision_defect : float
         Largest norm of the difference between outputs in the network's own precision and in float64
         on the samples: measured, no bound elsewhere. Zero for a float64 network.
@@ -73,6 +80,9 @@ class Certificate:
     affine: bool = False
     range_bound: float | None = None
     map: str = "the network"
+    smoothing: float | None = None
+    failure_probability: float = 0.0
+    draws: int = 0
     precision_defect: float = 0.0
     rounding: str = field(
         repr=False,
@@ -86,6 +96,11 @@ class Certificate:
     def budget(self) -> float:
         """ρ², the transport budget."""
         return self.radius**2
+
+    @property
+    def seconds_per_sample(self) -> float:
+        """Wall time of one radius divided by the samples."""
+        return self.seconds / self.samples
 
     @property
     def slack(self) -> float | None:
@@ -121,6 +136,14 @@ class Certificate:
         if self.slack is not None:
             lines.append(f"  upper / lower  {self.slack:.4g}")
         lines.append(f"  linearised     {self.linearised:.6g}   (no bound)")
+        if self.failure_probability > 0:
+            lines.append(
+                f"  both ends hold with probability >= {1 - self.failure_probability:g} "
+                f"({self.draws} draws per sample)"
+            )
         lines += [f"  attack, {name:19} {risk:.6g}" for name, risk in self.attacks.items()]
-        lines.append(f"  {self.passes:.0f} network passes per sample, {self.seconds:.1f} s")
+        lines.append(
+            f"  {self.passes:.0f} network passes per sample, {self.seconds:.1f} s, "
+            f"{self.seconds_per_sample:.3g} s per sample"
+        )
         return "\n".join(lines)

@@ -11,16 +11,18 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dro_core import minimize_quadratic_dual
-from dro_core.checks import as_non_negative, as_positive_integer, as_radius
+from dro_core.checks import as_non_negative, as_positive, as_positive_integer, as_radius
 from dro_torch.certify.attacks import SIMPLE_ATTACKS, ascend, simple_attacks
 from dro_torch.certify.certificate import Certificate
 from dro_torch.certify.linearised import Reduced, reduce_linearised
 from dro_torch.certify.problem import Problem
+from dro_torch.certify.smoothed import SmoothedLower, Smoothing, smoothed_upper
 from dro_torch.certify.upper import UpperEnd, upper_end
 from dro_torch.checks import check_samples, sample_weights
 from dro_torch.nets.clipped import Clipped, as_range
+from dro_torch.nets.smoothed import SmoothedModel
 from dro_torch.residual import Residual, reconstruction_residual
-from dro_torch.structure import Structure, XShift, as_structure
+from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX, as_structure
 
 
 def certify(
@@ -34,6 +36,7 @@ def certify(
     lipschitz: float | None = None,
     residual: Residual | None = None,
     output_range: Sequence[float] | None = None,
+    smoothing: float | Smoothing | None = None,
     directions: int = 12,
     steps: int = 30,
     batch_size: int = 256,
@@ -62,6 +65,10 @@ def certify(
         Certify the network with its output clamped to this range, in units of x (see
         `nets.Clipped`, which you then have to use). Every residual is bounded then, and so is the
         upper end, whatever the network.
+    smoothing : float or Smoothing, optional
+        Certify the network's average over Gaussian noise of this standard deviation, in the units
+        of y (`nets.SmoothedModel`, which you then have to use), by draws; needs `output_range` and
+        one of the structures y|x, x|y, joint. `Smoothing` says how many draws and how sure.
     directions : int
         Lanczos vectors per sample; two network passes each.
     steps : int
@@ -90,6 +97,7 @@ def certify(
         lipschitz=lipschitz,
         residual=residual,
         output_range=output_range,
+        smoothing=smoothing,
         directions=directions,
         steps=steps,
         batch_size=batch_size,
@@ -108,6 +116,7 @@ def certificate_curve(
     lipschitz: float | None = None,
     residual: Residual | None = None,
     output_range: Sequence[float] | None = None,
+    smoothing: float | Smoothing | None = None,
     directions: int = 12,
     steps: int = 30,
     batch_size: int = 256,
@@ -140,17 +149,52 @@ def certificate_curve(
     start = time.perf_counter()
     kept = mu > 0  # samples of weight zero neither pay nor count, wherever they move
     measured = residual or reconstruction_residual
+    smooth = _as_smoothing(smoothing, clipped, kind, residual)
     if clipped is not None:
         model = Clipped(model, clipped)
-    problem = Problem(model, x[kept], y[kept], kind, measured, mu[kept], batch_size)
+    attacked = model
+    if smooth is not None:
+        attacked = SmoothedModel(model, smooth.sigma, smooth.attack, seed=seed, fixed=True)
+    problem = Problem(attacked, x[kept], y[kept], kind, measured, mu[kept], batch_size)
     bound = upper_end(problem, residual, known, clipped)
+    lower = None
+    if smooth is not None:
+        inner = problem.model.model
+        assert isinstance(inner, Clipped)  # of the frozen copy
+        bound = smoothed_upper(problem, inner, smooth, bound, seed)
+        lower = SmoothedLower(problem, inner, smooth, len(radii), seed)
     reduced = reduce_linearised(problem, directions, seed)
     shared = time.perf_counter() - start
     found: list[Certificate] = []
     for radius in radii:
         previous = found[-1] if found else None
-        found.append(_certificate(problem, reduced, radius, steps, seed, bound, shared, previous))
+        found.append(
+            _certificate(problem, reduced, radius, steps, seed, bound, shared, previous, lower)
+        )
     return [_with_unmoved(certificate, kept.cpu()) for certificate in found]
+
+
+def _as_smoothing(
+    value: float | Smoothing | None,
+    output_range: tuple[float, float] | None,
+    structure: Structure,
+    residual: Residual | None,
+) -> Smoothing | None:
+    """What to smooth by, after the checks of what it can be combined with."""
+    if value is None:
+        return None
+    smoothing = value
+    if not isinstance(smoothing, Smoothing):
+        smoothing = Smoothing(as_positive(value, "smoothing"))
+    if output_range is None:
+        raise ValueError("smoothing: needs output_range=(low, high); draws alone bound nothing")
+    if residual is not None:
+        raise ValueError("smoothing: allowed for x - model(y) only; leave residual out")
+    if not isinstance(structure, YGivenX | XGivenY | Joint):
+        raise ValueError(
+            f"smoothing: structure {structure.name!r}; allowed: 'y|x', 'x|y' and 'joint'"
+        )
+    return smoothing
 
 
 def _with_unmoved(certificate: Certificate, kept: Tensor) -> Certificate:
@@ -169,6 +213,7 @@ def _certificate(
     bound: UpperEnd,
     shared: float,
     previous: Certificate | None,
+    lower_end: SmoothedLower | None,
 ) -> Certificate:
     start = time.perf_counter()
     passes = problem.passes
@@ -191,6 +236,9 @@ def _certificate(
         lower, law = max(found, key=itemgetter(0))
         passes = problem.passes - used
     cost = problem.cost(law)
+    if lower_end is not None:
+        lower = lower_end(law)
+    smoothing = None if lower_end is None else lower_end.smoothing
     return Certificate(
         lower=lower,
         upper=bound(radius),
@@ -210,6 +258,9 @@ def _certificate(
         affine=bound.exact is not None,
         range_bound=bound.range_bound(radius),
         map=_name_of(problem.model),
+        smoothing=None if smoothing is None else smoothing.sigma,
+        failure_probability=0.0 if smoothing is None else smoothing.failure_probability,
+        draws=0 if smoothing is None else smoothing.certification,
         precision_defect=problem.precision_defect(),
         displacement=law.cpu(),
     )
@@ -217,6 +268,8 @@ def _certificate(
 
 def _name_of(model: nn.Module) -> str:
     """Which map the certificate is about."""
+    if isinstance(model, SmoothedModel):
+        return f"{_name_of(model.model)}, averaged over noise of standard deviation {model.sigma:g}"
     if isinstance(model, Clipped):
         return f"the network with its output clamped to [{model.low:g}, {model.high:g}]"
     return "the network"

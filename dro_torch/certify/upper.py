@@ -8,6 +8,7 @@ A Lipschitz constant gives the profile :math:`\|r_i\| + \kappa t`, alone the exp
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,22 +128,37 @@ def _exact_risk(problem: Problem) -> Callable[[float], float] | None:
     return lambda radius: linear.worst_case(radius, ball).risk
 
 
+def reaches(structure: Structure, x: Tensor, y: Tensor) -> tuple[float, float]:
+    r"""How far x and y move for a displacement of length one: :math:`\|W^{-1/2}\|`, or not at all.
+
+    For the structures of the library; how far y follows x under `XShift` depends on the forward map
+    (infinite here).
+    """
+    if isinstance(structure, YGivenX):
+        return 0.0, inverse_root_norm(structure.weight_y, x, y, "y")
+    if isinstance(structure, XGivenY):
+        return inverse_root_norm(structure.weight_x, x, y, "x"), 0.0
+    if isinstance(structure, Joint):
+        of_y = inverse_root_norm(structure.weight_y, x, y, "y")
+        return inverse_root_norm(structure.weight_x, x, y, "x"), of_y
+    if isinstance(structure, XShift):
+        return inverse_root_norm(structure.weight_x, x, y, "x"), math.inf
+    return math.inf, math.inf
+
+
 def range_profiles(problem: Problem, output_range: tuple[float, float]) -> GrowthProfiles | None:
     r"""The bounds that an output in [a, b] gives: :math:`R_i + \|W_x^{-1/2}\|t`.
 
     :math:`R_i^2 = \sum_j\max(x_{ij} - a, b - x_{ij})^2`, rounded up; the second term where x moves.
     None for structures of the user's own, of which nothing is known.
     """
-    structure = problem.structure
-    if not isinstance(structure, Joint | YGivenX | XGivenY | XShift):
+    moved = reaches(problem.structure, problem.x, problem.y)[0]
+    if math.isinf(moved):
         return None
     low, high = output_range
     x = problem.x.double().flatten(1)
     farthest = torch.maximum(x - low, high - x).square().sum(1).sqrt()
     caps = (farthest * rounding_factor(x.shape[1])).cpu().numpy()
-    moved = 0.0
-    if not isinstance(structure, YGivenX):
-        moved = inverse_root_norm(structure.weight_x, problem.x, problem.y, "x")
     return GrowthProfiles.constant(caps).plus(moved)
 
 

@@ -9,6 +9,7 @@ are checks and how models are copied; above are `dro_torch.lipschitz`, the cost 
 from dro_torch.nets.clipped import Clipped
 from dro_torch.nets.linear import LinearMap
 from dro_torch.nets.mlp import MLP
+from dro_torch.nets.smoothed import SmoothedModel
 from dro_torch.nets.spectral import BoundedConvolution, GradientStep, frozen
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.nets.unet import UNet
@@ -22,5 +23,6 @@ __all__ = [
     "BoundedConvolution",
     "GradientStep",
     "Clipped",
+    "SmoothedModel",
     "frozen",
 ]

@@ -788,6 +788,11 @@ for name in ("certify", "certificate_curve"):
         }
 
 
+@recipe("Smoothing", lambda **a: dro_torch.Smoothing(**a).sigma)
+def _(rng: Rng) -> Arguments:
+    return {"sigma": 0.1, "draws": 4, "failure_probability": 0.01}
+
+
 @recipe(
     "lipschitz_lower",
     lambda **a: dro_torch.lipschitz_lower(Network().double(), **a).value,
@@ -959,6 +964,11 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Arguments, tuple[int, ...]]]
     "Clipped": (
         lambda output_range: nets.Clipped(nn.Identity(), output_range),
         {"output_range": [-0.5, 1.0]},
+        (4, 3),
+    ),
+    "SmoothedModel": (
+        lambda **a: nets.SmoothedModel(nn.Identity(), fixed=True, **a),
+        {"sigma": 0.1, "draws": 3, "output_range": [-0.5, 1.0], "seed": 1},
         (4, 3),
     ),
     "TransportMap": (nets.TransportMap, {"channels": 1, "widths": "small"}, (2, 1, 16, 16)),
