@@ -187,7 +187,7 @@ def test_a_run_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
         return original(config, task, arm, learn, out)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fit_arm", stop_after_one)
+        patch.setattr(study, "fit_arm", stop_after_one)
         with pytest.raises(KeyboardInterrupt):
             run("deblurring", root, pieces, "--preset", "smoke")
     before = next((pieces / "arms").glob("*DRO*")) / "checkpoint.pt"

@@ -30,6 +30,8 @@ EXPERIMENTS = {
     "mnist simulator": "validation.mnist.simulator",
     "mnist joint": "validation.mnist.joint",
     "mnist linear": "validation.mnist.linear",
+    "frontier isotropic": "validation.frontier.isotropic",
+    "frontier weighted": "validation.frontier.weighted",
     "evidence": "validation.evidence",
     "gpu": "validation.gpu",
     "benchmarks core": "validation.benchmarks.core",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,12 +24,19 @@ from dro_torch import (
     EntropicDROLoss,
     LinearisedDROLoss,
     Multiplier,
+    WassersteinBallLoss,
     WassersteinDROLoss,
     data,
     training,
 )
 from dro_torch.keyed_noise import standard_normal
-from validation.mnist.losses import AdversarialTraining, JacobianPenalty, MeanSquaredError
+from validation.mnist.losses import (
+    AdversarialTraining,
+    Half,
+    JacobianPenalty,
+    Jitter,
+    MeanSquaredError,
+)
 from validation.mnist.settings import Config, Precision, Preset
 from validation.mnist.tasks import PIXELS, SIDE, Task, digits, fingerprint
 from validation.side_by_side import side_by_side
@@ -37,7 +45,10 @@ from validation.trainings import Spent, clocked, spent, stored
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training: a loss with its settings. `kind` "mse" trains on noisy inputs."""
+    """One way of training: a loss with its settings.
+
+    Kind "mse" trains on inputs with isotropic noise, "jitter" with noise of the ball's shape.
+    """
 
     name: str
     kind: str
@@ -65,7 +76,15 @@ class Arm:
             "adversarial": lambda **more: AdversarialTraining(
                 residual, structure, self.radius, **more
             ),
-            "jacobian": lambda **more: JacobianPenalty(residual, **more),
+            "jacobian": lambda **more: JacobianPenalty(residual, structure, **more),
+            "jitter": lambda: Jitter(residual, structure, self.noise),
+            "ball": lambda **more: WassersteinBallLoss(
+                self.radius, structure, residual=residual, **more
+            ),
+            "ball and jitter": lambda **more: Half(
+                WassersteinBallLoss(self.radius, structure, residual=residual, **more),
+                Jitter(residual, structure, self.noise),
+            ),
         }
         if self.kind not in losses:
             raise ValueError(unknown("kind", self.kind, losses))
@@ -106,6 +125,9 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
     probe = torch.zeros(1, 1, SIDE, SIDE)
     probe[..., SIDE // 2, SIDE // 2] = probe[..., 0, 0] = 1.0
     response = copy.deepcopy(task.forward).to("cpu")(probe)
+    if task.weight is not None:
+        described["weight"] = zlib.crc32(task.weight.numpy().tobytes())
+        described["lowest_multiplier"] = task.lowest_multiplier
     described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
     described["pixels"] = fingerprint(learn)
     return {key: str(value) for key, value in described.items()}
@@ -149,13 +171,13 @@ def reconstruction_of(
     multiplier: Multiplier | None = None
     rates = {"model": config.rate}
     if arm.learns_multiplier:
-        multiplier = Multiplier(arm.radius, 20.0, lower=0.1)
+        multiplier = Multiplier(arm.radius, 20.0, lower=task.lowest_multiplier)
         rates["multiplier"] = 0.02
     phase = training.reconstruction_phase(
         model,
         arm.criterion(task, size),
         multiplier or arm.multiplier or None,
-        pairs=Pairs(task, arm.noise),
+        pairs=Pairs(task, arm.noise if arm.kind in ("mse", "jacobian") else 0.0),
         gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
         rate=rates,
     )

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from dro_torch import reconstruction_residual
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.residual import MovedSamples
-from dro_torch.structure import as_structure
+from dro_torch.shaped_noise import ShapedNoise
+from dro_torch.structure import Structure, as_structure
 from validation.mnist.tasks import Map, Residual
 
 
@@ -27,7 +28,9 @@ class MeanSquaredError(nn.Module):
 class AdversarialTraining(nn.Module):
     """Mean loss at the ends of projected gradient ascent within a ball for every sample."""
 
-    def __init__(self, residual: Residual, structure: str, radius: float, steps: int = 3) -> None:
+    def __init__(
+        self, residual: Residual, structure: str | Structure, radius: float, steps: int = 3
+    ) -> None:
         super().__init__()
         self.residual, self.structure, self.radius, self.steps = residual, structure, radius, steps
 
@@ -46,11 +49,16 @@ class AdversarialTraining(nn.Module):
 
 
 class JacobianPenalty(nn.Module):
-    """Mean squared error plus weight · ‖J‖_F², estimated with one random direction."""
+    """Mean squared error plus weight · ‖J‖_F², estimated with one random direction.
 
-    def __init__(self, residual: Residual, weight: float = 0.05) -> None:
+    J is the Jacobian in the whitened displacement of the structure, in which the input moves.
+    """
+
+    def __init__(
+        self, residual: Residual, structure: str | Structure = "y|x", weight: float = 0.05
+    ) -> None:
         super().__init__()
-        self.residual, self.weight = residual, weight
+        self.residual, self.weight, self.structure = residual, weight, as_structure(structure)
 
     def forward(
         self, model: Map, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
@@ -63,5 +71,41 @@ class JacobianPenalty(nn.Module):
         shape = residual.shape
         direction = standard_normal(index, 1, shape[1], seed=seed, step=step, dtype=x.dtype)[:, 0]
         (slope,) = torch.autograd.grad((residual * direction).sum(), point, create_graph=True)
-        penalty = slope.flatten(1).square().sum(1).mean()
+        slope = self.structure.unwhitened(x, y, slope.flatten(1))
+        penalty = slope.square().sum(1).mean()
         return residual.square().sum(1).mean() + self.weight * penalty
+
+
+class Jitter(nn.Module):
+    """Mean squared error where the samples are moved by noise of the shape of the ball."""
+
+    def __init__(self, residual: Residual, structure: str | Structure, level: float) -> None:
+        super().__init__()
+        self.residual, self.noise = residual, ShapedNoise(structure, level)
+
+    def forward(
+        self, model: Map, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """The loss of a batch; the noise is keyed by the sample."""
+        x, y = self.noise(x, y, index=index, seed=seed, step=step)
+        return self.residual(model, x, y).square().flatten(1).sum(1).mean()
+
+
+class Half(nn.Module):
+    """The mean of two losses, each on a half of the batch."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(
+        self, model: Map, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """Halves by the position in the batch, so that a step sees as many samples of each."""
+        cut = (len(x) + 1) // 2
+        losses = [
+            loss(model, x[part], y[part], index=index[part], seed=seed, step=step)
+            for loss, part in ((self.first, slice(None, cut)), (self.second, slice(cut, None)))
+            if len(x[part])
+        ]
+        return torch.stack(losses).mean()

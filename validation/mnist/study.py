@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from validation.experiment import Claim, Study, Verdict
-from validation.mnist.arms import Arm, Trained, fit_arms, folder_of, train_side_by_side
+from validation.mnist.arms import Arm, Trained, fit_arm, folder_of, train_side_by_side
 from validation.mnist.measure import Trials, attack, measure, models_of
 from validation.mnist.plan import plan_rows
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
@@ -53,9 +53,14 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
             return selected(config, self.task, data, out)
         return config
 
+    def task_of(self, arm: Arm) -> Task:
+        """What an arm is trained on, and with which network."""
+        return self.task
+
     def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
         """The declared arms, trained."""
-        return fit_arms(config, self.task, self.declared(config), out)
+        learn, declared = digits(config).learn, self.declared(config)
+        return [fit_arm(config, self.task_of(arm), arm, learn, out) for arm in declared]
 
     def repeated(self, config: Config) -> list[Config]:
         """The same with further seeds."""
@@ -66,12 +71,12 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
     def prepared(self, settings: Sequence[Config], data: Splits, out: Path) -> None:
         """All declared arms of all seeds, side by side."""
         train_side_by_side(
-            [(config, self.task, arm) for config in settings for arm in self.declared(config)], out
+            [(c, self.task_of(arm), arm) for c in settings for arm in self.declared(c)], out
         )
 
     def again(self, config: Config, data: Splits, out: Path) -> Tables:
         """The declared arms, measured."""
-        return self.measures(config, data, fit_arms(config, self.task, self.declared(config), out))
+        return self.measures(config, data, DigitStudy.arms(self, config, data, out))
 
     def extra(self, config: Config) -> list[Arm]:
         """Arms that are trained once beside the declared ones: for the plan."""

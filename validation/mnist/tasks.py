@@ -10,7 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dro_torch import data, forward_residual, nets, physics, reconstruction_residual
+from dro_torch import (
+    Structure,
+    XGivenY,
+    YGivenX,
+    data,
+    forward_residual,
+    nets,
+    physics,
+    reconstruction_residual,
+)
 from validation.mnist.settings import Config, Preset
 
 SIDE = 28
@@ -59,11 +68,14 @@ class Task:
     network: Callable[[Preset, torch.Generator], nn.Module]
     role: str = "reconstruction"
     forward: physics.Forward = field(default_factory=lambda: blur(BLUR))
+    weight: Tensor | None = None  #: of the transport cost, per pixel of the network's input
+    lowest_multiplier: float = 0.1  #: a learned λ stays above it
 
     @property
-    def structure(self) -> str:
+    def structure(self) -> Structure:
         """The variable that is the network's input moves."""
-        return "y|x" if self.role == "reconstruction" else "x|y"
+        kind = YGivenX if self.role == "reconstruction" else XGivenY
+        return kind(self.weight)
 
     @property
     def residual(self) -> Residual:
