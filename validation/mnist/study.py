@@ -87,8 +87,12 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         if not (config.plan or config.size.targets):
             return []
         seeds = config.size.seeds
-        rows = plan_rows(config, self.task, self.declared(config), data.learn, seeds)
-        return [*rows, *plan_rows(config, self.task, self.extra(config), data.learn, 1)]
+        rows = []
+        for arms, trainings in ((self.declared(config), seeds), (self.extra(config), 1)):
+            for task in {(t := self.task_of(arm)).name: t for arm in arms}.values():
+                own = [arm for arm in arms if self.task_of(arm).name == task.name]
+                rows += plan_rows(config, task, own, data.learn, trainings)
+        return rows
 
     def minutes(
         self, config: Config, data: Splits, arms: Sequence[Trained], out: Path
@@ -99,11 +103,11 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         for one in (config, *self.repeated(config)):
             learn = digits(one).learn  # every seed has its own training images
             for arm in self.declared(one):
-                folder = folder_of(one, self.task, arm, learn, out)
+                folder = folder_of(one, self.task_of(arm), arm, learn, out)
                 taken[arm.name] += spent(folder).cpu_seconds / 60
         for arm in self.extra(config):
             if arm.name not in taken:
-                folder = folder_of(config, self.task, arm, data.learn, out)
+                folder = folder_of(config, self.task_of(arm), arm, data.learn, out)
                 taken[arm.name] = spent(folder).cpu_seconds / 60
         return taken
 
