@@ -48,6 +48,8 @@ QUEUE = {
     "mnist simulator": Entry("mnist simulator", "simulator"),
     "mnist joint": Entry("mnist joint", "joint"),
     "mnist radii": Entry("mnist radii", "radii"),
+    "frontier weighted": Entry("frontier weighted", "frontier-weighted"),
+    "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
     "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),
     "isum levels": Entry("isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance")),
     "isum sr": Entry("isum", "isum-sr", ("task=sr",)),

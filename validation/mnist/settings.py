@@ -59,7 +59,7 @@ class Config(Settings):
     )
     select: bool = setting(False, "choose ε, ρ̄ and the baseline's noise on validation images")
     bisect: bool = setting(False, "train once with the paper's bisection of λ")
-    frontier: bool = setting(False, "train the other losses too (always where there are targets)")
+    frontier: bool = setting(False, "train the other losses too, at fixed λ")
     epsilon: float = setting(
         0.08, "entropy weight ε of the DRO arms, in squared units of the data", low=0, zero="0"
     )
