@@ -502,3 +502,63 @@ def test_a_bad_range_is_refused(output_range, message):
         certify(network(5), *box(6), 0.1, output_range=output_range)
     with pytest.raises(ValueError, match=message):
         nets.Clipped(network(5), output_range)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    structure=st.sampled_from(STRUCTURES),
+    radius=st.floats(0.01, 3.0),
+    length=st.floats(0.01, 2.0),
+)
+@settings(max_examples=20)
+def test_a_tether_bounds_every_network(seed, structure, radius, length):
+    """One of constant 10⁴, around a linear anchor, with the bound of the anchor."""
+    wild, (x, y) = network(seed, (2, 8, 2), scale=30.0), box(seed)
+    anchor = linear(np.random.default_rng(seed).normal(size=(2, 2)))
+    model = nets.Tethered(wild, anchor, length)
+    with torch.no_grad():
+        assert float((model(y) - anchor(y)).norm(dim=1).max()) <= length * (1 + 1e-12)
+        near = model.distance(y) <= length
+        torch.testing.assert_close(model(y)[near], wild(y)[near])
+        errors = (x - anchor(y)).norm(dim=1) + length
+    found = certify(model, x, y, radius, structure, directions=2, steps=10)
+    constant = float(lipschitz_upper(anchor))
+    bound = dro_core.explicit_bound(float(errors.square().mean()), constant, radius, structure)
+    assert found.holds()
+    assert found.upper <= bound * (1 + 1e-9)
+    assert "tethered" in found.map
+    clipped = certify(model, x, y, radius, structure, output_range=(0, 1), directions=2, steps=10)
+    assert clipped.upper <= min(bound, clipped.range_bound) * (1 + 1e-9)
+    assert clipped.holds()
+    assert "tethered to its anchor, clamped" in clipped.map
+
+
+def test_a_tether_says_nothing_where_its_anchor_is_not_known():
+    class Odd(nn.Module):
+        def forward(self, t):
+            return t**3
+
+    x, y = box(3)
+    vague = certify(nets.Tethered(Odd(), Odd(), 0.1), x, y, 0.1)
+    assert vague.upper is None
+    outside = certify(nets.Tethered(Odd(), nn.Identity(), 0.1), x + 1, y, 0.1, output_range=(0, 1))
+    assert outside.upper == outside.range_bound  # the clamp may move an output away from x
+    assert certify(nets.Tethered(Odd(), nn.Identity(), 0.1), x + 1, y, 0.1).upper is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((nn.Identity(), nn.Identity(), 0.0), ValueError, "radius: 0"),
+        ((nn.Identity(), abs, 1.0), TypeError, "anchor: builtin_function_or_method is not"),
+        ((abs, nn.Identity(), 1.0), TypeError, "model: builtin_function_or_method is not"),
+    ],
+)
+def test_a_bad_tether_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        nets.Tethered(*arguments)
+
+
+def test_an_anchor_has_the_shape_of_the_network():
+    with pytest.raises(ValueError, match=r"anchor: its output has shape \(3, 3\)"):
+        nets.Tethered(nn.Linear(2, 2), nn.Linear(2, 3), 1.0)(torch.zeros(3, 2))

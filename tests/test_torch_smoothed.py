@@ -61,7 +61,8 @@ def test_the_interval_contains_the_worst_case_of_the_smoothed_map(seed, sigma):
         steps=4, directions=1,
     )  # fmt: skip
     for found in curve:
-        truth = worst_case(model, x, y, sigma, found.radius) if found.radius else 0.0
+        # of every number of draws, one included
+        truth = worst_case(model, x, y, sigma, found.radius, 1) if found.radius else 0.0
         assert found.upper >= truth * (1 - 1e-9)
         assert found.upper <= found.range_bound * (1 + 1e-12)
         if found.radius:
@@ -74,6 +75,19 @@ def test_the_interval_contains_the_worst_case_of_the_smoothed_map(seed, sigma):
             found
         )
         assert "both ends hold with probability >= 0.999" in str(found)
+
+
+def test_it_is_near_the_worst_case_of_a_half_space():
+    """A step: for one draw the expected loss of the moved sample is the bound of Neyman-Pearson."""
+    model, sigma, radius = nn.Sequential(nn.Linear(1, 1)).double(), 0.5, 0.5
+    with torch.no_grad():
+        model[0].weight.fill_(1e6)
+        model[0].bias.fill_(-1e6 * 0.2)
+    x, y = torch.zeros(2, 30, 1, dtype=torch.float64)
+    smoothing = Smoothing(sigma, certification=2000, evaluation=2)
+    found = certify(model, x, y, radius, output_range=RANGE, smoothing=smoothing)
+    truth = worst_case(model, x, y, sigma, radius, 1)
+    assert truth <= found.upper <= 1.2 * truth
 
 
 @pytest.mark.parametrize("structure", ["x|y", "joint"])

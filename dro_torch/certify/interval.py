@@ -21,6 +21,7 @@ from dro_torch.certify.upper import UpperEnd, upper_end
 from dro_torch.checks import check_samples, sample_weights
 from dro_torch.nets.clipped import Clipped, as_range
 from dro_torch.nets.smoothed import SmoothedModel
+from dro_torch.nets.tethered import Tethered
 from dro_torch.residual import Residual, reconstruction_residual
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX, as_structure
 
@@ -270,6 +271,10 @@ def _name_of(model: nn.Module) -> str:
     """Which map the certificate is about."""
     if isinstance(model, SmoothedModel):
         return f"{_name_of(model.model)}, averaged over noise of standard deviation {model.sigma:g}"
-    if isinstance(model, Clipped):
+    if isinstance(model, Tethered):
+        return f"{_name_of(model.model)}, tethered to its anchor"
+    if isinstance(model, Clipped) and not isinstance(model.model, Tethered):
         return f"the network with its output clamped to [{model.low:g}, {model.high:g}]"
+    if isinstance(model, Clipped):
+        return f"{_name_of(model.model)}, clamped to [{model.low:g}, {model.high:g}]"
     return "the network"

@@ -144,7 +144,7 @@ def _levels(pilot: Array, highest: Array) -> Array:
     for level in chosen[1:]:
         if level - kept[-1] > 1e-3 * spread:
             kept.append(float(level))
-    return np.append(kept, max(top, kept[-1] + spread))
+    return np.append(kept, top)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from dro_core.linear_map import DENSE_ENTRIES
 from dro_core.types import Array
 from dro_torch.certify.problem import Problem
 from dro_torch.lipschitz.bounds import UnsupportedLayerError, lipschitz_upper
+from dro_torch.nets.clipped import Clipped
 from dro_torch.nets.linear import LinearMap
 from dro_torch.nets.norms import rounding_factor
+from dro_torch.nets.tethered import Tethered
 from dro_torch.residual import Residual
 from dro_torch.structure import Joint, Structure, XGivenY, XShift, YGivenX
 from dro_torch.transport_weight import modulus as inverse_root_norm
@@ -88,8 +90,10 @@ def upper_end(
         profiles = GrowthProfiles.linear(problem.nominal_losses.sqrt().cpu().numpy(), modulus)
     if output_range is not None and residual is None:
         trivial = range_profiles(problem, output_range)
-    if trivial is not None:
-        profiles = trivial if profiles is None else profiles.minimum(trivial)
+    tethered = None if residual is not None else tether_profiles(problem)
+    for more in (trivial, tethered):
+        if more is not None:
+            profiles = more if profiles is None else profiles.minimum(more)
     exact = None
     if residual is None and known is None and modulus is not None:
         exact = _exact_risk(problem)
@@ -160,6 +164,34 @@ def range_profiles(problem: Problem, output_range: tuple[float, float]) -> Growt
     farthest = torch.maximum(x - low, high - x).square().sum(1).sqrt()
     caps = (farthest * rounding_factor(x.shape[1])).cpu().numpy()
     return GrowthProfiles.constant(caps).plus(moved)
+
+
+@torch.no_grad()
+def tether_profiles(problem: Problem) -> GrowthProfiles | None:
+    r"""The bounds of a tethered network: :math:`\|x_i - a(y_i)\| + r + \kappa(L_a)t`.
+
+    A clamp around it moves no output away from signals in its range; for others, for anchors
+    without a proved constant and for other networks: None.
+    """
+    model = problem.exact
+    if isinstance(model, Clipped):
+        if bool(((problem.x < model.low) | (problem.x > model.high)).any()):
+            return None
+        model = model.model
+    if not isinstance(model, Tethered) or isinstance(problem.structure, XShift):
+        return None
+    x, y = problem.x, problem.y
+    try:
+        constant = float(lipschitz_upper(model.anchor, tuple(y.shape[1:])))
+    except UnsupportedLayerError:
+        return None
+    apart = [
+        (x[part].double() - model.anchor(y[part].double())).flatten(1).norm(dim=1)
+        for part in problem.batches()
+    ]
+    values = (torch.cat(apart) + model.radius) * rounding_factor(x[0].numel())
+    modulus = float(problem.structure.modulus(constant, x, y))
+    return GrowthProfiles.linear(values.cpu().numpy(), modulus)
 
 
 def core_structure(structure: Structure, x: Tensor, y: Tensor) -> CoreStructure | None:

@@ -11,6 +11,7 @@ from dro_torch.nets.linear import LinearMap
 from dro_torch.nets.mlp import MLP
 from dro_torch.nets.smoothed import SmoothedModel
 from dro_torch.nets.spectral import BoundedConvolution, GradientStep, frozen
+from dro_torch.nets.tethered import Tethered
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.nets.unet import UNet
 
@@ -24,5 +25,6 @@ __all__ = [
     "GradientStep",
     "Clipped",
     "SmoothedModel",
+    "Tethered",
     "frozen",
 ]

@@ -966,6 +966,11 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Arguments, tuple[int, ...]]]
         {"output_range": [-0.5, 1.0]},
         (4, 3),
     ),
+    "Tethered": (
+        lambda **a: nets.Tethered(nn.Tanh(), nn.Identity(), **a),
+        {"radius": 0.1},
+        (4, 3),
+    ),
     "SmoothedModel": (
         lambda **a: nets.SmoothedModel(nn.Identity(), fixed=True, **a),
         {"sigma": 0.1, "draws": 3, "output_range": [-0.5, 1.0], "seed": 1},
