@@ -41,16 +41,25 @@ def _mix_in_place(z: Tensor) -> Tensor:
     return z
 
 
-def _keys(seed: int, step: int, index: Tensor, stream: int) -> Tensor:
+def _keys(seed: int, step: int | Tensor, index: Tensor, stream: int) -> Tensor:
     """One 64-bit key per sample."""
     check_key(seed, step, index, index.numel() if isinstance(index, Tensor) else 0)
-    common = _mix(_mix(_mix(seed + _GOLDEN) + step) + stream)
-    return _mix_in_place(index * _signed(_GOLDEN) + _signed(common))
+    common: int | Tensor
+    if isinstance(step, Tensor):  # the same, on its device
+        common = _mix_in_place(_mix_in_place(step + _signed(_mix(seed + _GOLDEN))) + stream)
+    else:
+        common = _signed(_mix(_mix(_mix(seed + _GOLDEN) + step) + stream))
+    return _mix_in_place(index * _signed(_GOLDEN) + common)
 
 
 def check_key(seed: Any, step: Any, index: Any, samples: int) -> None:
     """Refuse a seed or step that is no integer, and indices that do not fit the samples."""
-    for name, value in (("seed", seed), ("step", step)):
+    if isinstance(step, Tensor) and (step.dtype != torch.int64 or step.ndim):
+        raise TypeError(
+            f"step: a tensor of dtype {step.dtype} and shape {tuple(step.shape)}; allowed: an "
+            "integer >= 0, or a 0-d torch.int64 tensor"
+        )
+    for name, value in (("seed", seed), ("step", 0 if isinstance(step, Tensor) else step)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name}: {value!r} is not an integer")
         if value < 0:
@@ -63,7 +72,7 @@ def check_key(seed: Any, step: Any, index: Any, samples: int) -> None:
 
 
 def standard_normal(
-    index: Tensor, draws: int, size: int, *, seed: int, step: int, first: int = 0,
+    index: Tensor, draws: int, size: int, *, seed: int, step: int | Tensor, first: int = 0,
     stream: int = 0, dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Draws first, ..., first + draws - 1 of every sample: independent N(0, 1) (N, draws, size).
@@ -73,7 +82,8 @@ def standard_normal(
     index : (N,) int64 tensor
         Global sample indices; the result lives on its device.
     seed, step, stream : int
-        The rest of the key; different streams are independent.
+        The rest of the key; different streams are independent. The step may be a 0-d int64 tensor
+        on the device of `index`, so that a recorded graph draws anew.
     first : int
         Number of the first draw, so that a chunk is a slice of the whole.
     """
@@ -93,7 +103,7 @@ def standard_normal(
     return normal[..., :size].to(dtype)
 
 
-def uniform(index: Tensor, *, seed: int, step: int, stream: int = 0) -> Tensor:
+def uniform(index: Tensor, *, seed: int, step: int | Tensor, stream: int = 0) -> Tensor:
     """One number per sample, uniform in (0, 1): (N,) in float64."""
     hashed = _mix_in_place(_keys(seed, step, index, stream) + _signed(_GOLDEN))
     return ((hashed >> 11) & ((1 << 53) - 1)).to(torch.float64).add_(0.5).mul_(2.0**-53)

@@ -7,6 +7,8 @@ import json
 import math
 import signal
 import struct
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ import validation.__main__ as command_line  # noqa: E402
 from dro_torch import metrics, physics  # noqa: E402
 from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
 from validation import isum, trainings  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
 
 
 def write_idx(path, array):
@@ -97,6 +101,10 @@ def test_claims_and_provenance_are_written_beside_the_figures(done):
     rows = {(row["arm"], row["noise"]): row for row in made["results"]}
     claims = {entry["claim"]: entry for entry in made["claims"]}
     assert len(claims) == 10
+    told = tomllib.loads((ROOT / "docs" / "results" / "claims.toml").read_text())["claim"]
+    wanted = {e["check"] for e in told if e.get("result", "").startswith("desk/isum")}
+    assert wanted
+    assert wanted <= set(claims)
     gain = claims["ISUM over its OT variant"]
     expected = rows["ISUM", 0.05]["psnr"] - rows["OT variant", 0.05]["psnr"]
     assert gain["value"] == pytest.approx(expected, abs=1e-9)

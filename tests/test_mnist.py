@@ -9,6 +9,7 @@ import os
 import struct
 import sys
 import time
+import tomllib
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from validation import __main__ as command_line
+from validation import claims as claims_page
 from validation import evidence, plan, trainings
 from validation.benchmarks import torch_steps
 from validation.errors import UsageError
@@ -151,6 +153,10 @@ def test_every_experiment_writes_what_it_promises(
         assert (tmp_path / f"{figure}.png").exists()
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert len(written["claims"]) == claims
+    told = tomllib.loads((ROOT / "docs" / "results" / claims_page.TABLE).read_text())["claim"]
+    wanted = {e["check"] for e in told if e.get("result") == f"desk/{name}/{name}.json"}
+    assert wanted <= {claim["claim"] for claim in written["claims"]}
+    assert wanted
     assert written["config"]["preset"] == "smoke"
     assert written["config"]["data"] == ""
     assert written["device"] == "CPU"

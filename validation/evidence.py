@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from validation import claims
 from validation.errors import UsageError
 from validation.plan import compared
 from validation.results import Check, at_least, table, write_json
@@ -175,6 +176,8 @@ def publish(name: str, place: Place, results: Path) -> None:
         if path.suffix in PUBLISHED:
             shutil.copyfile(path, target / path.name)
     (results / "claims.md").write_text(claims_page(results))
+    if (results.parent / claims.TABLE).exists():
+        (results.parent / claims.PAGE).write_text(claims.page(results.parent))
 
 
 def claims_page(results: Path) -> str:

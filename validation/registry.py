@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "frontier isotropic": "validation.frontier.isotropic",
     "frontier weighted": "validation.frontier.weighted",
     "evidence": "validation.evidence",
+    "claims": "validation.claims",
     "gpu": "validation.gpu",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",

@@ -80,7 +80,10 @@ class IndexedDataset(Dataset[tuple[Tensor, ...]]):
             index, *values = self[torch.tensor([positions % len(self)])]
             return (index[0], *(value[0] for value in values))
         index = self.index[_as_positions(positions, len(self), "positions")]
-        rows = index.to(self.tensors[0].device)
+        device = self.tensors[0].device
+        if device.type == "cuda":  # from pageable memory the host would wait for its copy
+            index = index.pin_memory()
+        rows = index.to(device, non_blocking=True)
         return (index, *(self._value(tensor[rows]) for tensor in self.tensors))
 
     def _value(self, value: Tensor) -> Tensor:
@@ -88,6 +91,14 @@ class IndexedDataset(Dataset[tuple[Tensor, ...]]):
             return value
         low, high = self.value_range
         return value.float().mul_((high - low) / 255).add_(low)
+
+    def to(self, device: str | torch.device) -> IndexedDataset:
+        """The same samples with their tensors on another device, as they are: uint8 stays uint8.
+
+        A batch is then gathered and converted there, and only its index travels.
+        """
+        moved = (tensor.to(device) for tensor in self.tensors)
+        return IndexedDataset(*moved, value_range=self.value_range, index=self.index)
 
     def subset(self, positions: Sequence[int] | Tensor) -> IndexedDataset:
         """The samples at these positions; the tensors are shared, global indices stay."""

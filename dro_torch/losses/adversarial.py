@@ -140,7 +140,7 @@ class WassersteinDROLoss(PotentialLoss):
         *,
         index: Tensor | None = None,
         seed: int | None = None,
-        step: int | None = None,
+        step: int | Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""

@@ -123,7 +123,7 @@ class WassersteinBallLoss(CheckedLoss):
         *,
         index: Tensor | None = None,
         seed: int | None = None,
-        step: int | None = None,
+        step: int | Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         """The worst risk that was found (0-d) around a batch x (N, ...), y (N, ...).
@@ -149,7 +149,7 @@ class WassersteinBallLoss(CheckedLoss):
         *,
         index: Tensor | None = None,
         seed: int | None = None,
-        step: int | None = None,
+        step: int | Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""

@@ -268,7 +268,7 @@ class EntropicDROLoss(CheckedLoss):
         *,
         index: Tensor | None = None,
         seed: int | None = None,
-        step: int | None = None,
+        step: int | Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
@@ -288,8 +288,8 @@ class EntropicDROLoss(CheckedLoss):
         return average(estimate[self.estimator](moved, lam, draw), mu)
 
     def _key(
-        self, generator: torch.Generator | None, seed: int | None, step: int | None
-    ) -> tuple[int, int]:
+        self, generator: torch.Generator | None, seed: int | None, step: int | Tensor | None
+    ) -> tuple[int, int | Tensor]:
         if seed is not None:
             return seed, 0 if step is None else step
         if generator is not None:
@@ -340,12 +340,11 @@ class EntropicDROLoss(CheckedLoss):
 
     def _multilevel(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
         """One random level per sample, divided by the probability of that level, (N,)."""
-        bounds = torch.tensor(self._probabilities, dtype=torch.float64).cumsum(0)
-        if torch.compiler.is_compiling():
-            return self._masked_levels(moved, lam, draw, bounds)
+        if torch.compiler.is_compiling() or isinstance(draw.step, Tensor):  # a recorded graph
+            return self._masked_levels(moved, lam, draw)
         # on the CPU: the number of rows depends on the levels drawn
         host = Draws(draw.index.cpu(), draw.seed, draw.step)
-        level = torch.bucketize(host.uniform(_LEVELS), bounds).clamp(max=len(bounds) - 1)
+        level = self._levels(host)
         try:
             groups = [
                 (int(value), (level == value).nonzero()[:, 0].to(draw.index.device))
@@ -354,7 +353,7 @@ class EntropicDROLoss(CheckedLoss):
         except RuntimeError:
             if not transformed():
                 raise
-            return self._masked_levels(moved, lam, draw, bounds)  # vmap over index=
+            return self._masked_levels(moved, lam, draw)  # vmap over index=
         order = torch.cat([members for _, members in groups])
         rows = torch.cat([members.repeat_interleave(2**value) for value, members in groups])
         noise = torch.cat(
@@ -381,12 +380,15 @@ class EntropicDROLoss(CheckedLoss):
             self._report(moved, blocks, temperature)
             return torch.cat(parts)[order.argsort()]
 
-    def _masked_levels(
-        self, moved: MovedSamples, lam: Tensor, draw: Draws, bounds: Tensor
-    ) -> Tensor:
+    def _levels(self, draw: Draws) -> Tensor:
+        """The random level of every sample, (N,)."""
+        uniform, finest = draw.uniform(_LEVELS), len(self._probabilities) - 1
+        bounds = level_probabilities(finest, uniform.device).cumsum(0)
+        return torch.bucketize(uniform, bounds).clamp(max=finest)
+
+    def _masked_levels(self, moved: MovedSamples, lam: Tensor, draw: Draws) -> Tensor:
         """The same where a shape cannot depend on the levels drawn: all draws of every sample."""
-        uniform = draw.uniform(_LEVELS)
-        level = torch.bucketize(uniform, bounds.to(uniform.device)).clamp(max=len(bounds) - 1)
+        level = self._levels(draw)
         losses = moved.losses(self._noise(moved, draw, 0, self.samples))
         with torch.autocast(losses.device.type, enabled=False):
             temperature = lam * self.epsilon

@@ -15,9 +15,9 @@ class EstimatorWarning(UserWarning):
     """The estimate of an entropic objective is not to be trusted; the message has the numbers."""
 
 
-def level_probabilities(levels: int) -> Tensor:
+def level_probabilities(levels: int, device: torch.device | None = None) -> Tensor:
     r"""Probabilities :math:`2^{-l} / (2 - 2^{-L})` of the levels l = 0..L of RT-MLMC, (L + 1,)."""
-    weights = 0.5 ** torch.arange(levels + 1, dtype=torch.float64)
+    weights = 0.5 ** torch.arange(levels + 1, dtype=torch.float64, device=device)
     return weights / weights.sum()
 
 
@@ -64,7 +64,7 @@ class Draws:
 
     index: Tensor
     seed: int
-    step: int
+    step: int | Tensor
 
     def normal(
         self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0

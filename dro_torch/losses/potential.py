@@ -39,7 +39,9 @@ def eagerly(
     return function(*arguments, **named)
 
 
-def key_of(index: Tensor | None, seed: int | None, step: int | None, like: Tensor) -> Draws:
+def key_of(
+    index: Tensor | None, seed: int | None, step: int | Tensor | None, like: Tensor
+) -> Draws:
     """The key of a batch's random directions: what is not given is 0, 1, 2, ... and zero."""
     if index is None:
         index = torch.arange(len(like), device=like.device)

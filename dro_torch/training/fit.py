@@ -82,6 +82,7 @@ def fit(
     checks: Checks = "first",
     compile: bool | Sequence[str] = False,
     channels_last: bool = False,
+    capture: bool = False,
     config: Mapping[str, object] | None = None,
 ) -> TrainingResult:
     r"""Train the modules of the phases in place for `steps` iterations.
@@ -152,6 +153,11 @@ def fit(
         derivatives a loss takes.
     channels_last : bool
         Memory layout of the networks and of batches with four axes.
+    capture : bool
+        Record a step (loss, gradients, optimiser) as a CUDA graph after a few plain ones, and
+        replay it: small networks then do not wait for the host. For one process, batches of one
+        shape, and losses that read nothing on the host: those of this package do not. In a
+        recorded step `StepContext.step` is a tensor. Refused on other devices.
     config : mapping, optional
         Plain values that describe the run (data, loss, network); a checkpoint with others is
         refused.
@@ -212,6 +218,7 @@ def fit(
         progress=progress,
         channels_last=channels_last,
         checks=checks,
+        capture=capture,
     )
     decays, compiled = as_decays(ema, phases), as_compiled(compile, phases)
     processes = Processes.join(as_device(device))

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dro_torch.checks import NotFiniteError
 from dro_torch.host import CLOSE, NEVER, Attention, Checks, attending
+from dro_torch.training.capture import Recorded, Recorder
 from dro_torch.training.phase import (
     Batch,
     Phase,
@@ -52,6 +53,8 @@ class Learner:
         self.optimizer = build_optimizer(phase)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        self._number = 0  #: of the step
+        self._recorded: Recorded | None = None
 
     def require_gradients(self, needed: bool) -> None:
         """Free or freeze the parameters."""
@@ -66,10 +69,33 @@ class Learner:
             for parameter in parameters:
                 parameter.grad = None
 
+    def capture(self, recorder: Recorder) -> None:
+        """Record the step after a few, and replay it; rates are read where they lie from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.processes.device)
+        self._recorded = Recorded(self.phase.name, recorder, self.processes.device, self._advance)
+
     def update(
         self, called: Mapping[str, Any], batch: Batch, step: int, factor: float, stop: bool
     ) -> None:
         """One optimiser step on the loss of a batch; `stop` is told to the other processes."""
+        self._number = step
+        for group in self.optimizer.param_groups:
+            rate = group["initial_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        advance = self._recorded or self._advance
+        names, values = advance(called, batch, step, stop)
+        self.record.note(step, self.phase, names, values)
+        if self.checks == "first":
+            self._attention = Attention(now=False, warns=self._recorded is None, flags={})
+
+    def _advance(
+        self, called: Mapping[str, Any], batch: Batch, step: int | Tensor, stop: bool | Tensor
+    ) -> tuple[list[str], Tensor]:
+        """The step itself: names and values of what is noted."""
         values = self._differentiate(called, batch, step)
         parameters = [p for group in self.parameters.values() for p in group]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -82,13 +108,9 @@ class Learner:
         norms = self._clip()
         names = [*values, *(f"gradient norm {name}" for name in norms)]
         lengths = torch.stack([as_value(norm, device) for norm in norms.values()])
-        self.record.note(step, self.phase, names, torch.cat([vector, lengths]))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.checks == "first":
-            self._attention = Attention(now=False, warns=True, flags={})
+        return names, torch.cat([vector, lengths])
 
     def _clip(self) -> dict[str, Tensor]:
         """Norms of the gradients of the modules, which are then clipped, each on its own."""
@@ -101,7 +123,7 @@ class Learner:
         return norms
 
     def _differentiate(
-        self, called: Mapping[str, Any], batch: Batch, step: int
+        self, called: Mapping[str, Any], batch: Batch, step: int | Tensor
     ) -> dict[str, Tensor | float]:
         """Accumulate the gradient of the loss; its value and the numbers to log."""
         parts = min(self.phase.micro_batches, len(batch[0]))
@@ -118,7 +140,7 @@ class Learner:
         return total | {f"{REFUSED}{what}": flag for what, flag in flags.items()}
 
     def _loss(
-        self, called: Mapping[str, Any], tensors: Batch, index: Tensor, step: int
+        self, called: Mapping[str, Any], tensors: Batch, index: Tensor, step: int | Tensor
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The loss of a part of the batch, and what it logs, checked."""
         processes, name = self.processes, self.phase.name
@@ -134,9 +156,9 @@ class Learner:
             self.record.read()  # an earlier step may be the reason
             refused = [what for what, flag in (self._attention.flags or {}).items() if flag]
             if refused:
-                raise self.record.diverged(refused[0], step, causes=False) from error
+                raise self.record.diverged(refused[0], self._number, causes=False) from error
             if isinstance(error, NotFiniteError | LinAlgError):
-                raise self.record.diverged(str(error), step, causes=False) from error
+                raise self.record.diverged(str(error), self._number, causes=False) from error
             raise
         loss, logged = result if isinstance(result, tuple) else (result, {})
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:

@@ -66,6 +66,7 @@ class Options:
     progress: bool
     channels_last: bool
     checks: Checks
+    capture: bool
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_count(self.seed, "seed"))
@@ -73,6 +74,10 @@ class Options:
         check_option(self.checks, "checks", CHECKS)
         if self.resume not in RESUME:
             raise ValueError(unknown("resume", self.resume, RESUME))
+        if not isinstance(self.capture, bool):
+            raise TypeError(f"capture: {self.capture!r}; allowed: True or False")
+        if self.capture and self.checks == "always":
+            raise ValueError("capture: True, but checks='always' reads values in every step")
         if not isinstance(self.extend, bool):
             raise TypeError(f"extend: {self.extend!r}; allowed: True or False")
         if self.extend and self.resume == "never":

@@ -26,7 +26,8 @@ class StepContext:
     Parameters
     ----------
     seed, step : int
-        Seed of the run and number of the iteration, from 0.
+        Seed of the run and number of the iteration, from 0: in a recorded step (``capture``) a 0-d
+        int64 tensor, which the noise of this package takes as well.
     index : (N,) int64 tensor
         Global indices of the samples of this batch; with seed and step the key of their noise.
     device : torch.device
@@ -35,7 +36,7 @@ class StepContext:
     """
 
     seed: int
-    step: int
+    step: int | Tensor
     index: Tensor
     device: torch.device
     rank: int = 0
@@ -172,7 +173,10 @@ def build_optimizer(phase: Phase) -> torch.optim.Optimizer:
         for name, parameters in trained.items()
     ]
     if phase.optimizer is None:
-        return torch.optim.AdamW(groups, betas=phase.betas)
+        # on an accelerator one kernel for all parameters, and no step count that the host reads
+        there = all(p.device.type == "cuda" for group in trained.values() for p in group)
+        fast = {"fused": True, "capturable": True} if there else {}
+        return torch.optim.AdamW(groups, betas=phase.betas, **fast)
     optimizer = phase.optimizer(groups)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if held != {id(p) for parameters in trained.values() for p in parameters}:
@@ -181,6 +185,14 @@ def build_optimizer(phase: Phase) -> torch.optim.Optimizer:
             f"of {list(trained)}, no more and no fewer"
         )
     return optimizer
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take the moments of a checkpoint; how a step is computed stays as it is on this device."""
+    own = ("fused", "capturable", "foreach", "lr")  # rates are set in every step
+    kept = [{name: g[name] for name in own if name in g} for g in optimizer.param_groups]
+    saved = zip(state["param_groups"], kept, strict=True)
+    optimizer.load_state_dict({**state, "param_groups": [{**g, **mine} for g, mine in saved]})
 
 
 def describe(phase: Phase) -> dict[str, object]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
+from dro_torch.training import capture
 from dro_torch.training.batching import Batching, Source
 from dro_torch.training.checkpoint import Checkpoints
 from dro_torch.training.learner import Learner
 from dro_torch.training.modules import Modules
 from dro_torch.training.options import Options
-from dro_torch.training.phase import Batch, Phase
+from dro_torch.training.phase import Batch, Phase, restore_optimizer
 from dro_torch.training.processes import Processes, Signals, set_random_state
 from dro_torch.training.record import Record, Row, shown
 
@@ -48,6 +49,11 @@ class Run:
             )
             for phase in phases
         ]
+        if options.capture:
+            optimizers = [learner.optimizer for learner in self.learners]
+            recorder = capture.recorder_for(processes.device, processes.size, optimizers)
+            for learner in self.learners:
+                learner.capture(recorder)
         self.step = 0
 
     def run(self, signals: Signals) -> None:
@@ -145,6 +151,6 @@ class Run:
             return
         self.modules.load(state["modules"], state["averaged"])
         for learner in self.learners:
-            learner.optimizer.load_state_dict(state["optimizers"][learner.phase.name])
+            restore_optimizer(learner.optimizer, state["optimizers"][learner.phase.name])
         self.step = state["step"]
         self.record.restore(state["history"], state["validation"], state["latest"])

@@ -52,7 +52,7 @@ class Measurements:
         y, groups = batch[0], batch[1] if len(batch) > 1 else None
         if self.measure is not None:
             y, own = self.measure(
-                y.clone(), context.index, seed=context.seed, step=context.step, stream=stream
+                y.clone(), context.index, seed=context.seed, step=int(context.step), stream=stream
             )
             groups = own if groups is None else groups
         return y, torch.zeros_like(context.index) if groups is None else groups
@@ -145,7 +145,7 @@ class Steps:
             modules["T"],
             y,
             batch[-1],
-            gradient_penalty=self.penalty(context.step),
+            gradient_penalty=self.penalty(int(context.step)),
         )
         return value, self.loss.components
 

@@ -205,7 +205,7 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
     with clocked(folder) as finish:
         result = training.fit(
             phase,
-            data.Batches(learn, min(size.batch, len(learn)), config.seed),
+            data.Batches(learn.to(config.device), min(size.batch, len(learn)), config.seed),
             steps,
             seed=config.seed,
             folder=folder,
