@@ -137,6 +137,19 @@ def test_a_certificate_of_an_affine_map_is_exact(name):
     assert found.lower == pytest.approx(exact, rel=1e-6)
 
 
+def test_a_certificate_with_weights_of_every_sample_is_exact_for_an_affine_map():
+    B, x, y, _ = problem(12)
+    table = 10.0 ** np.random.default_rng(2).uniform(-1, 1, (5, M))
+    exact = dro_core.sample_weighted_worst_case(B, x, y, 0.7, table)
+    weight = torch.from_numpy(table)
+    found = certify(
+        network_of(B), *tensors(x, y), 0.7, YGivenX(lambda x, y: weight[: len(y)]), directions=3
+    )
+    assert found.affine
+    assert found.upper == pytest.approx(exact.risk, rel=1e-9)
+    assert found.lower == pytest.approx(exact.risk, rel=1e-6)
+
+
 def test_an_upper_end_for_a_network_is_that_of_the_whitened_map():
     network = nn.Sequential(nn.Linear(M, 8), nn.Tanh(), nn.Linear(8, N)).double()
     _, x, y, _ = problem(1)

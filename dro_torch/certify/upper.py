@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import dro_core
-from dro_core import GrowthProfiles, LinearReconstruction, growth_bound
+from dro_core import (
+    GrowthProfiles,
+    LinearReconstruction,
+    SampleWeightedReconstruction,
+    growth_bound,
+)
 from dro_core import Structure as CoreStructure
 from dro_core.checks import check_magnitude
 from dro_core.linear_map import DENSE_ENTRIES
@@ -120,16 +125,30 @@ def _proved_modulus(
 
 def _exact_risk(problem: Problem) -> Callable[[float], float] | None:
     """The exact worst case where the network is affine and the structure one of `dro_core`."""
-    x, y = problem.x, problem.y
-    affine, ball = affine_map(problem.model, y), core_structure(problem.structure, x, y)
-    if affine is None or ball is None:
+    affine = affine_map(problem.model, problem.y)
+    if affine is None:
         return None
     matrix, offset = affine
-    rows = x.flatten(1).double().cpu().numpy() - offset
-    linear = LinearReconstruction(
-        matrix, rows, y.flatten(1).double().cpu().numpy(), weights=problem.mu.cpu().numpy()
-    )
+    x = problem.x.flatten(1).double().cpu().numpy() - offset
+    y, mu = problem.y.flatten(1).double().cpu().numpy(), problem.mu.cpu().numpy()
+    table = table_of_weights(problem.structure, problem.x, problem.y)
+    if table is not None:
+        weighted = SampleWeightedReconstruction(matrix, x, y, table, weights=mu)
+        return lambda radius: weighted.worst_case(radius).risk
+    ball = core_structure(problem.structure, problem.x, problem.y)
+    if ball is None:
+        return None
+    linear = LinearReconstruction(matrix, x, y, weights=mu)
     return lambda radius: linear.worst_case(radius, ball).risk
+
+
+def table_of_weights(structure: Structure, x: Tensor, y: Tensor) -> Array | None:
+    """The weights (N, m) of every sample's measurements under y|x, where they differ."""
+    if not isinstance(structure, YGivenX) or structure.weight_y.function is None:
+        return None
+    value = structure.weight_y.of(x, y, y)
+    assert value is not None  # a function gave it
+    return value.expand_as(y).flatten(1).double().cpu().numpy()
 
 
 def reaches(structure: Structure, x: Tensor, y: Tensor) -> tuple[float, float]:
