@@ -445,6 +445,37 @@ def test_the_plan_counts_the_candidates_of_the_bisection(root, tmp_path):
     assert bisected.gradient_evaluations == pytest.approx(10 * share, abs=1)
 
 
+def test_a_bisection_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
+    """Every candidate that had been trained is read; the result is that of a run in one piece."""
+    config = Config("smoke", str(root), steps=10)
+    learned = training.fit_arm(
+        config,
+        deblurring.TASK,
+        deblurring.main_arms(config)[0],
+        tasks.digits(config).learn,
+        tmp_path,
+    )
+    whole = tuning.bisected(config, deblurring.TASK, learned, tmp_path / "whole")
+    original, calls = tuning.StochasticDescent.__call__, []
+
+    def counted(self, model, multiplier, steps):
+        calls.append(multiplier)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(self, model, multiplier, steps)
+
+    monkeypatch.setattr(tuning.StochasticDescent, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.bisected(config, deblurring.TASK, learned, tmp_path / "pieces")
+    pieces = tuning.bisected(config, deblurring.TASK, learned, tmp_path / "pieces")
+    assert pieces.multiplier == whole.multiplier
+    assert pieces.gradient_evaluations == whole.gradient_evaluations
+    for a, b in zip(pieces.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert len(calls) == len(set(calls)) + 2  # the stopped one, and the last run's multiplier
+    assert not list((tmp_path / "pieces").rglob("candidate-*"))
+
+
 def test_a_plan_trains_nothing(root, tmp_path, capsys):
     checks = deblurring.run(Config("smoke", str(root), plan=True, seeds=3), tmp_path)
     assert checks == []

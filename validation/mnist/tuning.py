@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,36 @@ def bisection_cost(config: Config) -> Arm:
     )
 
 
+class Kept:
+    """The trainings of a bisection, each read from its file when it has been done before."""
+
+    def __init__(self, train: StochasticDescent, folder: Path) -> None:
+        self.train, self.folder, self.count = train, folder, 0
+
+    def __call__(self, network: nn.Module, lam: float, steps: int) -> None:
+        """Train in place, or load what this training, the next in order, ended with."""
+        path = self.folder / f"candidate-{self.count}.pt"
+        self.count += 1
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            if (state["multiplier"], state["steps"]) == (lam, steps):
+                network.load_state_dict(state["model"])
+                self.train.gradient_evaluations = state["evaluations"]
+                return
+        self.train(network, lam, steps)
+        evaluations = self.train.gradient_evaluations
+        numbers = {"multiplier": lam, "steps": steps, "evaluations": evaluations}
+        write_state(path, {"model": network.state_dict(), **numbers})
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Save in one piece or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
 def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained:
     """The same network with λ bisected as in the paper.
 
@@ -153,7 +184,7 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
         with clocked(folder) as finish:
             answer = bisect_multiplier(
                 model,
-                train,
+                Kept(train, folder),
                 validated,
                 low=low,
                 high=high,
@@ -163,9 +194,9 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
             )
             finish()
         found = Bisected(answer.multiplier, train.gradient_evaluations)
-        part = saved.with_suffix(".part")
-        torch.save({"model": model.state_dict(), **dataclasses.asdict(found)}, part)
-        part.replace(saved)
+        write_state(saved, {"model": model.state_dict(), **dataclasses.asdict(found)})
+        for candidate in folder.glob("candidate-*.pt"):
+            candidate.unlink()
     model.eval()
     history = [{"loss": validated(model, found.multiplier)}]
     shown = Arm(BISECTED, "entropic")
