@@ -22,6 +22,7 @@ structure, worst_case.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,18 +105,37 @@ class NoiseTraining:
         )
 
     def best_level(self, radius: float, structure: Structure) -> float:
-        """The level whose map has the smallest worst-case risk: a grid, then Brent's method."""
+        """The level whose map has the smallest worst-case risk; see `tuned_level`."""
 
-        def risk(logarithm: float) -> float:
-            return self.worst_case(math.exp(logarithm), radius, structure).risk
+        def risk(level: float) -> float:
+            return self.worst_case(level, radius, structure).risk
 
-        grid = np.log(self.unit * LEVELS)
-        risks = [risk(point) for point in grid]
-        k = int(np.argmin(risks))
-        ends = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
-        found = minimize_scalar(risk, bounds=ends, method="bounded", options={"xatol": 1e-6})
-        best = float(found.x) if found.fun < risks[k] else float(grid[k])
-        return math.exp(best) if risk(best) < self.worst_case(0.0, radius, structure).risk else 0.0
+        return tuned_level(risk, self.unit * LEVELS)
+
+
+def tuned_level(risk: Callable[[float], float], levels: Array) -> float:
+    """The level of smallest risk: a grid of levels and zero, then Brent's method in the logarithm.
+
+    Parameters
+    ----------
+    risk : callable
+        Level >= 0 to what is to be small.
+    levels : (K,) array
+        Positive, increasing.
+    """
+    risks = [risk(float(level)) for level in levels]
+    k = int(np.argmin(risks))
+    ends = math.log(levels[max(k - 1, 0)]), math.log(levels[min(k + 1, len(levels) - 1)])
+    found = minimize_scalar(
+        lambda logarithm: risk(math.exp(logarithm)),
+        bounds=ends,
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    level, value = float(levels[k]), risks[k]
+    if found.fun < value:
+        level, value = math.exp(float(found.x)), float(found.fun)
+    return level if value < risk(0.0) else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,12 +74,18 @@ def test_the_law_keeps_both_budgets_and_attains_the_dual(seed, radius_x, radius_
     assert worst.risk >= alone * (1 - 1e-4)
 
 
-def test_a_mixture_of_two_laws_is_needed_at_a_kink():
-    """B = A⁻¹ without noise, two directions: the signal is not seen, and a forged law is."""
-    A, x = np.diag([1.0, 2.0]), np.array([[1.0, 0.0], [0.0, 1.0]])
-    worst = two_budget_worst_case(np.diag([0.9, 0.4]), x, x @ A, A, 1.0, 1.0)
-    certificate = worst.verify()
-    assert certificate.holds(1e-7)
+def test_at_a_kink_the_worst_case_is_a_mixture_of_two_laws():
+    """No residual, I - BA = diag(1, .5), B = diag(.5, 1): the top direction changes at price 1.
+
+    There (1 + t) max(1 + .25/t, .25 + 1/t) = 2.5 is smallest, and one direction alone spends .4 or
+    1.6 on the noise, whose budget is 1.
+    """
+    B, A = np.diag([0.5, 1.0]), np.diag([0.0, 0.5])
+    y = np.array([[1.0, 1.0], [1.0, -1.0]])
+    worst = two_budget_worst_case(B, y @ B.T, y, A, 1.0, 1.0)
+    assert worst.risk == pytest.approx(2.5, rel=1e-8)
+    np.testing.assert_allclose(worst.shares, 0.5, atol=1e-6)
+    assert worst.verify().holds(1e-7)
     vars(worst)["displacement_noise"] = 1.1 * worst.displacement_noise
     vars(worst).pop("_certificate")
     assert not worst.verify().holds(1e-3)

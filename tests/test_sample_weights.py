@@ -89,6 +89,20 @@ def test_weights_that_samples_share_are_those_of_the_structure(seed, radius, wei
     np.testing.assert_allclose(worst.gradient, expected.gradient, rtol=1e-5, atol=1e-7)
 
 
+def test_what_no_residual_asks_for_goes_to_the_cheapest_sample():
+    """B = I, sample 0 at price 0.1 along an axis that no residual has: λ = 10, and the hard case.
+
+    The others spend 1/81 each, sample 0 the rest of the budget along its axis.
+    """
+    y = np.zeros((2, 2))
+    x = np.array([[0.0, 1.0], [0.0, 1.0]])
+    worst = sample_weighted_worst_case(np.eye(2), x, y, 1.0, [[0.1, 1.0], [1.0, 1.0]])
+    assert worst.multiplier == pytest.approx(10.0)
+    assert worst.risk == pytest.approx(10.0 + 10.0 / 9.0)
+    assert worst.verify().holds(1e-9)
+    assert worst.displacement_y[0, 0] ** 2 == pytest.approx(20.0 * (1.0 - 1.0 / 81.0))
+
+
 def test_averaging_the_weights_bounds_nothing():
     """One sample cheap to move, one dear: the mean weight hides the first."""
     x = y = np.array([[1.0], [2.0]])

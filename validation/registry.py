@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "conditional-wasserstein": "validation.conditional_wasserstein",
     "unbalanced": "validation.unbalanced",
     "twist": "validation.twist",
+    "jittering": "validation.jittering",
     "isum": "validation.isum",
     "certify": "validation.certify",
     "mnist deblurring": "validation.mnist.deblurring",
