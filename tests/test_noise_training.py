@@ -97,6 +97,22 @@ def test_isotropic_jitter_can_be_as_bad_as_one_likes():
     assert ratios[2] > 90 * ratios[1]
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 2.0))
+def test_noise_of_the_shape_of_the_ball_is_never_worse_than_twice_the_rank(seed, radius):
+    """At the level ρ/√k: at most 2(k + 1) times the optimum, k its rank."""
+    x, y, rng = ill_posed(seed, n=int(seed % 4) + 1, count=20)
+    weights = 10.0 ** rng.uniform(-2, 2, y.shape[1])
+    fit = fit_linear(x=x, y=y, radius=radius, structure=YGivenX(weights))
+    k = max(int((fit.singular_values > 1e-9).sum()), 1)
+    training = NoiseTraining(x, y, 1.0 / weights)
+    worst = training.worst_case(radius / math.sqrt(k), radius, YGivenX(weights))
+    assert worst.risk <= 2 * (k + 1) * fit.risk * (1 + 1e-9)
+    # the step of the proof that needs the structure
+    top = np.linalg.norm(fit.matrix / np.sqrt(weights), 2)
+    assert fit.risk >= (fit.worst.nominal_risk + radius**2 * top**2) * (1 - 1e-9)
+
+
 def test_noise_is_the_frobenius_penalty_of_the_jacobian():
     """The map minimises M + σ² tr BΣBᵀ."""
     x, y, rng = ill_posed(1)
