@@ -50,6 +50,24 @@ def test_a_stage_that_fails_or_hangs_does_not_take_the_others_along(tmp_path, mo
     assert len([path for path in tmp_path.iterdir() if path.is_file()]) <= 8
 
 
+def test_the_share_of_the_peak_is_that_of_the_arithmetic_done(tmp_path):
+    bench, arms, absent = (tmp_path / f"{name}.json" for name in ("cuda", "arms", "absent"))
+    bench.write_text(json.dumps({"flops_per_second": 2e12}))
+    trained = [
+        {"arm": "DRO", "gflop": 5000.0, "seconds": 10.0},
+        {"arm": "Wiener", "gflop": 0.0, "seconds": 0.0},
+    ]
+    arms.write_text(json.dumps({"training": trained}))
+    listed = [stage(p.stem, "pass", result=p) for p in (bench, arms, absent)]
+    (row,) = gpu.achieved(listed)
+    assert (row["stage"], row["arm"]) == ("arms", "DRO")
+    assert row["flops_per_second"] == pytest.approx(5e11)
+    assert row["share_of_peak"] == pytest.approx(0.25)
+    assert gpu.Config(device="cuda:0").together == 4
+    assert gpu.Config(device="cpu").together == 1
+    assert gpu.Config(device="cuda", jobs=2).together == 2
+
+
 def test_no_time_left_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "stages", lambda config, work: [stage("late", "pass")])
     gpu.run(gpu.Config(seconds=1.0, device="cpu"), tmp_path)
@@ -78,5 +96,8 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path):
     config = gpu.Config(data=str(DATA), seconds=300.0, device="cpu", preset="smoke")
     (check,) = gpu.run(config, tmp_path)
     assert check.holds
+    rates = json.loads((tmp_path / "gpu.json").read_text())["achieved"]
+    assert {row["arm"] for row in rates} >= {"DRO", "MSE"}
+    assert all(row["share_of_peak"] > 0 for row in rates)
     for name in ("cuda.json", "deblurring.json", "simulator.json", "gpu.json", "results.zip"):
         assert (tmp_path / name).stat().st_size < gpu.LARGEST_FILE

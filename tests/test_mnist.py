@@ -476,6 +476,18 @@ def test_a_bisection_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
     assert not list((tmp_path / "pieces").rglob("candidate-*"))
 
 
+def test_the_arithmetic_of_a_pass_is_counted():
+    """A convolution of one channel to five, 3 x 3: forward, and the gradient of its weights."""
+
+    class Summed(torch.nn.Conv2d):
+        def forward(self, y):
+            return super().forward(y).sum(1, keepdim=True)
+
+    network = Summed(1, 5, 3, padding=1, bias=False)
+    assert training.gigaflops(network, "cpu") * 1e9 == 2 * (2 * 9 * 5 * 28 * 28)
+    assert network.weight.grad is None
+
+
 def test_a_plan_trains_nothing(root, tmp_path, capsys):
     checks = deblurring.run(Config("smoke", str(root), plan=True, seeds=3), tmp_path)
     assert checks == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,14 @@ class Config(Settings):
     device: str = setting("cuda", "torch device")
     preset: str = setting("standard", "size of the MNIST arms")
     seed: int = setting(0, "seed")
+    jobs: int = setting(
+        0, "arms trained side by side on the device; 0: four on CUDA, else one", low=0
+    )
+
+    @property
+    def together(self) -> int:
+        """Processes that share the device: one's kernels run while another's host prepares its."""
+        return self.jobs or (4 if self.device.startswith("cuda") else 1)
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def stages(config: Config, work: Path) -> list[Stage]:
     for name, share in (("deblurring", 0.4), ("simulator", 0.1)):
         arms = ["-m", "validation", "mnist", name, "--out", str(work / name), *where]
         arms += ["--set", f"preset={config.preset}", "--set", "seeds=1"]
-        arms += ["--set", f"models={work / 'models'}"]
+        arms += ["--set", f"models={work / 'models'}", "--set", f"jobs={config.together}"]
         arms += [] if small else ["--set", "precision=bf16"]
         arms += ["--data", config.data] if config.data else []
         needed = ("scipy", "matplotlib", "tqdm")
@@ -157,6 +167,25 @@ def card(device: str) -> dict[str, str]:
     return found
 
 
+def achieved(listed: Sequence[Stage]) -> list[dict[str, float | str]]:
+    """Arithmetic per second of every trained arm, and its share of a large matrix product's.
+
+    The arms of a stage share the device; one alone would be faster.
+    """
+    peak, rows = math.nan, list[dict[str, float | str]]()
+    for stage in listed:
+        if stage.result is None or not stage.result.exists():
+            continue
+        found = json.loads(stage.result.read_text())
+        peak = float(found.get("flops_per_second", peak))
+        for arm in found.get("training", []):
+            if float(arm.get("gflop", 0)) > 0 and float(arm["seconds"]) > 0:
+                rate = 1e9 * float(arm["gflop"]) / float(arm["seconds"])
+                row = {"stage": stage.name, "arm": arm["arm"], "flops_per_second": rate}
+                rows.append({**row, "share_of_peak": rate / peak})
+    return rows
+
+
 def pack(work: Path, out: Path) -> None:
     """Numbers, figures and logs as one archive, without checkpoints."""
     part = out / "results.zip.part"
@@ -193,5 +222,11 @@ def run(config: Config, out: Path) -> list[Check]:
         if stage.result is not None and stage.result.exists():
             shutil.copyfile(stage.result, out / stage.result.name)
     print(table([("stage", "outcome"), *((r.stage, r.outcome) for r in ran)]))
+    if rates := achieved(listed):
+        shown = [(str(r["stage"]), str(r["arm"]), f"{float(r['flops_per_second']) / 1e12:.3g}",
+                  f"{float(r['share_of_peak']):.2%}") for r in rates]  # fmt: skip
+        columns = "stage", "arm", "TFLOP/s", "share of the peak"
+        print(f"\n{config.together} arms side by side\n{table([columns, *shown])}")
+        write_json(out / "gpu.json", {**made, "stages": ran, "achieved": rates})
     done = sum(r.outcome.startswith("done") for r in ran)
     return [at_least("stages that ran to their end, share", done / len(ran), 1.0)]

@@ -10,12 +10,13 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dro_torch.training.best import BestState
 from dro_torch.training.processes import Processes
 
 #: Names of the files in a run's folder.
@@ -43,6 +44,7 @@ class RunState(TypedDict):
     history: list[dict[str, float]]
     validation: list[dict[str, float]]
     latest: dict[str, dict[str, float]]
+    best: NotRequired[BestState | None]
 
 
 class Checkpoint(RunState):
@@ -163,7 +165,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     -------
     dict
         ``step``, ``config``, ``modules`` and ``averaged`` (state dicts by name), ``optimizers``,
-        ``history``, ``validation``, ``latest``, ``versions``.
+        ``history``, ``validation``, ``latest``, ``best``, ``versions``.
 
     Raises
     ------

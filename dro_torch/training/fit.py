@@ -14,6 +14,7 @@ from torch import nn
 
 from dro_torch.host import Checks
 from dro_torch.training.batching import Source, as_sources
+from dro_torch.training.best import Goal
 from dro_torch.training.checkpoint import Checkpoints, as_plain
 from dro_torch.training.options import (
     Options,
@@ -47,6 +48,11 @@ class TrainingResult:
         One row per `log_every` steps and one per validation, each with its "step".
     checkpoint : Path or None
         The last one written.
+    best : mapping of str to nn.Module, or None
+        Copies of `modules` as they were at the best validation, where `best` asked for them and a
+        validation of this process had a number (with several processes the first one validates).
+    best_row : dict or None
+        That row of the validation.
     """
 
     modules: Mapping[str, nn.Module]
@@ -56,6 +62,8 @@ class TrainingResult:
     history: list[dict[str, float]]
     validation: list[dict[str, float]]
     checkpoint: Path | None
+    best: Mapping[str, nn.Module] | None = None
+    best_row: dict[str, float] | None = None
 
 
 def fit(
@@ -76,6 +84,7 @@ def fit(
     extend: bool = False,
     validate: Validate | None = None,
     validate_every: int | None = None,
+    best: Goal | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     log_every: int = 50,
     progress: bool = True,
@@ -134,6 +143,10 @@ def fit(
     validate : callable, optional
         From the modules (averaged ones where there are, evaluation mode) to numbers, called every
         `validate_every` steps and after the last. Gradients are left on: attacks need them.
+    best : (str, "max" or "min"), optional
+        Keep a copy of the modules at the validation whose number of this name is the largest or
+        smallest, the earliest if several are: the result's `best`. It is part of every checkpoint,
+        so that a resumed run ends with the same.
     log : callable, optional
         Called with every new row of the history and of the validation.
     log_every : int
@@ -219,13 +232,14 @@ def fit(
         channels_last=channels_last,
         checks=checks,
         capture=capture,
+        best=best,
     )
     decays, compiled = as_decays(ema, phases), as_compiled(compile, phases)
     processes = Processes.join(as_device(device))
     directory = as_folder(folder)
     if directory is None and resume == "must":
         raise ValueError("resume: 'must', but there is no folder to resume from")
-    description = {
+    description: dict[str, object] = {
         "seed": options.seed,
         "precision": precision,
         "rates": options.schedule.describe(),
@@ -233,6 +247,8 @@ def fit(
         "phases": {phase.name: describe(phase) for phase in phases},
         "user": config or {},
     }
+    if options.best is not None:
+        description["best"] = list(options.best)
     plain = {key: as_plain(value, f"config.{key}") for key, value in description.items()}
     checkpoints = Checkpoints(directory, plain, processes)
     with Signals() as signals, forked_random_state(processes.device):
@@ -250,4 +266,6 @@ def fit(
         history=run.record.history,
         validation=run.record.validation,
         checkpoint=checkpoints.last,
+        best=run.best.modules(run.modules.evaluated),
+        best_row=run.best.row or None,
     )

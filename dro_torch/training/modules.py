@@ -82,16 +82,16 @@ class Modules:
     def states(self) -> dict[str, dict[str, State]]:
         """The state dicts as a checkpoint holds them."""
         return {
-            "modules": {name: _state(module) for name, module in self.given.items()},
-            "averaged": {name: _state(module) for name, module in self.averaged.items()},
+            "modules": {name: state_of(module) for name, module in self.given.items()},
+            "averaged": {name: state_of(module) for name, module in self.averaged.items()},
         }
 
     def load(self, modules: Mapping[str, State], averaged: Mapping[str, State]) -> None:
         """Take the values of a checkpoint."""
         for name, module in self.given.items():
-            _load_state(module, modules[name])
+            load_state(module, modules[name])
         for name, module in self.averaged.items():
-            _load_state(module, averaged[name])
+            load_state(module, averaged[name])
 
 
 def _called(module: nn.Module, compiled: bool) -> Any:
@@ -101,7 +101,7 @@ def _called(module: nn.Module, compiled: bool) -> Any:
     return torch.compile(module) if compiled and bare_module(module) is module else module
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def state_of(module: nn.Module) -> dict[str, Any]:
     """The state dict by the names that it has without wrappers (torch.compile and its kin)."""
     bare: nn.Module = bare_module(module)
     state = bare.state_dict()
@@ -111,7 +111,8 @@ def _state(module: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _load_state(module: nn.Module, state: dict[str, Any]) -> None:
+def load_state(module: nn.Module, state: dict[str, Any]) -> None:
+    """Take the values of `state_of`; the mapping may be changed."""
     bare: nn.Module = bare_module(module)
     for key, name in bare_names(bare).items():
         if name != key and name in state:

@@ -19,6 +19,7 @@ from dro_core.checks import (
     unknown,
 )
 from dro_torch.host import CHECKS, Checks
+from dro_torch.training.best import Goal, as_goal
 from dro_torch.training.phase import PerModule, Phase, trained_parameters
 from dro_torch.training.schedule import Schedule
 
@@ -47,6 +48,7 @@ class FitOptions(TypedDict, total=False):
     checks: Checks
     compile: bool | Sequence[str]
     channels_last: bool
+    best: Goal | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Options:
     channels_last: bool
     checks: Checks
     capture: bool
+    best: Goal | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_count(self.seed, "seed"))
@@ -88,6 +91,9 @@ class Options:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"{name}: {type(function).__name__} is not callable")
+        object.__setattr__(self, "best", as_goal(self.best))
+        if self.best is not None and self.validate is None:
+            raise ValueError("best: given without validate")
         if self.validate_every is not None:
             every = as_positive_integer(self.validate_every, "validate_every")
             object.__setattr__(self, "validate_every", every)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from dro_torch.training import capture
 from dro_torch.training.batching import Batching, Source
+from dro_torch.training.best import Best
 from dro_torch.training.checkpoint import Checkpoints
 from dro_torch.training.learner import Learner
 from dro_torch.training.modules import Modules
@@ -37,6 +38,7 @@ class Run:
         self.modules = Modules(phases, decays, compiled, processes, *layout)
         self.batching = Batching(sources, processes, *layout)
         self.record = Record(phases, processes.device, checkpoints)
+        self.best = Best(options.best)
         autocast = options.precision == "bf16"
         self.learners = [
             Learner(
@@ -118,6 +120,7 @@ class Run:
         row = self.record.add_validation(
             self.step, {name: float(value) for name, value in found.items()}
         )
+        self.best.consider(row, self.modules.evaluated)
         self.modules.train()
         return [row]
 
@@ -139,6 +142,7 @@ class Run:
                 "history": self.record.history,
                 "validation": self.record.validation,
                 "latest": self.record.latest,
+                "best": self.best.state(),
             }
         )
 
@@ -153,4 +157,5 @@ class Run:
         for learner in self.learners:
             restore_optimizer(learner.optimizer, state["optimizers"][learner.phase.name])
         self.step = state["step"]
+        self.best.restore(state.get("best"))
         self.record.restore(state["history"], state["validation"], state["latest"])

@@ -84,7 +84,8 @@ def fit_transport_map(
     Returns
     -------
     TransportRestoration
-        With the averaged T; its attribute `training` has the history of both losses and their
+        With the averaged T (and v), of the last step, or with ``best=("PSNR", "max")`` as they were
+        at the best validation; its attribute `training` has the history of both losses and their
         components, and the validation: "PSNR", and "weight g", the mean weight
         (`UnbalancedOTLoss.weights`) of the measurements of group g among the first four batches of
         the pool. The progress line shows all of them.
@@ -161,9 +162,12 @@ def fit_transport_map(
         },
         **options,
     )
-    averaged = result.modules["T"]
+    used = result.best or result.modules
+    averaged = used["T"]
+    kept = used["v"] if result.best else potential
     assert isinstance(averaged, TransportMap)
-    restoration = TransportRestoration(averaged, potential, cost)
+    assert isinstance(kept, Potential)
+    restoration = TransportRestoration(averaged, kept, cost)
     restoration.training = result
     return restoration
 

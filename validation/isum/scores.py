@@ -96,10 +96,12 @@ def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
 
 
 def training_rows(tried: Sequence[Trained]) -> list[Row]:
-    """One row per training: validation PSNR at the end and at its best, mean weights per group."""
+    """One row per training: validation PSNR at the end and at its best, where the map is kept.
+
+    The mean weights per group are those of the map that is kept.
+    """
     rows: list[Row] = []
     for run in tried:
-        best = max(run.history, key=lambda row: row["PSNR"])
         weights = [f"{run.validation.get(f'weight {g}', math.nan):.6g}" for g in range(len(LEVELS))]
         rows.append(
             {
@@ -107,9 +109,9 @@ def training_rows(tried: Sequence[Trained]) -> list[Row]:
                 "factor": run.run.factor,
                 "seed": run.run.seed,
                 "steps": run.run.steps,
-                "validation_psnr": run.validation["PSNR"],
-                "best_validation_psnr": best["PSNR"],
-                "best_step": best["step"],
+                "validation_psnr": run.history[-1]["PSNR"],
+                "best_validation_psnr": run.validation["PSNR"],
+                "best_step": run.validation["step"],
                 "weights": " ".join(w for w in weights if w != "nan"),
                 "seconds": run.spent.seconds,
                 "cpu_seconds": run.spent.cpu_seconds,

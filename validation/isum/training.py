@@ -61,8 +61,9 @@ class Trained:
 
     @property
     def validation(self) -> dict[str, float]:
-        """The last row of the history."""
-        return self.history[-1]
+        """The row of the history at which the map was kept: the one of the best PSNR."""
+        assert self.restoration.training is not None
+        return self.restoration.training.best_row or self.history[-1]
 
 
 def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
@@ -127,6 +128,7 @@ def train(
         final_gradient_penalty=0.0,
         validation=(y, x),
         validate_every=max(1, steps // 10) if log is None else steps,
+        best=("PSNR", "max"),
         folder=folder,
         device=config.device,
         precision=cast(Precision, config.precision),

@@ -30,6 +30,7 @@ from dro_torch import (
     training,
 )
 from dro_torch.keyed_noise import standard_normal
+from validation.benchmarks.torch_cuda import work
 from validation.mnist.losses import (
     AdversarialTraining,
     Half,
@@ -111,6 +112,7 @@ class Trained:
     spent: Spent
     history: list[dict[str, float]]
     gradient_evaluations: int
+    gflop: float = 0.0  #: arithmetic of the passes through the network, forward and back
 
 
 def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm) -> dict[str, str]:
@@ -184,6 +186,14 @@ def reconstruction_of(
     return phase, multiplier
 
 
+def gigaflops(model: nn.Module, device: str) -> float:
+    """Arithmetic of one image's pass, forward and back."""
+    image = torch.zeros(1, 1, SIDE, SIDE, device=device)
+    flops, _ = work(model, image, image)
+    model.zero_grad(set_to_none=True)
+    return flops / 1e9
+
+
 def steps_of(size: Preset, arm: Arm) -> int:
     """Training steps of an arm."""
     return max(1, round(size.steps * arm.steps_share))
@@ -222,7 +232,9 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         finish()
     model.eval()
     value = arm.multiplier if multiplier is None else float(multiplier().detach())
-    return Trained(arm, model, value, spent(folder), result.history, steps)
+    passes = result.history[-1].get("passes", 1.0)  # of an image through the network, in a step
+    gflop = steps * size.batch * passes * gigaflops(model, config.device)
+    return Trained(arm, model, value, spent(folder), result.history, steps, gflop)
 
 
 def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:

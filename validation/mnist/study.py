@@ -83,8 +83,8 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         return tuning_arms(*candidates()) if config.size.targets else []
 
     def planned(self, config: Config, data: Splits) -> list[Planned]:
-        """Arms, steps and expected minutes, from a few steps of each."""
-        if not (config.plan or config.size.targets):
+        """Arms, steps and expected minutes, from a few steps of each, on a processor."""
+        if not (config.plan or (config.size.targets and config.device == "cpu")):
             return []
         seeds = config.size.seeds
         rows = []
@@ -181,5 +181,6 @@ def training_row(trained: Trained) -> Row:
         "seconds": trained.spent.seconds,
         "cpu_seconds": trained.spent.cpu_seconds,
         "steps": trained.gradient_evaluations,
+        "gflop": trained.gflop,
         "last_loss": trained.history[-1]["loss"] if trained.history else 0.0,
     }
