@@ -277,8 +277,10 @@ class SampleWeightedWorstCase(ReadOnly):
                 for above in (0.0, 1e-14, 1e-12, 1e-10, 1e-8)
             )
             steepest = problem.shift * moved, -(moved @ problem.matrix) / problem.weight_y
-            off = self._cost(steepest[0] - lam * dx, steepest[1] - lam * dy)
-            defect = math.sqrt(float(mu @ off) / (threshold * max(self.risk, 1e-300)))
+            # divided first: its square may not be a float
+            scale = math.sqrt(threshold) * math.sqrt(max(self.risk, 1e-300))
+            off = [(s - lam * d) / scale for s, d in zip(steepest, (dx, dy), strict=True)]
+            defect = math.sqrt(float(mu @ self._cost(*off)))
         return Certificate(
             self.risk,
             primal,

@@ -722,6 +722,7 @@ ROWS = {
             ({"radius_x": 0.0}, ValueError, "radius_x: 0.0; allowed: numbers > 0 .*y|x"),
             ({"radius_noise": 0.0}, ValueError, "radius_noise: 0.0; allowed: .*XShift"),
             ({"radius_noise": -1.0}, ValueError, "radius_noise: -1.0 is negative"),
+            ({"radius_x": 1e9}, ValueError, "radius_x, radius_noise: .*allowed: 1e-05 to"),
             *WEIGHTS,
         ],
     ),

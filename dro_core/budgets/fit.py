@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dro_core.budgets.price import as_positive_radius, best_price
+from dro_core.budgets.price import as_two_radii, best_price
 from dro_core.budgets.worst_case import TwoBudgetWorstCase, two_budget_worst_case
 from dro_core.certificate import relative_gap
 from dro_core.checks import as_samples, as_weights
@@ -16,6 +16,10 @@ from dro_core.estimator import Law, LinearFit, fit_linear
 from dro_core.linear_map import MapLike
 from dro_core.structure import SignalNoise
 from dro_core.types import Array, Real
+
+#: Prices are sought within the first factor of the ratio of the budgets, and up to the second over
+#: the squared norm of A: they make weight matrices, which must keep their digits.
+PRICES, LARGEST_PRICE = 1e7, 1e13
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +83,10 @@ def fit_two_budgets(
     ValueError, TypeError
         For bad arrays, maps or radii.
     """
-    rho_x = as_positive_radius(radius_x, "radius_x", "structure 'y|x'")
-    rho_noise = as_positive_radius(radius_noise, "radius_noise", "XShift(forward, cost='x')")
     x, y = as_samples(x, "x"), as_samples(y, "y")
     mu = as_weights(weights, len(x))
     matrix = SignalNoise(forward).forward
+    rho_x, rho_noise = as_two_radii(radius_x, radius_noise, matrix)
 
     def solve(price: float) -> LinearFit:
         radius = math.hypot(rho_x, math.sqrt(price) * rho_noise)
@@ -93,7 +96,9 @@ def fit_two_budgets(
     def noise_cost(fit: LinearFit) -> float:
         return _costs(fit.law, mu, matrix)[1]
 
-    found = best_price(solve, noise_cost, rho_x, rho_noise, 1e7)
+    middle = (rho_x / rho_noise * float(np.linalg.norm(matrix, 2))) ** 2
+    reach = min(PRICES, LARGEST_PRICE / max(middle, 1.0))
+    found = best_price(solve, noise_cost, rho_x, rho_noise, reach)
     laws = _within(found.low.law, found.high.law, found.share, mu, matrix, (rho_x, rho_noise))
     fits = [
         two_budget_worst_case(fit.matrix, x, y, matrix, rho_x, rho_noise, weights=mu)

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Generic, TypeVar
 
+import numpy as np
 from scipy.optimize import brentq
 
 from dro_core.checks import as_radius
+from dro_core.types import Array
 
 Found = TypeVar("Found")
 #: Relative distance of the two prices whose laws are mixed.
 APART = 1e-9
+#: Radii of signal and noise differ by no more than this factor.
+FAR_APART = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,24 @@ class Bracket(Generic[Found]):
     share: float
 
 
-def as_positive_radius(value: object, name: str, instead: str) -> float:
-    """A radius > 0."""
-    radius = as_radius(value, name)
-    if radius == 0.0:
-        raise ValueError(f"{name}: 0.0; allowed: numbers > 0 (what cannot move: {instead})")
-    return radius
+def as_two_radii(radius_x: object, radius_noise: object, forward: Array) -> tuple[float, float]:
+    """Radii > 0 of signal and noise that are not too far apart, seen in y."""
+    found = []
+    for value, name, instead in (
+        (radius_x, "radius_x", "structure 'y|x'"),
+        (radius_noise, "radius_noise", "XShift(forward, cost='x')"),
+    ):
+        radius = as_radius(value, name)
+        if radius == 0.0:
+            raise ValueError(f"{name}: 0.0; allowed: numbers > 0 (what cannot move: {instead})")
+        found.append(radius)
+    ratio = found[0] / found[1] * (float(np.linalg.norm(forward, 2)) or 1.0)
+    if not 1 / FAR_APART <= ratio <= FAR_APART:
+        raise ValueError(
+            f"radius_x, radius_noise: the signal's, times the norm of A, is {ratio:g} times the "
+            f"noise's; allowed: {1 / FAR_APART:g} to {FAR_APART:g} (beyond, only one matters)"
+        )
+    return found[0], found[1]
 
 
 def best_price(

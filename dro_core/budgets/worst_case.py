@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dro_core.budgets.price import as_positive_radius, best_price
+from dro_core.budgets.price import as_two_radii, best_price
 from dro_core.certificate import relative_gap
 from dro_core.linear_map import MapLike
 from dro_core.read_only import ReadOnly
@@ -193,7 +193,8 @@ def two_budget_worst_case(
     forward : (m, n) matrix
         A.
     radius_x, radius_noise : float
-        W2 radii > 0 of the signal (in its units) and of the noise (in those of y).
+        W2 radii > 0 of the signal (in its units) and of the noise (in those of y), within a factor
+        of 1e5 of one another when seen in y.
     weights : (N,) array, optional
         Of the samples, summing to one.
 
@@ -215,10 +216,9 @@ def two_budget_worst_case(
     >>> round(worst.risk, 12)  # (|1 - ba|(1 + 0.2) + |b| 0.4)² for b = 0.5, a = 1
     0.64
     """
-    rho_x = as_positive_radius(radius_x, "radius_x", "structure 'y|x'")
-    rho_noise = as_positive_radius(radius_noise, "radius_noise", "XShift(forward, cost='x')")
-    problem = LinearReconstruction(B, x, y, weights=weights)
     matrix = SignalNoise(forward).forward
+    rho_x, rho_noise = as_two_radii(radius_x, radius_noise, matrix)
+    problem = LinearReconstruction(B, x, y, weights=weights)
 
     def solve(price: float) -> WorstCase:
         structure = SignalNoise(matrix, 1.0, price)

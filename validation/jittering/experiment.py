@@ -146,13 +146,14 @@ def run(config: Config, out: Path) -> list[Check]:
         chosen = {name: balls(196)[name] for name in ("isotropic", FRONTIER_BALL, "smooth x 100")}
         cases = [(*ball, share) for ball in chosen.items() for share in SHARES]
         rows += [compared(mnist, *case) for case in progress(cases, "MNIST")]
+    write_csv(out / "cases.csv", rows)
     curves = frontiers(problems[0], mnist, config.share, sizes.points)
     summary, each = summaries(rows), per_problem(rows, config.share)
     excess_figure([row for row in rows if row["problem"] != "mnist"], config.share, out)
     frontier_figure(curves, out)
     print(shown(each))
     print(shown(summary))
-    files = {"cases": rows, "summary": summary, "problems": each, "frontier": curves}
+    files = {"summary": summary, "problems": each, "frontier": curves}
     for name, lines in files.items():
         write_csv(out / f"{name}.csv", lines)
     goals, checks = goals_of(rows, config.share), checks_of(rows, curves)
