@@ -82,6 +82,7 @@ def test_lines_say_what_the_files_say(results):
         entry(result="exact/twist.json", check="small"),
         entry(result="exact/twist.json", check="small", refutes=True),
         entry(result="desk/later.json", check="better"),
+        entry(result="exact/radii.json", check="small"),
         entry(pending="a machine"),
         entry(paper="ISUM", finding="two rows are one", verdict="contradicts itself", link="here"),
     )
@@ -90,7 +91,8 @@ def test_lines_say_what_the_files_say(results):
         ["0.9 ± 0.2 (≤ 1)", "undecided", "`desk`, 3 seeds, CPU", "[a](desk/a.json) |"],
         ["2 (≤ 1)", "does not hold", "exact", "[twist](exact/twist.json) |"],
         ["2 (≤ 1)", "holds", "exact", "[twist](exact/twist.json) |"],
-        ["–", "not run yet", "–", "the queue: `python -m validation evidence` |"],
+        ["–", "not run yet", "–", "`python -m validation evidence` |"],
+        ["–", "not run yet", "–", "`python -m validation claims --set run=radii` |"],
         ["–", "not run yet", "–", "a machine |"],
         ["two rows are one", "contradicts itself", "reading", "here |"],
     ]

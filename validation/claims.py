@@ -93,8 +93,10 @@ class Decided:
         name = entry["result"]
         found = self._file(name)
         if found is None:
-            waits = entry.get("waits", "the queue: `python -m validation evidence`")
-            return {"number": "–", "verdict": "not run yet", "scale": "–", "link": waits}
+            command = "evidence"
+            if name.startswith(f"{EXACT}/"):
+                command = f"claims --set run={Path(name).stem}"
+            return self._pending({"pending": f"`python -m validation {command}`"}, where)
         listed = [*found.get("claims", []), *found["checks"]]
         same = [row for row in listed if row["claim"] == entry["check"]]
         if not same:

@@ -107,6 +107,9 @@ class Config(Settings):
     rate: float = setting(0.0, "learning rate of the map", low=0)
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
+    final_penalty: float = setting(
+        0.0, "share of the R1 penalty that is left at the end of a run", low=0, high=1
+    )
     potential_bf16: bool = setting(
         False, "convolutions of the potential in bfloat16, its sums in float32"
     )

@@ -72,7 +72,7 @@ def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate")
     described: dict[str, object] = {name: getattr(size, name) for name in sizes}
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
-    settings = ("task", "pairing", "noise", "blur", "precision", "potential_bf16")
+    settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision", "potential_bf16")
     described |= {name: getattr(config, name) for name in settings}
     pixels, index = pools.learn.tensors[0], pools.learn.index
     described["pixels"] = zlib.crc32(pixels[index[:2000]].numpy().tobytes())
@@ -125,7 +125,7 @@ def train(
         batch_size=size.batch,
         map_rate=size.rate,
         potential_rate=size.rate / 2,
-        final_gradient_penalty=0.0,
+        final_gradient_penalty=config.final_penalty * loss.gradient_penalty,
         validation=(y, x),
         validate_every=max(1, steps // 10) if log is None else steps,
         best=("PSNR", "max"),
@@ -230,7 +230,8 @@ def plan_rows(config: Config, pools: Pools) -> list[Planned]:
             (tuning_row(arm), tried[0].steps, len(tried)),
             (arm.name, config.size.steps, new),
         ):
-            rows.append(Planned(name, steps, number, number * steps * each / 60))
+            if number:
+                rows.append(Planned(name, steps, number, number * steps * each / 60))
     return rows
 
 
