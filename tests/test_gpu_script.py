@@ -82,6 +82,7 @@ def test_stages_are_commands_that_exist(tmp_path):
             "tests",
             "benchmarks",
             "mnist deblurring",
+            "isum",
             "mnist simulator",
         ]
         assert sum(s.share for s in listed) <= 1
@@ -99,5 +100,12 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path):
     rates = json.loads((tmp_path / "gpu.json").read_text())["achieved"]
     assert {row["arm"] for row in rates} >= {"DRO", "MSE"}
     assert all(row["share_of_peak"] > 0 for row in rates)
-    for name in ("cuda.json", "deblurring.json", "simulator.json", "gpu.json", "results.zip"):
+    for name in (
+        "cuda.json",
+        "deblurring.json",
+        "isum.json",
+        "simulator.json",
+        "gpu.json",
+        "results.zip",
+    ):
         assert (tmp_path / name).stat().st_size < gpu.LARGEST_FILE

@@ -49,7 +49,7 @@ class Config(Settings):
     data: str = setting("", "data root; otherwise the environment variable DRO_DATA", folder=True)
     seconds: float = setting(540.0, "time in all", above=0)
     device: str = setting("cuda", "torch device")
-    preset: str = setting("standard", "size of the MNIST arms")
+    preset: str = setting("standard", "size of the MNIST arms; the transport maps are at desk")
     seed: int = setting(0, "seed")
     jobs: int = setting(
         0, "arms trained side by side on the device; 0: four on CUDA, else one", low=0
@@ -104,15 +104,21 @@ def stages(config: Config, work: Path) -> list[Stage]:
             result=work / "cuda" / "cuda.json",
         ),
     ]
-    for name, share in (("deblurring", 0.4), ("simulator", 0.1)):
-        arms = ["-m", "validation", "mnist", name, "--out", str(work / name), *where]
-        arms += ["--set", f"preset={config.preset}", "--set", "seeds=1"]
-        arms += ["--set", f"models={work / 'models'}", "--set", f"jobs={config.together}"]
-        arms += [] if small else ["--set", "precision=bf16"]
+    transport = ["preset=smoke"] if small else ["preset=desk", "dataset=mnist", "factors=0.1"]
+    digits = [f"preset={config.preset}", *([] if small else ["precision=bf16"])]
+    for name, share, settings in (
+        ("mnist deblurring", 0.3, digits),
+        ("isum", 0.15, [*transport, "comparisons=main"]),
+        ("mnist simulator", 0.08, digits),
+    ):
+        out = work / name.split()[-1]
+        arms = ["-m", "validation", *name.split(), "--out", str(out), *where]
+        shared = ["seeds=1", f"models={work / 'models'}", f"jobs={config.together}"]
+        for entry in (*settings, *shared):
+            arms += ["--set", entry]
         arms += ["--data", config.data] if config.data else []
         needed = ("scipy", "matplotlib", "tqdm")
-        result = work / name / f"{name}.json"
-        listed.append(Stage(f"mnist {name}", share, tuple(arms), needed, True, result))
+        listed.append(Stage(name, share, tuple(arms), needed, True, out / f"{out.name}.json"))
     return listed
 
 

@@ -33,8 +33,9 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
         return images.load_images(config)
 
     def planned(self, config: Config, pools: images.Pools) -> list[Planned]:
-        """Arms, steps and expected minutes, from a few iterations of each."""
-        return plan_rows(config, pools) if config.plan or config.size.targets else []
+        """Arms, steps and expected minutes, from a few iterations of each, on a processor."""
+        asked = config.plan or (config.size.targets and config.device == "cpu")
+        return plan_rows(config, pools) if asked else []
 
     def minutes(
         self, config: Config, pools: images.Pools, arms: Sequence[Trained], out: Path
