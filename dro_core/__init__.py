@@ -6,6 +6,7 @@ Importing this package loads numpy and scipy only.
 """
 
 from dro_core import operators
+from dro_core.auditing import Audit, BestLinear, RadiusSource, StructureAudit, audit
 from dro_core.bounds import conservatism_gap, explicit_bound
 from dro_core.budgets import (
     IndependentWorstCase,
@@ -114,6 +115,8 @@ from dro_core.worst_case import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audit",
+    "BestLinear",
     "Certificate",
     "ConditionalDistance",
     "CrossValidatedRadius",
@@ -138,6 +141,7 @@ __all__ = [
     "NotConvergedError",
     "NotOptimalWarning",
     "PoissonNoise",
+    "RadiusSource",
     "RelaxedCurve",
     "ResidualSpectrum",
     "SampleWeightedReconstruction",
@@ -147,6 +151,7 @@ __all__ = [
     "SmoothedBound",
     "SmoothedLosses",
     "Structure",
+    "StructureAudit",
     "TwoBudgetCertificate",
     "TwoBudgetFit",
     "TwoBudgetWorstCase",
@@ -164,6 +169,7 @@ __all__ = [
     "YShift",
     "adjusted_radius",
     "admissible_candidates",
+    "audit",
     "c_transform",
     "conditional_wasserstein",
     "conservatism_gap",

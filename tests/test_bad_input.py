@@ -213,6 +213,43 @@ def _nan_map(x):
 #: function -> (good arguments, rows of (changes, error, message)).
 ROWS = {
     dro_core.worst_case_risk: (ball, MAP_AND_SAMPLES + OPERATOR + WEIGHTS + STRUCTURE + RADIUS),
+    dro_core.audit: (
+        ball,
+        [
+            ({"B": B.T}, ValueError, r"B: .*takes 2 numbers.*the transpose would fit \(is this"),
+            ({"B": np.ones((2, 4))}, ValueError, r"B: .*it takes 4 numbers.*y has 1$"),
+            ({"B": np.ones((3, 1))}, ValueError, r"B: .*it gives 3 numbers.*x has 2$"),
+            ({"B": B[:, 0]}, ValueError, r"B: shape \(2,\); a map from y to x"),
+            ({"B": replaced(B, NAN)}, ValueError, "B: .*NaN"),
+            ({"B": "blur"}, TypeError, "B: dtype <U4"),
+            ({"B": lambda y: y[:2]}, ValueError, r"B: for y of shape \(3, 1\) .*\(3, 2\)"),
+            ({"B": lambda y: None}, TypeError, "B: its output: dtype object"),
+            ({"B": lambda y: abs(y @ B.T), "linear": True}, ValueError, "B: not linear, although"),
+            ({"x": replaced(X, NAN)}, ValueError, "x: 1 entries are NaN"),
+            ({"x": X + 1j * INF}, ValueError, "x: sample 0 has NaN or infinite entries"),
+            ({"x": X[:, 0]}, ValueError, r"x: samples lie along.*x\[:, None\]"),
+            ({"x": np.empty((0, 2))}, ValueError, "x: empty"),
+            ({"y": Y[:2]}, ValueError, "y: 2 samples, but x has 3"),
+            ({"y": np.array([["1"], ["2"], ["3"]])}, TypeError, "y: dtype <U1"),
+            *WEIGHTS,
+            ({"radius": -1.0}, ValueError, "radius: -1.0 is negative"),
+            ({"radius": None}, ValueError, "radius: none given; needed: exactly one of"),
+            ({"noise": 0.1}, ValueError, "radius: radius and noise given; needed: exactly one"),
+            ({"radius": None, "noise": -1.0}, ValueError, "noise: -1.0 is negative"),
+            ({"radius": None, "photons": 0.0}, ValueError, "photons: 0.0 is not positive"),
+            ({"radius": None, "operator_change": B}, TypeError, "operator_change: a pair"),
+            ({"radius": None, "operator_change": (B, B)}, ValueError, "forward: shape"),
+            ({"radius": None, "shifted": X}, TypeError, r"shifted: a pair \(x, y\)"),
+            ({"radius": None, "shifted": (X, Y[:2])}, ValueError, "shifted: 3 samples of x, but 2"),
+            ({"radius": None, "shifted": (Y, Y)}, ValueError, "shifted x: 1 numbers per sample"),
+            ({"radius": None, "shifted": (X, NAN * Y)}, ValueError, "shifted y: 3 entries are NaN"),
+            ({"structures": "z"}, ValueError, "structures: unknown value 'z'"),
+            ({"structures": []}, ValueError, "structures: empty"),
+            ({"structures": ["y|x", "y|x"]}, ValueError, "structures: 'y|x' is there twice"),
+            ({"structures": "x"}, ValueError, "structures: 'x' needs the forward map"),
+            ({"seed": -1}, ValueError, "seed: -1 is negative"),
+        ],
+    ),
     dro_core.LinearReconstruction: (
         core,
         [
@@ -1224,6 +1261,10 @@ CASES = [
 
 #: Public names that take no user data: results, bases, and structures without arguments.
 WITHOUT_INPUT = {
+    "Audit",
+    "BestLinear",
+    "RadiusSource",
+    "StructureAudit",
     "Certificate",
     "ConditionalDistance",
     "CrossValidatedRadius",
