@@ -17,7 +17,7 @@ LOSS = np.array([[1.0, 2.0], [0.0, 1.0]])
 COST = np.array([[0.0, 1.0], [0.0, 1.0]])
 MEASURES = np.array([[1.0, 0.0], [0.5, 0.5]])
 NAN, INF = np.nan, np.inf
-LOSSES = dro_core.SmoothedLosses(1.0, np.array([0.0, 1.0]), np.array([0.5]))
+LOSSES = dro_core.SmoothedLosses(np.ones(1), np.array([0.0, 1.0]), np.array([0.5]))
 
 
 def replaced(array, value):
@@ -557,9 +557,17 @@ ROWS = {
         ],
     ),
     dro_core.SmoothedLosses: (
-        {"centre": 1.0, "levels": np.array([0.0, 1.0]), "exceedances": np.array([0.5])},
+        {"centres": [1.0], "levels": np.array([0.0, 1.0]), "exceedances": np.array([0.5])},
         [
-            ({"centre": NAN}, ValueError, "centre: nan"),
+            ({"centres": [NAN]}, ValueError, "centres: .*NaN"),
+            ({"centres": 1.0}, ValueError, r"centres: shape \(\)"),
+            ({"weights": [0.5]}, ValueError, "weights: they sum to 0.5"),
+            ({"ceilings": [1.0]}, TypeError, "ceilings: GrowthProfiles are needed"),
+            (
+                {"ceilings": dro_core.GrowthProfiles.constant([1.0, 2.0])},
+                ValueError,
+                "ceilings: 2 samples, but 1 centres",
+            ),
             ({"levels": [1.0, 0.0]}, ValueError, "levels: .*increasing"),
             ({"levels": [1.0]}, ValueError, "levels: given shape"),
             ({"exceedances": [1.5]}, ValueError, "exceedances: .*probabilities"),

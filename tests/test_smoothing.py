@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from scipy.special import ndtr, ndtri
 
 from dro_core import (
+    GrowthProfiles,
     SmoothedLosses,
     entropic_worst_case,
     exceedance_bound,
@@ -86,7 +87,7 @@ def random_function(rng):
 
 
 @given(seeds, st.sampled_from([0.1, 0.5, 1.0]), st.floats(0.02, 4.0))
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_never_below_brute_force(seed, sigma, relative):
     """Scalar maps: the smoothed map on a grid of moves, the budget split by a linear programme."""
     rng = np.random.default_rng(seed)
@@ -94,7 +95,7 @@ def test_never_below_brute_force(seed, sigma, relative):
     x, y, mu = rng.random(3), rng.normal(0, 1, 3), rng.dirichlet(np.ones(3))
     centres, levels = rng.uniform(0, 0.3, 3), np.linspace(-0.3, 1.0, 27)
     p = exact_losses(function, x, y, sigma, levels[:-1], centres, mu)
-    bound = smoothed_bound(SmoothedLosses(mu @ centres, levels, p), radius, sigma)
+    bound = smoothed_bound(SmoothedLosses(centres, levels, p, mu), radius, sigma)
     moves = np.linspace(-6, 6, 121) * sigma
     loss = (smoothed(function, sigma, y[:, None] + moves) - x[:, None]) ** 2
     truth = finite_worst_case_highs(loss, np.tile(moves**2, (3, 1)), radius, weights=mu)
@@ -109,7 +110,7 @@ def test_it_is_sharp_for_half_spaces(place, radius):
     A linear programme over pairs of a sample's own probability q and its distance t.
     """
     p = float(ndtr(place))
-    losses = SmoothedLosses(0.0, [0.0, 9.0], [p])
+    losses = SmoothedLosses([0.0], [0.0, 9.0], [p])
     bound = smoothed_bound(losses, 2.0 * radius, 2.0)
     q = ndtr(np.append(np.linspace(-5, 3, 65), place))[:, None]
     t = np.linspace(0, 7, 101)
@@ -124,17 +125,17 @@ def test_it_is_sharp_for_half_spaces(place, radius):
 
 
 @given(seeds, st.floats(0.01, 5.0))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_more_is_not_less(seed, radius):
     rng = np.random.default_rng(seed)
     levels, p = np.sort(rng.uniform(-1, 5, 9)), np.sort(rng.uniform(0, 1, 8))[::-1]
-    losses = SmoothedLosses(1.5, levels, p)
+    losses = SmoothedLosses([1.0, 2.0], levels, p)
     bound = smoothed_bound(losses, radius, 1.0)
     assert bound.reachable <= bound.value * (1 + 1e-9)
     assert bound.value <= 1.02 * bound.reachable + 0.02
     assert smoothed_bound(losses, 1.2 * radius, 1.0).value >= bound.value * 0.99
     assert smoothed_bound(losses, radius, 2.0).value <= bound.value * 1.01
-    more = SmoothedLosses(1.5, levels, np.minimum(1.0, p + 0.1))
+    more = SmoothedLosses([1.0, 2.0], levels, np.minimum(1.0, p + 0.1))
     assert smoothed_bound(more, radius, 1.0).value >= bound.value * 0.99
     still = smoothed_bound(losses, 0.0, 1.0).value
     assert still <= bound.value * (1 + 1e-9)
@@ -163,6 +164,28 @@ def test_the_same_for_a_linear_map_in_closed_form(rng):
     sigma, radius = 0.3, 0.4
     entropic = entropic_worst_case(B, x, y, radius, 2 * sigma**2).risk
     assert worst_case_risk(B, x, y, radius).risk <= entropic
+
+
+@given(seeds, st.floats(0.05, 3.0))
+@settings(max_examples=3)
+def test_ceilings_count_at_every_distance(seed, radius):
+    """Never below brute force for maps that keep them, and never above either bound alone."""
+    rng = np.random.default_rng(seed)
+    function, sigma = random_function(rng), 0.3
+    x, y = rng.random(3), rng.normal(0, 1, 3)
+    moves = np.linspace(-6, 6, 121)
+    points = y[:, None] + moves
+    near = ((function(points[..., None] + sigma * NODES) - x[:, None, None]) ** 2) @ DENSITY
+    rooms = np.sqrt(near.max(axis=1)) * 1.001  # the truth, as if it were known
+    ceilings = GrowthProfiles.linear(rooms, 0.1)
+    centres, levels = rng.uniform(0, 0.3, 3), np.linspace(-0.3, 1.0, 14)
+    p = exact_losses(function, x, y, sigma, levels[:-1], centres, np.full(3, 1 / 3))
+    losses = SmoothedLosses(centres, levels, p, ceilings=ceilings)
+    bound = smoothed_bound(losses, radius, sigma).value
+    costs = np.tile(moves**2, (3, 1))
+    truth = float(finite_worst_case_highs(near, costs, radius).risk)
+    assert bound >= truth * (1 - 1e-9)
+    assert bound <= smoothed_bound(SmoothedLosses(centres, levels, p), radius, sigma).value + 1e-9
 
 
 def test_means_are_covered():

@@ -156,6 +156,27 @@ def test_smoothed_models_average_the_network():
     assert "sigma=0.4, draws=300, fixed" in repr(fixed)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_tether_counts_where_draws_say_nothing(seed):
+    """Few draws: beyond a few σ only the anchor speaks, and the interval still holds."""
+    model, (x, y), sigma, radius = network(seed), samples(seed + 10), 0.1, 0.3
+    anchor = nn.Linear(1, 1).double()
+    with torch.no_grad():
+        anchor.weight.fill_(0.5)
+        anchor.bias.fill_(0.25)
+    tethered = nets.Tethered(model, anchor, 0.1)
+    smoothing = Smoothing(sigma, draws=4, certification=200, evaluation=4)
+    options = {"output_range": RANGE, "smoothing": smoothing, "steps": 2, "directions": 1}
+    found = certify(tethered, x, y, radius, **options)
+    assert found.upper >= worst_case(tethered, x, y, sigma, radius, 1) * (1 - 1e-9)
+    error = (x - anchor(y)).detach()
+    roots = (error.square() + (0.5 * sigma) ** 2).sqrt() + 0.1
+    least = (float(roots.square().mean().sqrt()) + 0.5 * radius) ** 2
+    assert found.upper <= 1.05 * least
+    vague = certify(nets.Tethered(model, network(7), 0.1), x, y, radius, **options)
+    assert vague.upper > found.upper  # an anchor that is not affine says nothing here
+
+
 X, Y = samples(5, 4)
 
 
@@ -198,3 +219,28 @@ def test_bad_smoothed_models_are_refused():
         nets.SmoothedModel(nn.Identity(), 0.0)
     with pytest.raises(ValueError, match="draws: 0 is below 1"):
         nets.SmoothedModel(nn.Identity(), 0.1, 0)
+
+
+def test_small_random_networks_lie_below_their_bounds():
+    """The experiment's brute force, a few of its 500."""
+    from validation import certify_any
+
+    rows = certify_any.random_rows(certify_any.Config(networks=12, smoothed=2))
+    assert len(rows) == 26
+    for row in rows:
+        assert row["upper"] >= row["truth"] * (1 - 1e-9), row
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_small(tmp_path, capsys):
+    from validation import certify_any
+
+    try:
+        certify_any.digits(certify_any.Config(), "test", 1)
+    except ValueError as error:
+        pytest.skip(f"needs MNIST: {error}")
+    small = {"images": 12, "steps": 20, "draws": 40, "ascent": 2, "networks": 4, "smoothed": 1}
+    checks = certify_any.run(certify_any.Config(**small), tmp_path)
+    assert len(checks) == 7
+    assert (tmp_path / "certify_any.csv").is_file()
+    assert "upper / lower" in capsys.readouterr().out

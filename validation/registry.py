@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "jittering": "validation.jittering",
     "isum": "validation.isum",
     "certify": "validation.certify",
+    "certify any": "validation.certify_any",
     "mnist deblurring": "validation.mnist.deblurring",
     "mnist misspecified": "validation.mnist.misspecified",
     "mnist radii": "validation.mnist.radii",

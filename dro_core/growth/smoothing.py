@@ -15,7 +15,9 @@ of Gaussians at distance s, :math:`E_\gamma(s) = \sup_A P_s(A) - \gamma P_0(A)`,
 
 with :math:`\Delta_k = d_{k+1} - d_k` and :math:`d_K \ge G_i - c_i` for all samples (docs, "Growth
 profiles"): one multiplier for the budget that the samples share, one for each probability that they
-share. The sum over k is a growth profile, so `growth_bound` finds λ.
+share. The sum over k is a growth profile, so `growth_bound` finds λ. Where more is known of a
+sample, :math:`\mathbb E g_i(n + v/\sigma) \le h_i(\|v\|)^2` whatever the draws say (a tethered
+network), the smaller of both counts at every distance.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from dro_core.checks import (
     as_radius,
     as_real_array,
     as_scalar,
+    as_weights,
     check_magnitude,
     non_negative_array,
 )
@@ -46,6 +49,8 @@ from dro_core.types import Array
 _SHIFTS = np.concatenate([[0.0], np.geomspace(1e-6, 0.01, 121)[:-1], np.linspace(0.01, 12.0, 960)])
 #: Shares of the samples that are tried as the ones that move.
 _SHARES = np.geomspace(1e-5, 1.0, 14)
+#: Classes of samples with like ceilings.
+_CLASSES = 6
 #: First-order allowance for rounding in distribution functions and sums of levels.
 _ROUNDING = 1e-12
 
@@ -172,13 +177,18 @@ class SmoothedLosses:
 
     Parameters
     ----------
-    centre : float
-        :math:`\sum_i\mu_ic_i`, of numbers that were fixed before the draws were made.
+    centres : (N,) array
+        :math:`c_i`, any numbers that were fixed before the draws were made.
     levels : (K + 1,) array
         :math:`d_0 < \dots < d_K`, fixed before the draws were made; no loss is more than
         :math:`d_K` above its centre, whatever the noise.
     exceedances : (K,) array
         :math:`p_k \ge \sum_i\mu_iP(g_i - c_i > d_k)`.
+    weights : (N,), optional
+        Default uniform.
+    ceilings : GrowthProfiles, optional
+        :math:`h_i` with :math:`\mathbb E g_i(n + v/\sigma) \le h_i(\|v\|)^2`, in units of y: no
+        draws needed.
     failure_probability : float
         That one of the exceedances is no upper bound.
     draws : int
@@ -190,14 +200,25 @@ class SmoothedLosses:
         Arrays that do not fit together, levels that do not increase, probabilities above 1.
     """
 
-    centre: float
+    centres: Array
     levels: Array
     exceedances: Array
+    weights: Array | None = None
+    ceilings: GrowthProfiles | None = None
     failure_probability: float = 0.0
     draws: int = 0
 
     def __post_init__(self) -> None:
-        as_scalar(self.centre, "centre", "a finite number")
+        centres = as_real_array(self.centres, "centres")
+        if centres.ndim != 1 or not len(centres):
+            raise ValueError(f"centres: shape {centres.shape}; needed: (N,) with N >= 1")
+        check_magnitude(centres, "centres")
+        mu = as_weights(self.weights, len(centres))
+        if self.ceilings is not None and not isinstance(self.ceilings, GrowthProfiles):
+            given = type(self.ceilings).__name__
+            raise TypeError(f"ceilings: GrowthProfiles are needed, given {given}")
+        if self.ceilings is not None and len(self.ceilings) != len(centres):
+            raise ValueError(f"ceilings: {len(self.ceilings)} samples, but {len(centres)} centres")
         levels = as_real_array(self.levels, "levels")
         if levels.ndim != 1 or len(levels) < 2 or (np.diff(levels) <= 0).any():
             raise ValueError(
@@ -210,9 +231,33 @@ class SmoothedLosses:
                 f"exceedances: given shape {p.shape}; needed: ({len(levels) - 1},) probabilities, "
                 "one for each level but the last"
             )
+        object.__setattr__(self, "centres", read_only(centres))
+        object.__setattr__(self, "weights", read_only(mu))
         object.__setattr__(self, "levels", read_only(levels))
         # what exceeds a level exceeds those below it
         object.__setattr__(self, "exceedances", read_only(np.minimum.accumulate(p)))
+
+    @property
+    def centre(self) -> float:
+        r""":math:`\sum_i\mu_ic_i`."""
+        return float(np.asarray(self.weights) @ self.centres)
+
+    def headroom(self, distances: Array) -> tuple[Array, Array]:
+        r"""How far losses can be above their centre and the lowest level, for a few classes.
+
+        :math:`\max(0, h_i(t)^2 - c_i - d_0)`, (classes, T), no smaller than those of the samples in
+        each class, and the weight of each class; without ceilings one class without a bound.
+        """
+        mu = np.asarray(self.weights)
+        if self.ceilings is None:
+            return np.full((1, len(distances)), np.inf), np.ones(1)
+        squares = np.stack([self.ceilings(t) for t in distances], axis=1) ** 2
+        rooms = np.maximum(squares - (self.centres[:, None] + self.levels[0]), 0.0)
+        rooms, mu = rooms[mu > 0], mu[mu > 0]
+        order = np.argsort(rooms[:, len(distances) // 2])
+        firsts = np.unique(np.linspace(0, len(order), _CLASSES + 1)[:-1].astype(int))
+        classes = np.maximum.reduceat(rooms[order], firsts, axis=0)
+        return classes * (1 + _ROUNDING), np.add.reduceat(mu[order], firsts)
 
 
 @dataclass(frozen=True)
@@ -229,7 +274,7 @@ class SmoothedBound:
         :math:`\eta_k`.
     reachable : float
         What an adversary that moves a share of many samples by a common distance could make of maps
-        with these exceedances: no proof from the same numbers can give less.
+        with these exceedances: no proof from them alone can give less (ceilings not counted).
     radius, sigma : float
         In the units of the data.
     failure_probability : float
@@ -272,7 +317,7 @@ def smoothed_bound(losses: SmoothedLosses, radius: float, sigma: float) -> Smoot
     rho, scale = as_radius(radius), as_positive(sigma, "sigma")
     if not isinstance(losses, SmoothedLosses):
         raise TypeError(f"losses: SmoothedLosses are needed, given {type(losses).__name__}")
-    problem = _Levels(losses, rho / scale)
+    problem = _Levels(losses, rho / scale, scale)
     best = 1.0
     if rho > 0.0:
         rough = min(map(float, _SHARES), key=lambda share: problem.at(share)[0])
@@ -284,31 +329,37 @@ def smoothed_bound(losses: SmoothedLosses, radius: float, sigma: float) -> Smoot
         )  # fmt: skip
         best = min((rough, math.exp(float(finer.x))), key=lambda share: problem.at(share)[0])
     value, multiplier, eta = problem.at(best)
+    multiplier = multiplier / scale**2
+    if losses.ceilings is not None:  # without the draws
+        alone = growth_bound(losses.ceilings, rho, weights=losses.weights)
+        if alone.value < value:
+            value, multiplier, eta = alone.value, alone.multiplier, np.zeros(len(eta))
     reachable = max(problem.reachable(float(share)) for share in (*_SHARES, best))
-    return SmoothedBound(
-        value, multiplier / scale**2, eta, reachable, rho, scale, losses.failure_probability
-    )
+    return SmoothedBound(value, multiplier, eta, reachable, rho, scale, losses.failure_probability)
 
 
 class _Levels:
     """The bound as a function of the share of the samples that move, in units of sigma."""
 
-    def __init__(self, losses: SmoothedLosses, radius: float) -> None:
+    def __init__(self, losses: SmoothedLosses, radius: float, sigma: float) -> None:
         self.radius, self.exceedances = radius, losses.exceedances
         self.base = losses.centre + float(losses.levels[0])
         self.steps = np.diff(losses.levels)
+        self.rooms, self.shares = losses.headroom(_SHIFTS * sigma)
 
     def at(self, share: float) -> tuple[float, float, Array]:
         """(value, λ, η) with the level multipliers of an adversary that moves this share."""
         orders = self._orders(share)
         eta = orders * self.steps
         gains = self.steps @ hockey_stick(orders[:, None], _SHIFTS)
-        roots = np.sqrt(np.maximum.accumulate(gains)) * (1 + _ROUNDING)
         cap = math.sqrt(float(self.steps.sum())) * (1 + 2 * _ROUNDING)
-        stairs = GrowthProfiles.increasing(_SHIFTS, np.minimum(roots, cap)[None])
+        table = np.sqrt(np.minimum(gains, self.rooms)) * (1 + _ROUNDING)
+        table = np.minimum(np.maximum.accumulate(table, axis=1), cap)
         moved, multiplier = 0.0, math.inf
         if self.radius > 0:
-            found = growth_bound(stairs.minimum(GrowthProfiles.constant([cap])), self.radius)
+            stairs = GrowthProfiles.increasing(_SHIFTS, table)
+            most = GrowthProfiles.constant(np.full(len(table), cap))
+            found = growth_bound(stairs.minimum(most), self.radius, weights=self.shares)
             moved, multiplier = found.value, found.multiplier
         paid = float(eta @ self.exceedances)
         return self.base + paid + moved + _ROUNDING * (abs(self.base) + paid), multiplier, eta

@@ -17,6 +17,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from dro_core import (
+    GrowthProfiles,
     SmoothedLosses,
     exceedance_bound,
     growth_bound,
@@ -26,9 +27,10 @@ from dro_core import (
 from dro_core.checks import as_count, as_positive, as_positive_integer
 from dro_core.types import Array
 from dro_torch.certify.problem import Problem
-from dro_torch.certify.upper import UpperEnd, reaches
+from dro_torch.certify.upper import UpperEnd, affine_map, reaches
 from dro_torch.nets.clipped import Clipped
 from dro_torch.nets.smoothed import SmoothedModel
+from dro_torch.nets.tethered import Tethered
 from dro_torch.residual import squared_norm
 
 #: Standard normal quantiles at which pilot draws set levels.
@@ -102,12 +104,38 @@ def sampled_losses(
     failure = 0.5 * smoothing.failure_probability / len(above)
     bounds = scale * exceedance_bound(np.clip(above / scale, 0, 1), draws.size, failure)
     return SmoothedLosses(
-        float(mu @ centres),
+        centres,
         levels,
         np.minimum(bounds, 1.0),
+        mu,
+        _ceilings(problem, model, smoothing.sigma),
         0.5 * smoothing.failure_probability,
         draws.size,
     )
+
+
+def _ceilings(problem: Problem, model: Clipped, sigma: float) -> GrowthProfiles | None:
+    r"""What a tether to an affine anchor :math:`By + b` says of the average, without draws.
+
+    With :math:`e_i` the residual of the anchor the root of the mean loss at distance t is at most
+
+    .. math:: \sqrt{\mathbb E\|x_i - B(y' + \sigma n) - b\|^2} + r
+              \le \sqrt{e_i^2 + \sigma^2\|B\|_F^2} + \|B\|t + r
+
+    by Minkowski's inequality. None for other networks, and where a signal is outside of the range,
+    so that the clamp may move outputs away from it.
+    """
+    tether, x, y = model.model, problem.x, problem.y
+    outside = bool(((x < model.low) | (x > model.high)).any())
+    if not isinstance(tether, Tethered) or outside:
+        return None
+    affine = affine_map(tether.anchor, y)
+    if affine is None:
+        return None
+    matrix = affine[0]
+    residual = (x.flatten(1) - tether.anchor(y).flatten(1)).double().norm(dim=1).cpu().numpy()
+    still = np.hypot(residual, sigma * np.linalg.norm(matrix)) + tether.radius
+    return GrowthProfiles.linear(still * (1 + 1e-5), float(np.linalg.norm(matrix, 2)) * (1 + 1e-9))
 
 
 def _losses(

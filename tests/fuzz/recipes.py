@@ -347,7 +347,7 @@ def _(rng: Rng) -> Arguments:
 @recipe("SmoothedLosses", lambda **a: dro_core.SmoothedLosses(**a).exceedances)
 def _(rng: Rng) -> Arguments:
     return {
-        "centre": 1.0,
+        "centres": rng.uniform(0, 1, 2),
         "levels": np.cumsum(rng.uniform(0.1, 1, 4)),
         "exceedances": rng.uniform(0, 1, 3),
     }
