@@ -163,6 +163,24 @@ def test_the_declared_constant_holds_whatever_the_weights(dimension, constant):
             assert lower.value <= upper * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("steps", "expansion"), [(1, 1), (1, 3), (3, 1)])
+def test_other_gradient_steps_keep_the_declared_constant(steps, expansion):
+    generator = seeded(steps)
+    network = spectral(
+        depth=1, width=2, lipschitz=2.0, steps=steps, expansion=expansion, generator=generator
+    )
+    kernels = [
+        p.shape[:2] for n, p in network.named_parameters() if "encoders.0" in n and p.ndim > 2
+    ]
+    assert kernels == [(2 * expansion, 2)] * steps
+    train(network, 6, generator)
+    upper = lipschitz_upper(network).value
+    assert upper <= 2.0 * (1 + 1e-6)
+    points = torch.randn(2, 1, 5, 5, generator=generator)
+    lower = lipschitz_lower(network, points, steps=4, ascent_steps=2)
+    assert lower.value <= upper * (1 + 1e-9)
+
+
 def test_the_guarantee_is_not_vacuous_after_training():
     generator = seeded(0)
     network = spectral(depth=1, dimension=1, generator=generator)
@@ -285,6 +303,9 @@ BAD = [
     (plain, {"activation": "rleu"}, ValueError, "activation: unknown value 'rleu'.*relu"),
     (plain, {"residual": True, "out_channels": 2}, ValueError, "residual: True needs equally"),
     (plain, {"lipschitz": 1.0}, ValueError, "lipschitz: only the form with spectral=True"),
+    (plain, {"steps": 1}, ValueError, "steps, expansion: only the form with spectral=True"),
+    (spectral, {"steps": 0}, ValueError, "steps: 0 is below 1"),
+    (spectral, {"expansion": 1.5}, TypeError, "expansion: 1.5 is not an integer"),
     (plain, {"generator": 3}, TypeError, "generator: int is not a torch.Generator"),
     (spectral, {"lipschitz": 0.0}, ValueError, "lipschitz: 0.0; allowed"),
     (spectral, {"lipschitz": float("nan")}, ValueError, "lipschitz: nan"),

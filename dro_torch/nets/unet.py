@@ -64,6 +64,10 @@ class UNet(nn.Module):
         The form with a guaranteed constant.
     lipschitz : float, optional
         L > 0 of the spectral form; default 1. Deblurring needs more than 1.
+    steps, expansion : int
+        Of the spectral form: gradient steps per level and direction, and their hidden channels as a
+        multiple of `width`. One step with as many channels as `width` costs less than half of a
+        training step with the defaults.
     norm : {None, "group"}
         Group normalisation after every convolution; it has no useful Lipschitz constant.
     residual : bool, optional
@@ -108,6 +112,8 @@ class UNet(nn.Module):
         dimension: int = 2,
         spectral: bool = False,
         lipschitz: float | None = None,
+        steps: int = 2,
+        expansion: int = 2,
         norm: str | None = None,
         residual: bool | None = None,
         activation: str = "relu",
@@ -120,6 +126,14 @@ class UNet(nn.Module):
         if self.depth > 8:
             raise ValueError(f"depth: {depth}; allowed: 0 to 8")
         channels = as_positive_integer(width, "width")
+        steps, expansion = (
+            as_positive_integer(value, name)
+            for value, name in ((steps, "steps"), (expansion, "expansion"))
+        )
+        if not spectral and (steps, expansion) != (2, 2):
+            raise ValueError(
+                "steps, expansion: only the form with spectral=True has gradient steps"
+            )
         if dimension not in (1, 2):
             raise ValueError(f"dimension: {dimension!r}; allowed: 1 (signals) or 2 (images)")
         self.dimension = dimension
@@ -160,6 +174,8 @@ class UNet(nn.Module):
                     dimension,
                     activation,
                     self.lipschitz,
+                    steps,
+                    expansion,
                 )
             else:
                 self.body = _PlainBody(
@@ -311,6 +327,8 @@ class _SpectralBody(nn.Module):
         dimension: int,
         activation: str,
         lipschitz: float,
+        count: int,
+        expansion: int,
     ) -> None:
         super().__init__()
         self.dimension = dimension
@@ -319,7 +337,10 @@ class _SpectralBody(nn.Module):
 
         def steps(channels: int) -> nn.Sequential:
             return nn.Sequential(
-                *(GradientStep(channels, 2 * width, dimension, activation) for _ in range(2))
+                *(
+                    GradientStep(channels, expansion * width, dimension, activation)
+                    for _ in range(count)
+                )
             )
 
         self.lift = BoundedConvolution(in_channels, width, dimension, half)
