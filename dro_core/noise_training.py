@@ -30,13 +30,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 
-from dro_core.checks import as_radius, as_samples, as_weights
+from dro_core.checks import as_count, as_radius, as_samples, as_weights
 from dro_core.structure import Joint, Structure, YGivenX, as_covariance, as_structure
-from dro_core.types import Array, Real
+from dro_core.types import Array, Integer, Real
 from dro_core.worst_case import LinearReconstruction, WorstCase
 
 #: Levels that are tried first, relative to the root mean square of y in the units of the cost.
 LEVELS = np.geomspace(1e-5, 1e6, 56)
+#: Levels of a refined covariance, relative to its own.
+NEAR_LEVELS = np.geomspace(0.3, 3.0, 9)
 
 
 class NoiseTraining:
@@ -145,11 +147,11 @@ class ShapedNoise:
     Attributes
     ----------
     level : float
-        :math:`\sigma`.
+        :math:`\sigma` (after refinements: times their relative levels).
     guess : float
         The level by the closed form (see `shaped_noise`); infinite if it asks for the zero map.
     covariance : (m, m) array
-        :math:`\sigma^2` times the shape.
+        :math:`\sigma^2` times the shape; or a refined one.
     matrix : (n, m) array
         The map trained with it.
     worst : WorstCase
@@ -175,6 +177,7 @@ def shaped_noise(
     radius: Real,
     structure: str | Structure = "y|x",
     shape: ArrayLike | None = None,
+    rounds: Integer = 0,
     weights: ArrayLike | None = None,
 ) -> ShapedNoise:
     r"""The noise that a weighted ball asks for, for linear maps: covariance and level.
@@ -199,14 +202,21 @@ def shaped_noise(
     structure : "y|x", "joint", or one of them as an object with weights
     shape : variance, (m,) variances or (m, m) matrix, optional
         Another covariance at level one than :math:`W_y^{-1}`; 1.0 is isotropic noise.
+    rounds : int
+        Refinements, of which the best is kept: a level of its own for every right singular vector
+        :math:`w_j` of :math:`BW^{-1/2}`, the one that the condition of this module asks for,
+        :math:`\sigma_j^2 = m_j/(\lambda - s_j^2)` with the residual mass m_j, half of it mixed to
+        the covariance so far. Four halve what is left to the optimum; the covariance is dense then.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
 
     Raises
     ------
     ValueError, TypeError
-        For bad arrays, radius, weights, covariances, or a structure in which y does not move.
+        For bad arrays, radius, weights, covariances, rounds, or a structure in which y does not
+        move.
     """
+    count = as_count(rounds, "rounds")
     rho, resolved = as_radius(radius), as_structure(structure)
     if not isinstance(resolved, Joint | YGivenX) or resolved.norm != 2.0:
         raise ValueError(
@@ -219,12 +229,49 @@ def shaped_noise(
     own = resolved.weight_y.dense(resolved.weight_y.inverse, columns)
     training = NoiseTraining(x, y, own if shape is None else shape, weights)
     level = training.best_level(rho, resolved)
-    return ShapedNoise(
+    best = current = ShapedNoise(
         level,
         _scaling_level(training, rho, resolved),
         level**2 * training.shape,
         training.map(level),
         training.worst_case(level, rho, resolved),
+    )
+    for _ in range(count):
+        refined = _refined(training, current, rho, resolved)
+        if refined is None:
+            break
+        current = refined
+        best = current if current.risk < best.risk else best
+    return best
+
+
+def _refined(
+    training: NoiseTraining, noise: ShapedNoise, radius: float, structure: Joint | YGivenX
+) -> ShapedNoise | None:
+    """Half of the covariance, half of the levels of each singular direction; its level tuned."""
+    half = structure.weight_y.half(training.rows_y.shape[1])
+    left, values, right = np.linalg.svd(noise.matrix @ half)
+    residual = training.rows_x - training.rows_y @ noise.matrix.T
+    mass = ((residual @ left[:, : len(values)]) ** 2).mean(axis=0)
+    apart = noise.worst.multiplier - values**2
+    if not (math.isfinite(noise.worst.multiplier) and (apart > 0).all()):
+        return None  # nothing to learn from a law that is not unique
+    directions = right[: len(values)] @ half
+    shape = 0.5 * noise.covariance + 0.5 * (directions.T * (mass / apart)) @ directions
+    if not shape.any():
+        return None
+    trained = NoiseTraining(training.rows_x, training.rows_y, 0.5 * (shape + shape.T))
+
+    def risk(level: float) -> float:
+        return trained.worst_case(level, radius, structure).risk
+
+    level = tuned_level(risk, NEAR_LEVELS)
+    return ShapedNoise(
+        level * noise.level,
+        noise.guess,
+        level**2 * trained.shape,
+        trained.map(level),
+        trained.worst_case(level, radius, structure),
     )
 
 

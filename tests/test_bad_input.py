@@ -733,6 +733,7 @@ ROWS = {
             ({"shape": 0.0}, ValueError, "shape: zero; allowed"),
             ({"shape": np.ones(5)}, ValueError, r"shape: shape \(5,\)"),
             ({"structure": "x|y"}, ValueError, "structure: .*allowed: 'y|x', 'joint'"),
+            ({"rounds": -1}, ValueError, "rounds: -1 is negative"),
             *RADIUS,
             *WEIGHTS,
         ],

@@ -141,6 +141,24 @@ def test_the_few_samples_have_the_worst_case_of_all(structure):
     assert noise.risk >= fit.lower * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_level_for_each_singular_direction_is_nearer_the_optimum(seed):
+    x, y, _ = ill_posed(seed)
+    ball = YGivenX(np.where(np.arange(6) % 3 == 0, 1.0, 100.0) if seed % 2 else 1.0)
+    shaped, refined = (
+        shaped_noise(x=x, y=y, radius=0.2, structure=ball, rounds=rounds) for rounds in (0, 4)
+    )
+    fit = fit_linear(x=x, y=y, radius=0.2, structure=ball)
+    assert fit.risk * (1 - 1e-9) <= refined.risk <= fit.risk + 0.8 * (shaped.risk - fit.risk)
+    np.testing.assert_allclose(
+        refined.matrix,
+        np.linalg.solve(y.T @ y / len(y) + refined.covariance, y.T @ x / len(y)).T,
+        rtol=1e-6,
+        atol=1e-9,
+    )
+    assert refined.worst.verify().holds(1e-9)
+
+
 def test_frozen_measurements_get_no_noise():
     x, y, _ = ill_posed(4)
     weights = [1.0, math.inf, 2.0, math.inf, 1.0, 4.0]

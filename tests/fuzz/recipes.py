@@ -133,7 +133,7 @@ def plain(rng: Rng) -> Arguments:
     known_as=("structure",),
 )
 def _(rng: Rng) -> Arguments:
-    return {**plain(rng), "radius": 0.5, "shape": 1.0}
+    return {**plain(rng), "radius": 0.5, "shape": 1.0, "rounds": 1}
 
 
 @recipe("NoiseTraining", lambda **a: dro_core.NoiseTraining(**a).map(0.5))

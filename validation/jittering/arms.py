@@ -13,7 +13,9 @@ from validation.jittering.problems import Problem
 from validation.tables import Row
 
 #: Names of the arms; the first is the exact optimum.
-ARMS = ("exact", "isotropic noise", "shaped noise", "penalty", "Tikhonov")
+ARMS = ("exact", "isotropic noise", "shaped noise", "refined noise", "penalty", "Tikhonov")
+#: Refinements of the refined noise.
+ROUNDS = 4
 
 
 def penalised(x: Array, y: Array, level: float) -> Array:
@@ -38,9 +40,11 @@ def maps(problem: Problem, weights: Array, radius: float) -> tuple[dict[str, Arr
     """The map of every arm, levels tuned for the worst case, and what is said of their making."""
     ball = YGivenX(weights)
     fit = fit_linear(x=problem.x, y=problem.y, radius=radius, structure=ball)
-    shaped, jitter = (
-        shaped_noise(x=problem.x, y=problem.y, radius=radius, structure=ball, shape=shape)
-        for shape in (None, 1.0)
+    shaped, refined, jitter = (
+        shaped_noise(
+            x=problem.x, y=problem.y, radius=radius, structure=ball, shape=shape, rounds=rounds
+        )
+        for shape, rounds in ((None, 0), (None, ROUNDS), (1.0, 0))
     )
     training = NoiseTraining(problem.x, problem.y, 1.0)
     inverse = tikhonov(problem.forward)
@@ -54,6 +58,7 @@ def maps(problem: Problem, weights: Array, radius: float) -> tuple[dict[str, Arr
         "exact": fit.matrix,
         "isotropic noise": jitter.matrix,
         "shaped noise": shaped.matrix,
+        "refined noise": refined.matrix,
         "penalty": penalised(problem.x, problem.y, jitter.level),
         "Tikhonov": inverse(tuned_level(risk, unit * LEVELS)),
     }

@@ -70,7 +70,7 @@ def per_problem(rows: Sequence[Row], share: float) -> list[Row]:
             if (row["problem"], row["share"]) == (name, share) and row["ball"] != "isotropic"
         ]
         line: Row = {"problem": name}
-        for arm in ("isotropic noise", "shaped noise", "Tikhonov"):
+        for arm in ("isotropic noise", "shaped noise", "refined noise", "Tikhonov"):
             values = ratios(own, arm)
             line[f"{arm} median"] = float(np.median(values))
             line[f"{arm} largest"] = float(values.max())
@@ -81,12 +81,17 @@ def per_problem(rows: Sequence[Row], share: float) -> list[Row]:
 def goals_of(rows: Sequence[Row], share: float) -> list[Check]:
     """What was hoped for, over the weighted balls at one radius: numbers to print, met or not."""
     weighted = [row for row in rows if row["ball"] != "isotropic" and row["share"] == share]
-    isotropic, shaped = (ratios(weighted, f"{arm} noise") for arm in ("isotropic", "shaped"))
+    isotropic, shaped, refined = (
+        ratios(weighted, f"{arm} noise") for arm in ("isotropic", "shaped", "refined")
+    )
     return [
         at_least("best isotropic noise / exact, median", float(np.median(isotropic)), 1.5),
         at_most("shaped noise / exact, median", float(np.median(shaped)), 1.05),
         at_most("shaped noise / exact, 90 % quantile", float(np.quantile(shaped, 0.9)), 1.05),
         at_most("shaped noise / exact, largest", float(shaped.max()), 1.05),
+        at_most("refined noise / exact, median", float(np.median(refined)), 1.05),
+        at_most("refined noise / exact, 90 % quantile", float(np.quantile(refined, 0.9)), 1.05),
+        at_most("refined noise / exact, largest", float(refined.max()), 1.05),
     ]
 
 
@@ -129,6 +134,7 @@ def shown(rows: Sequence[Row]) -> str:
 def run(config: Config, out: Path) -> list[Check]:
     """All cases; written to `out`."""
     sizes = config.sized()
+    shares = SHARES if config.radii == "all" else (config.share,)
     problems = [
         random_problem(config.seed, number, sizes.size, sizes.samples)
         for number in range(sizes.problems)
@@ -137,14 +143,14 @@ def run(config: Config, out: Path) -> list[Check]:
         compared(problem, ball, weights, share)
         for problem in progress(problems, "random problems")
         for ball, weights in balls(sizes.size).items()
-        for share in SHARES
+        for share in shares
     ]
     mnist = mnist_problem(config.data, sizes.images, config.noise, config.seed)
     if mnist is None:
         print("MNIST is left out: no images asked for, or no data root (DRO_DATA)")
     else:
         chosen = {name: balls(196)[name] for name in ("isotropic", FRONTIER_BALL, "smooth x 100")}
-        cases = [(*ball, share) for ball in chosen.items() for share in SHARES]
+        cases = [(*ball, share) for ball in chosen.items() for share in shares]
         rows += [compared(mnist, *case) for case in progress(cases, "MNIST")]
     write_csv(out / "cases.csv", rows)
     curves = frontiers(problems[0], mnist, config.share, sizes.points)

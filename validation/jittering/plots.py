@@ -11,14 +11,20 @@ from validation.jittering.problems import FACTORS
 from validation.results import new_figure, save_figure
 from validation.tables import Row, column
 
-COLOURS = {"exact": "k", "isotropic noise": "C3", "shaped noise": "C0", "Tikhonov": "C2"}
+COLOURS = {
+    "exact": "k",
+    "isotropic noise": "C3",
+    "shaped noise": "C0",
+    "refined noise": "C1",
+    "Tikhonov": "C2",
+}
 
 
 def excess_figure(rows: Sequence[Row], share: float, out: Path) -> None:
     """Worst-case risk over the optimum, against how much dearer the reliable measurements are."""
     figure, axes = new_figure(3)
     for panel, family in zip(axes[0], ("every 4th", "every 8th", "smooth"), strict=True):
-        for arm in ("isotropic noise", "shaped noise", "Tikhonov"):
+        for arm in ("isotropic noise", "shaped noise", "refined noise", "Tikhonov"):
             bands = []
             for factor in (1.0, *FACTORS):
                 ball = "isotropic" if factor == 1.0 else f"{family} x {factor:g}"
@@ -47,8 +53,8 @@ def frontier_figure(rows: Sequence[Row], out: Path) -> None:
     for panel, name in zip(axes[0], names, strict=True):
         own = [row for row in rows if row["problem"] == name]
         exact = [row for row in own if row["arm"] == "exact"]
-        for arm, colour in COLOURS.items():
-            curve = [row for row in own if row["arm"] == arm]
+        for arm in dict.fromkeys(str(row["arm"]) for row in own):
+            colour, curve = COLOURS[arm], [row for row in own if row["arm"] == arm]
             style = "o-" if arm == "exact" else "-"
             clean, worst = (np.sqrt(column(curve, side)) for side in ("clean", "worst"))
             panel.plot(clean, worst, style, color=colour, label=arm, ms=4)

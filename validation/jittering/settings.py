@@ -40,6 +40,7 @@ class Config(Settings):
         "radius of goals and figures: 0.1, 0.3, 1 or 3 (see docs)",
         rule=(lambda value: value in SHARES, "0.1, 0.3, 1.0 or 3.0"),
     )
+    radii: str = setting("all", "all, or that of the goals alone", choices=("all", "goals"))
     noise: float = setting(0.02, "standard deviation of noise on MNIST, per pixel", above=0.0)
     data: str = setting("", "data root with mnist/; otherwise DRO_DATA", folder=True)
     seed: int = setting(0, "seed", low=0)
