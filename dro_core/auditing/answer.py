@@ -193,7 +193,7 @@ class Findings:
     @property
     def holds(self) -> bool:
         """Whether every certificate holds (structures without an answer aside)."""
-        return all(found.holds for found in self.structures.values() if not found.reason)
+        return all(found.holds for found in self.structures.values() if found.lower is not None)
 
     def rmse(self, risk: float) -> float:
         r"""Root mean squared error per entry of x, :math:`\sqrt{\mathcal R/n}`, n real numbers."""

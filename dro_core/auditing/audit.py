@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,32 +141,37 @@ def audit(
     residual = rows_x - found.call(rows_y)
     nominal = float(mu @ squared_norms(residual))
     network = {"output_range": output_range, "lipschitz": lipschitz, "smoothing": smoothing}
-    notes: tuple[str, ...] = ()
+    name, reconstruct = found.kind, found.call
     if found.linear is not None:
         answers, fitted, missing = _audit_linear(
             found, rows_x, rows_y, mu, ball.value, chosen, best
         )
         notes = _notes_of_linear(found, network)
     else:
-        answers = networks().intervals(
+        certified = networks().intervals(
             found.source, rows_x, rows_y, (layout_x, layout_y), ball.value, chosen, mu, network
         )
+        answers, nominal = certified.structures, certified.nominal
+        name = f"{found.kind}: {certified.map}"
+        if output_range is not None:
+            reconstruct = _clamped(found.call, output_range)
+        notes = _notes_of_network(certified.precision_defect, smoothing)
         fitted, missing = None, "it is found for linear maps; see dro_torch.training for networks"
     return Audit(
-        map=found.kind,
+        map=name,
         linear=found.linear is not None,
         radius=ball,
         structures={answer.structure: answer for answer in answers},
         nominal=nominal,
         best=fitted,
         best_missing=missing,
-        field_risk=None if shifted is None else _field_risk(found, shifted),
+        field_risk=None if shifted is None else _field_risk(reconstruct, shifted),
         x=layout_x.restore(rows_x),
         y=layout_y.restore(rows_y),
         layout_x=layout_x,
         layout_y=layout_y,
         weights=mu,
-        reconstruct=found.call,
+        reconstruct=reconstruct,
         notes=notes,
         versions=versions(),
         command=f"dro_core.audit(B, x, y, radius={ball.value!r}, structures={[*chosen]!r}, "
@@ -358,9 +363,16 @@ def overtaken(
     return found[0], found[1]
 
 
-def _field_risk(found: RecognisedMap, shifted: Pairs) -> float:
+def _clamped(
+    call: Callable[[Array], Array], output_range: Sequence[float]
+) -> Callable[[Array], Array]:
+    low, high = (float(end) for end in output_range)
+    return lambda rows: np.clip(call(rows), low, high)
+
+
+def _field_risk(call: Callable[[Array], Array], shifted: Pairs) -> float:
     rows = [as_samples(as_rows(part, "shifted")[0], "shifted") for part in shifted]
-    return float(squared_norms(rows[0] - found.call(rows[1])).mean())
+    return float(squared_norms(rows[0] - call(rows[1])).mean())
 
 
 def _notes_of_linear(found: RecognisedMap, network: dict[str, Any]) -> tuple[str, ...]:
@@ -371,6 +383,18 @@ def _notes_of_linear(found: RecognisedMap, network: dict[str, Any]) -> tuple[str
             f"the function and the matrix that was audited agree to {found.defect:.1e}, "
             "relatively, on the data and in the randomised test"
         )
+    return tuple(notes)
+
+
+def _notes_of_network(precision_defect: float, smoothing: Real | None) -> tuple[str, ...]:
+    notes = []
+    if precision_defect > 0:
+        notes.append(
+            f"outputs in the network's own precision differ by up to {precision_defect:.1e} (norm "
+            "of a sample) from those in float64, which the intervals are about"
+        )
+    if smoothing is not None:
+        notes.append("reconstructions in the pictures are those without smoothing")
     return tuple(notes)
 
 

@@ -7,6 +7,7 @@ what the audit speaks about: how far function and matrix are apart on the data i
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,6 +26,8 @@ AuditedMap: TypeAlias = MapLike | Callable[[Any], Any]
 
 #: Relative deviation that a function of float64 (float32) may have from linearity.
 LINEARITY, SINGLE_LINEARITY = 1e-9, 2e-4
+#: What functions of tensors raise for arrays, and functions of two arguments for one.
+WANTS_TENSORS = (TypeError, AttributeError, RuntimeError, IndexError)
 #: Rows that go through a function at once.
 BATCH = 256
 #: Scales at which linearity is tested, relative to the data.
@@ -211,7 +214,9 @@ def _odl(operator: Any) -> LinearOperator:
     shapes = operator.range.shape, operator.domain.shape
 
     def apply(factor: float, which: Any, shape: tuple[int, ...], flat: Array) -> Array:
-        return factor * np.asarray(which(np.reshape(flat, shape)), dtype=np.float64).ravel()
+        image = which(np.reshape(flat, shape))
+        values = image.asarray() if hasattr(image, "asarray") else image
+        return factor * np.asarray(values, dtype=np.float64).ravel()
 
     return LinearOperator(
         (math.prod(shapes[0]), math.prod(shapes[1])),
@@ -248,11 +253,10 @@ def _function(
     seed: int,
 ) -> RecognisedMap:
     x, y = layouts
-    if is_network(function):
+    network = is_network(function)
+    if network:
         kind = f"torch module {type(function).__name__}"
-        function = networks().as_function(function)
-    call = _rows_function(function, x, y)
-    image = call(rows)
+    call, image = _tried(function, x, y, rows)
     zero = call(np.zeros((1, y.size)))[0]
     defect, single = _nonlinearity(call, rows, zero, seed)
     allowed = SINGLE_LINEARITY if single else LINEARITY
@@ -264,6 +268,8 @@ def _function(
             f"of outputs by {defect:.2g}, relatively (allowed: {allowed:g}); leave linear out"
         )
     if x.size * y.size > DENSE_ENTRIES:
+        if network and linear is not True:
+            return RecognisedMap(call, None, None, source, kind, defect)
         raise ValueError(
             f"B: a linear function of {y.size} numbers with {x.size} values is too large for its "
             "matrix; pass a scipy.sparse.linalg.LinearOperator with matvec and rmatvec"
@@ -286,6 +292,35 @@ def _function(
     form = "linear" if offset is None else "affine"
     note = f"{kind}, {form} by a randomised test and audited as its {x.size} x {y.size} matrix"
     return RecognisedMap(_apply_affine(matrix, zero), matrix, offset, source, note, defect)
+
+
+def _tried(
+    function: Callable[[Any], Any], x: Layout, y: Layout, rows: Array
+) -> tuple[Callable[[Array], Array], Array]:
+    """A function of rows and its values, given numpy batches or, if it wants those, tensors."""
+    if not is_network(function):
+        call = _rows_function(function, x, y)
+        try:
+            return call, call(rows)
+        except WANTS_TENSORS as error:
+            if "torch" not in sys.modules:
+                raise ValueError(_failure(error)) from error
+            first = error
+    call = _rows_function(networks().as_function(function), x, y)
+    try:
+        return call, call(rows)
+    except WANTS_TENSORS as error:
+        shown = error if is_network(function) else first
+        raise ValueError(_failure(shown)) from error
+
+
+def _failure(error: Exception) -> str:
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    said = lines[-1] if "TorchScript" in lines[0] else lines[0]
+    return (
+        f"B: fails on a batch of y ({type(error).__name__}: {said}); a map takes one batch "
+        "(N, ...), other arguments are bound with functools.partial or lambda y: ..."
+    )
 
 
 def _apply_affine(matrix: Array, offset: Array) -> Callable[[Array], Array]:
