@@ -216,6 +216,14 @@ class ODL:
         return ODL(ratio * self.matrix.T, self.weights[::-1])
 
 
+class EuclideanODL(ODL):
+    """As MatrixOperator of ODL 1.0: the transpose, whatever the weights."""
+
+    @property
+    def adjoint(self):
+        return ODL(self.matrix.T, self.weights[::-1])
+
+
 class SigPy:
     """Behaves as a linop of SigPy: ishape, oshape, H."""
 
@@ -268,6 +276,7 @@ KINDS = {
     "scipy": aslinearoperator,
     "PyLops": PyLops,
     "ODL": ODL,
+    "ODL, Euclidean adjoint": EuclideanODL,
     "SigPy": SigPy,
     "deepinv": DeepinvPhysics,
     "function": lambda B: lambda batch: batch @ B.T,
@@ -498,9 +507,9 @@ def test_the_page_is_self_contained_and_says_the_numbers(rng, tmp_path):
     assert path.stat().st_size < 3e6
     for wanted in (
         "prefers-color-scheme:dark", "@media print", "width=device-width",
-        f"{found.leading.lower:.6g}", "&lt;the command&gt;", "worst measurement", "overtak",
+        f"{found.leading.lower:.6g}", "&lt;the command&gt;", "worst measurement", "yours is better",
     ):  # fmt: skip
-        assert wanted in text or wanted == "overtak", wanted
+        assert wanted in text, wanted
     numbers = json.loads((tmp_path / "report" / "audit.json").read_text())
     assert numbers["structures"]["joint"]["upper"] == found.structures["joint"].upper
     figures = {p.name for p in (tmp_path / "report" / "figures").iterdir()}

@@ -80,12 +80,13 @@ def test_the_readme_example_prints_what_it_shows():
     assert done.stdout == output
 
 
-def test_the_snippets_of_the_how_to_page_run(capsys):
+@pytest.mark.parametrize("name", ["howto", "audit"])
+def test_the_snippets_of_the_how_to_pages_run(capsys, name):
     """In this interpreter, where warnings are errors too and torch and POT are often loaded."""
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto.md").read_text(), re.S)
-    page = {"__name__": "howto"}
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{name}.md").read_text(), re.S)
+    page = {"__name__": name}
     for k, code in enumerate(snippets):
-        exec(compile(code, f"docs/howto.md, snippet {k + 1}", "exec"), page)
+        exec(compile(code, f"docs/{name}.md, snippet {k + 1}", "exec"), page)
     assert "joint" in capsys.readouterr().out
 
 

@@ -202,7 +202,8 @@ def _odl(operator: Any) -> LinearOperator:
     """An operator of ODL: elements of its spaces are made from arrays and give them back.
 
     Its adjoint is one for the weighted inner products of the two spaces; with constant weights
-    w_d and w_r, that of the Euclidean ones is w_d / w_r times as large.
+    w_d and w_r, that of the Euclidean ones is w_d / w_r times as large. Some operators of ODL
+    (MatrixOperator) give the Euclidean one whatever the weights; one product tells which it is.
     """
     if not getattr(operator, "is_linear", True):
         raise TypeError(
@@ -217,6 +218,12 @@ def _odl(operator: Any) -> LinearOperator:
         image = which(np.reshape(flat, shape))
         values = image.asarray() if hasattr(image, "asarray") else image
         return factor * np.asarray(values, dtype=np.float64).ravel()
+
+    rng = np.random.default_rng(0)
+    u, v = (rng.standard_normal(math.prod(shape)) for shape in shapes)
+    forth = u @ apply(1.0, operator, shapes[1], v)
+    back = v @ apply(1.0, adjoint, shapes[0], u)
+    scale = 1.0 if abs(forth - back) < abs(forth - scale * back) else scale
 
     return LinearOperator(
         (math.prod(shapes[0]), math.prod(shapes[1])),
