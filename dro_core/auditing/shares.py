@@ -64,7 +64,7 @@ def spectral_shares(spectrum: ResidualSpectrum, radius: float) -> SpectralShares
     solution = minimize_quadratic_dual(spectrum, radius)
     squared, mass, top = spectrum.squared_singular_values, spectrum.mass, spectrum.top
     order = np.argsort(-squared, kind="stable")
-    if radius == 0.0 or top == 0.0:
+    if radius**2 == 0.0 or top == 0.0:  # by underflow too
         zero = np.zeros_like(mass)
         return SpectralShares(np.sqrt(squared[order]), zero, mass[order], mass[order])
     apart = solution.margin + spectrum.relative_gaps  # (λ - σ²)/κ²

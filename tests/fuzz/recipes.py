@@ -748,6 +748,7 @@ LOSSES: dict[str, Arguments] = {
     "WassersteinDROLoss": {"steps": 2, "structure": "y|x", "multiplier": 5.0},
     "LinearisedDROLoss": {"iterations": 4, "structure": "y|x", "multiplier": 5.0},
     "BoundLoss": {"radius": 0.5, "lipschitz": 1.5, "structure": "y|x"},
+    "WassersteinBallLoss": {"radius": 0.5, "steps": 2, "structure": "y|x"},
 }
 for name, options in LOSSES.items():
 
@@ -761,6 +762,11 @@ for name, options in LOSSES.items():
     )
     def _(rng: Rng, options: Arguments = options) -> Arguments:
         return {**batch(rng), **options}
+
+
+@recipe("level_of_radius", dro_torch.level_of_radius)
+def _(rng: Rng) -> Arguments:
+    return {"structure": "y|x", "radius": 0.5, **batch(rng)}
 
 
 @recipe("Multiplier", lambda **a: dro_torch.Multiplier(**a)())
@@ -1196,6 +1202,16 @@ def _(rng: Rng) -> Arguments:
     return {"step": 3, "decay": 0.9}
 
 
+@recipe(
+    "audit",
+    lambda **a: [[part.upper for part in dro_core.audit(best=False, **a).structures.values()]],
+    overflows=True,
+)
+def _(rng: Rng) -> Arguments:
+    made = core(rng)
+    return {**made, "radius": 0.5}
+
+
 # --- what has none ------------------------------------------------------------------------------
 
 RESULT = "a result: made by the library, read by the user"
@@ -1205,6 +1221,10 @@ ERROR = "an error or a warning"
 EXEMPT = {
     **dict.fromkeys(
         [
+            "Audit",
+            "BestLinear",
+            "RadiusSource",
+            "StructureAudit",
             "Certificate",
             "ConditionalDistance",
             "CrossValidatedRadius",
