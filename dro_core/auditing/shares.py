@@ -97,8 +97,10 @@ def principal_directions(
     of its trace, decreasing; of each, the largest entry is positive.
     """
     rows = displacement * np.sqrt(weights)[:, None]
-    if not rows.any():
+    size = float(np.abs(rows).max(initial=0.0))
+    if size == 0.0:
         return np.zeros((0, rows.shape[1])), np.zeros(0)
+    rows = rows / size  # squares of tiny moves underflow
     if len(rows) < rows.shape[1]:
         values, vectors = np.linalg.eigh(rows @ rows.T)
         values, found = values[::-1][:count], (vectors[:, ::-1][:, :count].T @ rows)
