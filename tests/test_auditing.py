@@ -15,12 +15,12 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import dro_core
-from dro_core import XShift, audit, operators, worst_case_risk
+from dro_core import XShift, audit, worst_case_risk
 from dro_core.auditing import audit as audit_function
 from dro_core.auditing.layout import as_rows
-from dro_core.auditing.pictures import png, ticks
+from dro_core.auditing.pictures import data_uri, png, ticks
 from dro_core.auditing.radius import audit_radius, resampled_values
-from dro_core.auditing.report import page, whole_folder
+from dro_core.auditing.report import LARGEST_PICTURE, page, whole_folder
 from dro_core.auditing.shares import principal_directions, sample_shares, spectral_shares
 from dro_core.reference import worst_case_risk_sdp
 
@@ -486,13 +486,6 @@ class Links(HTMLParser):
             assert self.open.pop() == tag
 
 
-@pytest.fixture
-def images(rng):
-    blur = operators.Convolution(np.ones((3, 3)) / 9, (8, 8)).matrix()
-    x = rng.random((20, 1, 8, 8))
-    return audit(np.eye(64), x, x.reshape(20, 64) @ blur.T, noise=0.05)
-
-
 def test_the_page_is_self_contained_and_says_the_numbers(rng, tmp_path):
     x = rng.random((20, 1, 8, 8))
     found = audit(0.9 * np.eye(64), x, 0.8 * x, noise=0.05).with_command("<the command>")
@@ -519,6 +512,13 @@ def test_the_page_is_self_contained_and_says_the_numbers(rng, tmp_path):
         parsed.feed(svg.read_text())
         assert parsed.open == []
         assert "nan" not in svg.read_text()
+
+
+def test_a_page_of_colour_noise_is_small(rng):
+    """Three samples with seven pictures and three directions, none of which compresses."""
+    size = LARGEST_PICTURE
+    noise = data_uri(png(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)))
+    assert 24 * len(noise) < 2.8e6
 
 
 def test_a_report_replaces_a_report_and_nothing_else(rng, tmp_path):

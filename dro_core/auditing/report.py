@@ -24,8 +24,9 @@ from dro_core.auditing.pictures import COLOURS, Series, chart, data_uri, grey, h
 from dro_core.types import Array
 
 PAGE, NUMBERS, FIGURES = "report.html", "audit.json", "figures"
-#: Pictures of a page are at most this wide and high: larger ones are thinned out.
-LARGEST_PICTURE = 256
+#: Pictures of a page are at most this wide and high: larger ones are thinned out, so that a page of
+#: colour noise stays below 3 MB.
+LARGEST_PICTURE = 160
 STYLE = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}main{max-width:60rem;margin:0 auto;padding:1rem}
