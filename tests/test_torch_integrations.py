@@ -14,6 +14,7 @@ from torch import nn
 from dro_torch.integrations import deepinv as adapter
 from dro_torch.integrations.deepinv import as_deepinv_loss
 from dro_torch.losses.adversarial import WassersteinDROLoss
+from dro_torch.losses.ball import WassersteinBallLoss
 from dro_torch.losses.bound import BoundLoss
 from dro_torch.losses.entropic import EntropicDROLoss
 from dro_torch.losses.linearised import LinearisedDROLoss
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "training_loops.md").read_text()
 RECIPES = {
     "A bare loop": None,
+    "Weights of the transport cost": None,
     "Weights of the samples": None,
     "Lightning Fabric": "lightning",
     "accelerate": "accelerate",
@@ -49,6 +51,7 @@ def test_the_recipes_run_and_train(section):
     before = [p.detach().clone() for p in (*model.parameters(), multiplier.theta)]
     exec(blocks(section), names)
     if section in (
+        "Weights of the transport cost",
         "Weights of the samples",
         "Several processes",
         "Many networks at once",
@@ -68,10 +71,11 @@ def test_the_table_of_passes_is_true():
     x, y = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8))
     rows = dict(re.findall(r"^\| `(.*?)` \| (\d+) forward or", PAGE, re.M))
-    assert len(rows) == 3
+    assert len(rows) == 4
     for call, inner in rows.items():
-        criterion = eval(call)
-        criterion(network, x, y, 1.0)
+        criterion = eval(call, globals(), {"radius": 0.5})
+        multiplier = () if isinstance(criterion, WassersteinBallLoss) else (1.0,)
+        criterion(network, x, y, *multiplier)
         last = 2 if isinstance(criterion, LinearisedDROLoss) else 1  # forward mode counts two
         assert criterion.diagnostics["passes"].item() == int(inner) + last
 

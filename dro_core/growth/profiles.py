@@ -45,7 +45,7 @@ class GrowthProfiles(ReadOnly):
     Examples
     --------
     >>> lipschitz = GrowthProfiles.linear([1.0, 2.0], 3.0)
-    >>> float(lipschitz.minimum(GrowthProfiles.constant([5.0, 5.0]))(10.0)[0])
+    >>> round(float(lipschitz.minimum(GrowthProfiles.constant([5.0, 5.0]))(10.0)[0]), 9)
     5.0
     """
 

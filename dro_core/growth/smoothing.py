@@ -80,7 +80,12 @@ def hockey_stick(order: ArrayLike, shift: ArrayLike) -> Array:
     Source: Balle and Wang, *Improving the Gaussian mechanism* (2018), Theorem 5.
     """
     gamma, s = non_negative_array(order, "order"), non_negative_array(shift, "shift")
-    gamma, s = np.broadcast_arrays(gamma, s)
+    try:
+        gamma, s = np.broadcast_arrays(gamma, s)
+    except ValueError:
+        raise ValueError(
+            f"order, shift: shapes {gamma.shape} and {s.shape} do not broadcast together"
+        ) from None
     positive = (s > 0) & (gamma > 0)
     safe_s, safe_gamma = np.where(positive, s, 1.0), np.where(positive, gamma, 1.0)
     with np.errstate(over="ignore"):

@@ -86,9 +86,11 @@ class Learner:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        advance = self._recorded or self._advance
-        names, values = advance(called, batch, step, stop)
-        self.record.note(step, self.phase, names, values)
+        if self._recorded is not None:
+            self.record.note(step, self.phase, *self._recorded(called, batch, step, stop))
+        else:  # what is noted may stop the run, before the parameters have moved
+            self.record.note(step, self.phase, *self._gradient(called, batch, step, stop))
+            self._descend()
         if self.checks == "first":
             self._attention = Attention(now=False, warns=self._recorded is None, flags={})
 
@@ -96,6 +98,14 @@ class Learner:
         self, called: Mapping[str, Any], batch: Batch, step: int | Tensor, stop: bool | Tensor
     ) -> tuple[list[str], Tensor]:
         """The step itself: names and values of what is noted."""
+        noted = self._gradient(called, batch, step, stop)
+        self._descend()
+        return noted
+
+    def _gradient(
+        self, called: Mapping[str, Any], batch: Batch, step: int | Tensor, stop: bool | Tensor
+    ) -> tuple[list[str], Tensor]:
+        """The clipped gradient: names and values of what is noted."""
         values = self._differentiate(called, batch, step)
         parameters = [p for group in self.parameters.values() for p in group]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -108,9 +118,11 @@ class Learner:
         norms = self._clip()
         names = [*values, *(f"gradient norm {name}" for name in norms)]
         lengths = torch.stack([as_value(norm, device) for norm in norms.values()])
+        return names, torch.cat([vector, lengths])
+
+    def _descend(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return names, torch.cat([vector, lengths])
 
     def _clip(self) -> dict[str, Tensor]:
         """Norms of the gradients of the modules, which are then clipped, each on its own."""
