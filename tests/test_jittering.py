@@ -37,6 +37,33 @@ def test_a_point_of_the_frontier_is_proved(problem):
     assert points[0].worst > points[1].worst
 
 
+def test_what_is_told_of_the_cases_are_ratios_of_like_to_like():
+    """Clean over clean, held out over held out; cases without a level say nothing of it."""
+    endings = {"": 4.0, " clean": 2.0, " held out": 5.0}
+    exact = {f"exact{ending}": size for ending, size in endings.items()}
+    factors = {"": 1.04, " clean": 3.0, " held out": 1.5}
+    rows = [
+        {"problem": "random 0", "ball": ball, "share": 1.0, "shaped level": level} | exact
+        for ball, level in (("isotropic", 0.0), ("smooth x 10", 2.0), ("smooth x 10", 2.0))
+    ]
+    for row, more in zip(rows, (1.0, 1.0, 2.0), strict=True):
+        row["shaped guess"] = 0.5 * row["shaped level"] if row["shaped level"] else np.inf
+        for arm in arms.SHOWN:
+            for ending, factor in factors.items():
+                row[f"{arm}{ending}"] = more * factor * exact[f"exact{ending}"]
+    _, line = experiment.summaries(rows)
+    assert line["isotropic clean"] == pytest.approx(4.5)
+    assert line["shaped held out"] == pytest.approx(2.25)
+    weighted, isotropic = experiment.by_radius(rows)
+    assert weighted["cases"] == 2
+    assert weighted["shaped noise median"] == pytest.approx(1.5 * 1.04)
+    assert weighted["shaped noise largest"] == pytest.approx(2.08)
+    assert weighted["shaped noise within 5 %"] == 0.5
+    assert weighted["isotropic noise clean"] == pytest.approx(4.5)
+    assert weighted["guess / level median"] == 0.5
+    assert isotropic["guess / level median"] == ""
+
+
 def test_below_the_frontier_is_seen():
     exact = {"problem": "p", "arm": "exact", "level": 0.5, "clean": 1.0, "worst": 2.0}
     other = {"problem": "p", "arm": "shaped noise", "level": 0.1, "clean": 0.9, "worst": 1.8}
@@ -55,7 +82,13 @@ def test_the_command_writes_tables_figures_and_what_made_them(tmp_path, capsys):
     assert command_line.main(["jittering", "--preset", "smoke", "--out", str(tmp_path)]) == 0
     assert "goals over the weighted balls" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"cases.csv", "frontier.csv", "jittering_excess.svg", "jittering.json"} <= names
+    assert {
+        "cases.csv",
+        "frontier.csv",
+        "radii.csv",
+        "jittering_excess.svg",
+        "jittering.json",
+    } <= names
     made = json.loads((tmp_path / "jittering.json").read_text())
     assert made["config"]["preset"] == "smoke"
     assert {goal["comparison"] for goal in made["goals"]} == {"<=", ">="}

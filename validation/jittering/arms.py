@@ -14,6 +14,8 @@ from validation.tables import Row
 
 #: Names of the arms; the first is the exact optimum.
 ARMS = ("exact", "isotropic noise", "shaped noise", "refined noise", "penalty", "Tikhonov")
+#: Those whose ratios to the optimum are told (the penalty's are those of isotropic noise).
+SHOWN = ("isotropic noise", "shaped noise", "refined noise", "Tikhonov")
 #: Refinements of the refined noise.
 ROUNDS = 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dro_core.types import Array
-from validation.jittering.arms import ARMS, compared
+from validation.jittering.arms import ARMS, SHOWN, compared
 from validation.jittering.frontier import frontier
 from validation.jittering.plots import excess_figure, frontier_figure
 from validation.jittering.problems import SHARES, Problem, balls, mnist_problem, random_problem
@@ -25,7 +25,7 @@ from validation.results import (
     write_json,
 )
 from validation.settings import without_folders
-from validation.tables import Row, column
+from validation.tables import Row, column, number
 
 #: The ball of the frontier.
 FRONTIER_BALL = "every 4th x 100"
@@ -45,17 +45,15 @@ def summaries(rows: Sequence[Row]) -> list[Row]:
             for share in dict.fromkeys(row["share"] for row in own):
                 chosen = [row for row in own if row["ball"] == ball and row["share"] == share]
                 line: Row = {"problems": kind, "ball": ball, "share": share}
-                for arm in ARMS[1:]:
-                    if arm != "penalty":
-                        line[f"{arm} median"] = float(np.median(ratios(chosen, arm)))
-                        line[f"{arm} largest"] = float(ratios(chosen, arm).max())
-                line["isotropic clean"] = float(np.median(ratios(chosen, "isotropic noise clean")))
-                line["isotropic held out"] = float(
-                    np.median(ratios(chosen, "isotropic noise", " held out"))
-                )
-                line["shaped held out"] = float(
-                    np.median(ratios(chosen, "shaped noise", " held out"))
-                )
+                for arm in SHOWN:
+                    line[f"{arm} median"] = float(np.median(ratios(chosen, arm)))
+                    line[f"{arm} largest"] = float(ratios(chosen, arm).max())
+                for name, arm, ending in (
+                    ("isotropic clean", "isotropic noise", " clean"),
+                    ("isotropic held out", "isotropic noise", " held out"),
+                    ("shaped held out", "shaped noise", " held out"),
+                ):
+                    line[name] = float(np.median(ratios(chosen, arm, ending)))
                 found.append(line)
     return found
 
@@ -70,7 +68,7 @@ def per_problem(rows: Sequence[Row], share: float) -> list[Row]:
             if (row["problem"], row["share"]) == (name, share) and row["ball"] != "isotropic"
         ]
         line: Row = {"problem": name}
-        for arm in ("isotropic noise", "shaped noise", "refined noise", "Tikhonov"):
+        for arm in SHOWN:
             values = ratios(own, arm)
             line[f"{arm} median"] = float(np.median(values))
             line[f"{arm} largest"] = float(values.max())
@@ -78,20 +76,46 @@ def per_problem(rows: Sequence[Row], share: float) -> list[Row]:
     return found
 
 
-def goals_of(rows: Sequence[Row], share: float) -> list[Check]:
+def by_radius(rows: Sequence[Row]) -> list[Row]:
+    """Per radius, over all problems: quantiles of the ratios, weighted and isotropic balls apart.
+
+    And those of the closed-form level over the tuned one, where both are positive and finite.
+    """
+    found: list[Row] = []
+    for kind in ("weighted", "isotropic"):
+        cases = [row for row in rows if (row["ball"] == "isotropic") == (kind == "isotropic")]
+        for share in dict.fromkeys(row["share"] for row in cases):
+            own = [row for row in cases if row["share"] == share]
+            line: Row = {"balls": kind, "share": share, "cases": len(own)}
+            for arm in SHOWN:
+                values = ratios(own, arm)
+                line[f"{arm} median"] = float(np.median(values))
+                line[f"{arm} 90 %"] = float(np.quantile(values, 0.9))
+                line[f"{arm} largest"] = float(values.max())
+                line[f"{arm} within 5 %"] = float((values <= 1.05).mean())
+                for ending in (" clean", " held out"):
+                    line[f"{arm}{ending}"] = float(np.median(ratios(own, arm, ending)))
+            levels, guesses = column(own, "shaped level"), column(own, "shaped guess")
+            both = (levels > 0) & (guesses > 0) & np.isfinite(guesses)
+            near = guesses[both] / levels[both]
+            for name, part in (("10 %", 0.1), ("median", 0.5), ("90 %", 0.9)):
+                line[f"guess / level {name}"] = float(np.quantile(near, part)) if near.size else ""
+            found.append(line)
+    return found
+
+
+def goals_of(radii: Sequence[Row], share: float) -> list[Check]:
     """What was hoped for, over the weighted balls at one radius: numbers to print, met or not."""
-    weighted = [row for row in rows if row["ball"] != "isotropic" and row["share"] == share]
-    isotropic, shaped, refined = (
-        ratios(weighted, f"{arm} noise") for arm in ("isotropic", "shaped", "refined")
-    )
+    line = next(row for row in radii if (row["balls"], row["share"]) == ("weighted", share))
+    isotropic = number(line, "isotropic noise median")
+    ends = {"median": "median", "90 %": "90 % quantile", "largest": "largest"}
     return [
-        at_least("best isotropic noise / exact, median", float(np.median(isotropic)), 1.5),
-        at_most("shaped noise / exact, median", float(np.median(shaped)), 1.05),
-        at_most("shaped noise / exact, 90 % quantile", float(np.quantile(shaped, 0.9)), 1.05),
-        at_most("shaped noise / exact, largest", float(shaped.max()), 1.05),
-        at_most("refined noise / exact, median", float(np.median(refined)), 1.05),
-        at_most("refined noise / exact, 90 % quantile", float(np.quantile(refined, 0.9)), 1.05),
-        at_most("refined noise / exact, largest", float(refined.max()), 1.05),
+        at_least("best isotropic noise / exact, median", isotropic, 1.5),
+        *(
+            at_most(f"{arm} / exact, {words}", number(line, f"{arm} {end}"), 1.05)
+            for arm in ("shaped noise", "refined noise")
+            for end, words in ends.items()
+        ),
     ]
 
 
@@ -154,15 +178,16 @@ def run(config: Config, out: Path) -> list[Check]:
         rows += [compared(mnist, *case) for case in progress(cases, "MNIST")]
     write_csv(out / "cases.csv", rows)
     curves = frontiers(problems[0], mnist, config.share, sizes.points)
-    summary, each = summaries(rows), per_problem(rows, config.share)
+    summary, radii, each = summaries(rows), by_radius(rows), per_problem(rows, config.share)
     excess_figure([row for row in rows if row["problem"] != "mnist"], config.share, out)
     frontier_figure(curves, out)
     print(shown(each))
     print(shown(summary))
-    files = {"summary": summary, "problems": each, "frontier": curves}
+    print(shown(radii))
+    files = {"summary": summary, "radii": radii, "problems": each, "frontier": curves}
     for name, lines in files.items():
         write_csv(out / f"{name}.csv", lines)
-    goals, checks = goals_of(rows, config.share), checks_of(rows, curves)
+    goals, checks = goals_of(radii, config.share), checks_of(rows, curves)
     print(f"goals over the weighted balls at radius {config.share:g}:")
     print(check_table(goals))
     made = provenance("jittering", without_folders(config))

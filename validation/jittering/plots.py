@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from validation.jittering.arms import SHOWN
 from validation.jittering.problems import FACTORS
 from validation.results import new_figure, save_figure
 from validation.tables import Row, column
@@ -24,7 +25,7 @@ def excess_figure(rows: Sequence[Row], share: float, out: Path) -> None:
     """Worst-case risk over the optimum, against how much dearer the reliable measurements are."""
     figure, axes = new_figure(3)
     for panel, family in zip(axes[0], ("every 4th", "every 8th", "smooth"), strict=True):
-        for arm in ("isotropic noise", "shaped noise", "refined noise", "Tikhonov"):
+        for arm in SHOWN:
             bands = []
             for factor in (1.0, *FACTORS):
                 ball = "isotropic" if factor == 1.0 else f"{family} x {factor:g}"
