@@ -238,6 +238,17 @@ def as_radius(value: object, name: str = "radius") -> float:
     return radius
 
 
+def as_radii(value: object) -> Array:
+    """A non-empty sequence of radii >= 0 whose squares are floats."""
+    radii = non_negative_array(value, "radii")
+    if radii.ndim != 1 or radii.size == 0:
+        raise ValueError(
+            f"radii: a non-empty 1-D sequence of radii is needed, given shape {radii.shape}"
+        )
+    check_magnitude(radii, "radii")
+    return radii
+
+
 def as_positive_integer(value: object, name: str) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

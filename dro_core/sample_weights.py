@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.certificate import Certificate, relative_gap, risk_rounding
-from dro_core.checks import as_radius, as_real_array, check_magnitude, non_negative_array
+from dro_core.checks import as_radii, as_radius, as_real_array, check_magnitude
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.linear_data import LinearData
 from dro_core.linear_map import MapLike, as_linear_map
@@ -37,6 +37,7 @@ from dro_core.structure import kernel_matrix
 from dro_core.transport import squared_norms
 from dro_core.types import Array, Real
 from dro_core.worst_case import WorstCaseCurve
+from dro_core.worst_case.answer import one_atom_bound
 
 #: Weights of each sample: an (N, m) array, or a function of the clean rows (x, y) that gives one.
 SampleWeights: TypeAlias = ArrayLike | Callable[[Array, Array], ArrayLike]
@@ -44,10 +45,10 @@ SampleWeights: TypeAlias = ArrayLike | Callable[[Array, Array], ArrayLike]
 STACK_ENTRIES = 2**22
 
 
-def as_sample_weights(value: SampleWeights, x: Array, y: Array, name: str = "weight_y") -> Array:
+def as_sample_weights(value: SampleWeights, x: Array, y: Array) -> Array:
     """Weights in (0, inf], shaped like y; infinity freezes an entry of one sample."""
     given = value(x, y) if callable(value) else value
-    which = f"{name}: its values" if callable(value) else name
+    which = "weight_y: its values" if callable(value) else "weight_y"
     array = as_real_array(given, which, finite=False)
     if array.shape != y.shape:
         raise ValueError(
@@ -147,17 +148,14 @@ class SampleWeightedReconstruction(LinearData):
 
     def curve(self, radii: ArrayLike) -> WorstCaseCurve:
         """Worst-case risks at many radii, from one spectrum."""
-        radius = non_negative_array(radii, "radii")
-        if radius.ndim != 1 or radius.size == 0:
-            raise ValueError(f"radii: a non-empty 1-D sequence is needed, given {radius.shape}")
-        check_magnitude(radius, "radii")
+        radius = as_radii(radii)
         found = [minimize_quadratic_dual(self.spectrum, float(rho)) for rho in radius]
         risk = np.array([solution.value for solution in found])
         return WorstCaseCurve(
             radius,
             risk,
             np.array([solution.multiplier for solution in found]),
-            (math.sqrt(self.fidelity) + radius * math.sqrt(self.spectrum.top)) ** 2,
+            np.array([one_atom_bound(self.fidelity, self.spectrum.top, r) for r in radius]),
             self.fidelity,
             risk,
         )
@@ -219,8 +217,7 @@ class SampleWeightedWorstCase(ReadOnly):
         self._problem, self._solution = problem, solution
         self.risk, self.multiplier = solution.value, solution.multiplier
         self.radius, self.nominal_risk = solution.radius, problem.fidelity
-        kappa = math.sqrt(problem.spectrum.top)
-        self.bound = (math.sqrt(problem.fidelity) + solution.radius * kappa) ** 2
+        self.bound = one_atom_bound(problem.fidelity, problem.spectrum.top, solution.radius)
         self._protect()
 
     @cached_property

@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike
 from dro_core.checks import (
     as_count,
     as_positive_integer,
+    as_radii,
     as_samples,
-    check_magnitude,
     check_option,
-    non_negative_array,
 )
 from dro_core.estimator.search import fit_linear
 from dro_core.linear_map import MapLike, as_linear_map
@@ -104,13 +103,7 @@ def cross_validated_radius(
     x, y = as_samples(x, "x"), as_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
-    given = non_negative_array(radii, "radii")
-    if given.ndim != 1 or given.size == 0:
-        raise ValueError(
-            f"radii: a non-empty 1-D sequence of radii is needed, given shape {given.shape}"
-        )
-    check_magnitude(given, "radii")
-    candidates = np.unique(given)
+    candidates = np.unique(as_radii(radii))
     count = as_positive_integer(folds, "folds")
     if not 2 <= count <= len(x):
         raise ValueError(f"folds: {count}; allowed: 2 to the number of samples, {len(x)}")

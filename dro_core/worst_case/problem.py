@@ -13,10 +13,9 @@ from dro_core.checks import (
     InfeasibleRadiusError,
     as_non_negative,
     as_positive_integer,
+    as_radii,
     as_radius,
     as_scalar,
-    check_magnitude,
-    non_negative_array,
 )
 from dro_core.decomposition import ResidualDecomposition, decompose
 from dro_core.dual import (
@@ -211,12 +210,7 @@ class LinearReconstruction(LinearData):
 
     def curve(self, radii: ArrayLike, structure: str | Structure = "y|x") -> WorstCaseCurve:
         """Worst-case risks at many radii from one decomposition; see `worst_case_curve`."""
-        radius = non_negative_array(radii, "radii")
-        if radius.ndim != 1 or radius.size == 0:
-            raise ValueError(
-                f"radii: a non-empty 1-D sequence of radii is needed, given shape {radius.shape}"
-            )
-        check_magnitude(radius, "radii")
+        radius = as_radii(radii)
         resolved = as_structure(structure)
         decomposition = self._decompose(resolved)
         answers = [self._answer(resolved, decomposition, float(rho), "radii") for rho in radius]
