@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +33,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from dro_core.checks import as_count, as_radius, as_samples, as_weights
 from dro_core.structure import Joint, Structure, YGivenX, as_covariance, as_structure
+from dro_core.transport import as_square
 from dro_core.types import Array, Integer, Real
 from dro_core.worst_case import LinearReconstruction, WorstCase
 
@@ -69,9 +71,8 @@ class NoiseTraining:
         covariance = as_covariance(shape, m, "shape")
         if covariance is None:
             raise ValueError("shape: zero; allowed: a covariance with some variance")
-        dense = covariance if covariance.ndim == 2 else np.diag(np.broadcast_to(covariance, (m,)))
         #: The covariance of the noise at level one, (m, m).
-        self.shape: Array = np.asarray(dense, dtype=np.float64)
+        self.shape = as_square(covariance, m)
         rows = np.sqrt(as_weights(weights, len(x)))[:, None] * np.hstack([x, y])
         if len(rows) > rows.shape[1]:
             rows = np.asarray(np.linalg.qr(rows, mode="r"))
@@ -82,9 +83,8 @@ class NoiseTraining:
 
     @cached_property
     def _moments(self) -> tuple[Array, Array]:
-        return self.rows_x.T @ self.rows_y / len(self.rows_x), self.rows_y.T @ self.rows_y / len(
-            self.rows_x
-        )
+        x, y = self.rows_x, self.rows_y
+        return x.T @ y / len(x), y.T @ y / len(y)
 
     @property
     def unit(self) -> float:
@@ -106,13 +106,13 @@ class NoiseTraining:
             radius, structure
         )
 
-    def best_level(self, radius: float, structure: Structure) -> float:
-        """The level whose map has the smallest worst-case risk; see `tuned_level`."""
+    def best_level(self, radius: float, structure: Structure, levels: Array | None = None) -> float:
+        """The level of smallest worst-case risk (see `tuned_level`), by default from `LEVELS`."""
 
         def risk(level: float) -> float:
             return self.worst_case(level, radius, structure).risk
 
-        return tuned_level(risk, self.unit * LEVELS)
+        return tuned_level(risk, self.unit * LEVELS if levels is None else levels)
 
 
 def tuned_level(risk: Callable[[float], float], levels: Array) -> float:
@@ -261,11 +261,7 @@ def _refined(
     if not shape.any():
         return None
     trained = NoiseTraining(training.rows_x, training.rows_y, 0.5 * (shape + shape.T))
-
-    def risk(level: float) -> float:
-        return trained.worst_case(level, radius, structure).risk
-
-    level = tuned_level(risk, NEAR_LEVELS)
+    level = trained.best_level(radius, structure, NEAR_LEVELS)
     return ShapedNoise(
         level * noise.level,
         noise.guess,
@@ -293,9 +289,8 @@ def _scaling_level(training: NoiseTraining, radius: float, structure: Joint | YG
 
     grid = np.log(training.unit * LEVELS)
     values = [excess(point) for point in grid]
-    above = [k for k in range(len(grid)) if values[k] >= 0]
-    finite = [k for k in above if k == 0 or values[k - 1] < 0]
-    crossing = next((k for k in finite if k > 0 and math.isfinite(values[k])), None)
-    if crossing is None:
-        return 0.0 if above else math.inf
-    return math.exp(float(brentq(excess, grid[crossing - 1], grid[crossing], xtol=1e-10)))
+    pairs = zip(pairwise(grid), pairwise(values), strict=True)
+    ends = next((ends for ends, (low, high) in pairs if low < 0 <= high < math.inf), None)
+    if ends is None:
+        return math.inf if max(values) < 0 else 0.0
+    return math.exp(float(brentq(excess, *ends, xtol=1e-10)))

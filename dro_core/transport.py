@@ -22,6 +22,11 @@ def squared_norms(rows: Array) -> Array:
     return result
 
 
+def as_square(value: Array, size: int) -> Array:
+    """A number, one per axis or a matrix, as a (size, size) matrix."""
+    return value if value.ndim == 2 else np.diag(np.broadcast_to(value, (size,)))
+
+
 #: Weight of a transport cost: one, one per axis, or a matrix; None is 1.
 WeightLike: TypeAlias = ArrayLike | None
 
@@ -130,7 +135,7 @@ class TransportWeight:
 
     def dense(self, power: Array, size: int) -> Array:
         """One of the powers of W as a (size, size) matrix."""
-        return power if self.is_matrix else np.diag(np.broadcast_to(power, (size,)))
+        return as_square(power, size)
 
     def half(self, size: int) -> Array:
         r""":math:`W^{-1/2}` as a (size, size) matrix."""

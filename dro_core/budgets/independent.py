@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +21,7 @@ from dro_core.checks import as_matrix, as_non_negative, as_positive_integer, as_
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import as_covariance
+from dro_core.transport import as_square
 from dro_core.types import Array, Integer, Real
 
 
@@ -147,7 +147,7 @@ def _as_moment(value: ArrayLike, size: int, name: str) -> Array:
     moment = as_covariance(value, size, name)
     if moment is None:
         return np.zeros((size, size))
-    return moment if moment.ndim == 2 else np.diag(np.broadcast_to(moment, (size,)))
+    return as_square(moment, size)
 
 
 def independent_worst_case(
@@ -222,26 +222,16 @@ class _Descent:
 
     def __init__(self, problem: _Problem, tolerance: float) -> None:
         self.problem, self.tolerance = problem, tolerance
-        self.start = problem.least_squares(*self._inflated())[0]
+        m, n = problem.forward.shape
+        # nominal moments with the budgets spread over all directions: a start
+        signal = problem.moment_x + problem.radii[0] ** 2 / n * np.eye(n)
+        noise = problem.moment_noise + problem.radii[1] ** 2 / m * np.eye(m)
+        self.start = problem.least_squares(signal, noise)[0]
+        #: Cholesky factor of the second moment of y: B is measured as B times it.
+        self.half = np.linalg.cholesky(problem.forward @ signal @ problem.forward.T + noise)
         self.upper, self.lower, self.evaluations = math.inf, 0.0, 0
         self.best = self.start
         self.worst: IndependentWorstCase | None = None
-
-    def _inflated(self) -> tuple[Array, Array]:
-        """Nominal moments with the budgets spread over all directions: a start."""
-        problem = self.problem
-        m, n = problem.forward.shape
-        return (
-            problem.moment_x + problem.radii[0] ** 2 / n * np.eye(n),
-            problem.moment_noise + problem.radii[1] ** 2 / m * np.eye(m),
-        )
-
-    @cached_property
-    def half(self) -> Array:
-        """Cholesky factor of the second moment of y: B is measured as B times it."""
-        signal, noise = self._inflated()
-        A = self.problem.forward
-        return np.asarray(np.linalg.cholesky(A @ signal @ A.T + noise))
 
     def __call__(self, flat: Array) -> tuple[float, Array]:
         shape = self.start.shape

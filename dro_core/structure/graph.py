@@ -16,7 +16,7 @@ from dro_core.checks import as_real_array, check_magnitude, check_option
 from dro_core.linear_map import DenseMap, LinearMap, MapLike, as_linear_map
 from dro_core.operators import SpectralOperator
 from dro_core.structure.base import AffineDisplacement, Structure
-from dro_core.transport import TransportWeight, WeightLike
+from dro_core.transport import TransportWeight, WeightLike, as_square
 from dro_core.types import Array, Booleans
 
 
@@ -105,10 +105,10 @@ class GraphShift(Structure):
                 spectral.right, np.sqrt(float(self._weight.value) + gain * values)
             )
         else:
-            blocks = [_as_matrix(self._weight.root, leader)]
+            blocks = [as_square(self._weight.root, leader)]
             if cost == "joint":
                 blocks.append(
-                    _as_matrix(self._follower_weight.root, follower)
+                    as_square(self._follower_weight.root, follower)
                     @ kernel_matrix(self.kernel, self._argument)
                 )
             # R from a QR of the two halves: the Gram matrix is never formed.
@@ -218,7 +218,7 @@ class GraphShift(Structure):
         weight = self._follower_weight.value
         if weight.ndim == 2 or self._covariance.ndim == 2:
             size = self.kernel.shape[0]
-            product = _as_matrix(weight, size) * _as_matrix(self._covariance, size)
+            product = as_square(weight, size) * as_square(self._covariance, size)
             return float(product.sum())
         return float((np.broadcast_to(weight * self._covariance, (self.kernel.shape[0],))).sum())
 
@@ -230,7 +230,7 @@ class GraphShift(Structure):
         """Σ of the follower as a matrix, or None without noise."""
         if self._covariance is None:
             return None
-        return _as_matrix(self._covariance, self.kernel.shape[0])
+        return as_square(self._covariance, self.kernel.shape[0])
 
     def transport_cost(self, dx: Array, dy: Array) -> Array:
         r"""Cost of the displacements, :math:`dx^\top W_x dx + dy^\top W_y dy`; shape (N,).
@@ -289,10 +289,6 @@ def kernel_matrix(linear: LinearMap, name: str) -> Array:
             "the same fast basis"
         )
     return linear.matrix()
-
-
-def _as_matrix(value: Array, size: int) -> Array:
-    return value if value.ndim == 2 else np.diag(np.broadcast_to(value, (size,)))
 
 
 def as_covariance(value: object, size: int, name: str = "covariance") -> Array | None:
@@ -457,4 +453,4 @@ class YShift(GraphShift):
         """tr Σ."""
         if self._covariance is None:
             return 0.0
-        return float(np.trace(_as_matrix(self._covariance, self.kernel.shape[0])))
+        return float(np.trace(as_square(self._covariance, self.kernel.shape[0])))
