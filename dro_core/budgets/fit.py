@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dro_core.budgets.price import as_two_radii, best_price
+from dro_core.budgets.price import as_two_radii, best_price, budget_factors
 from dro_core.budgets.worst_case import TwoBudgetWorstCase, two_budget_worst_case
 from dro_core.certificate import relative_gap
 from dro_core.checks import as_samples, as_weights
@@ -85,7 +85,8 @@ def fit_two_budgets(
     """
     x, y = as_samples(x, "x"), as_samples(y, "y")
     mu = as_weights(weights, len(x))
-    matrix = SignalNoise(forward).forward
+    plain = SignalNoise(forward)
+    matrix = plain.forward
     rho_x, rho_noise = as_two_radii(radius_x, radius_noise, matrix)
 
     def solve(price: float) -> LinearFit:
@@ -94,12 +95,12 @@ def fit_two_budgets(
         return fit_linear(x=x, y=y, radius=radius, structure=structure, weights=mu)
 
     def noise_cost(fit: LinearFit) -> float:
-        return _costs(fit.law, mu, matrix)[1]
+        return _costs(fit.law, mu, plain)[1]
 
     middle = (rho_x / rho_noise * float(np.linalg.norm(matrix, 2))) ** 2
     reach = min(PRICES, LARGEST_PRICE / max(middle, 1.0))
     found = best_price(solve, noise_cost, rho_x, rho_noise, reach)
-    laws = _within(found.low.law, found.high.law, found.share, mu, matrix, (rho_x, rho_noise))
+    laws = _within(found.low.law, found.high.law, found.share, mu, plain, (rho_x, rho_noise))
     fits = [
         two_budget_worst_case(fit.matrix, x, y, matrix, rho_x, rho_noise, weights=mu)
         for fit in (found.low, found.high)
@@ -109,42 +110,37 @@ def fit_two_budgets(
     doubled = np.vstack([x, x]), np.vstack([y, y])
     shares = np.concatenate([found.share * mu, (1.0 - found.share) * mu])
     lower = min(laws.least_squares_risk(*doubled, shares), worst.risk)
-    return TwoBudgetFit(best.matrix, worst, lower, _costs(laws, shares, matrix))
+    return TwoBudgetFit(best.matrix, worst, lower, _costs(laws, shares, plain))
 
 
-def _costs(law: Law, weights: Array, forward: Array) -> tuple[float, float]:
-    """Mean squared moves of signal and noise under a law."""
+def _costs(law: Law, weights: Array, plain: SignalNoise) -> tuple[float, float]:
+    """Mean squared moves of signal and noise under a law; `plain` has no prices."""
     n = law.displacement_x.shape[1]
-    total = [0.0, 0.0]
-    moves = (
-        (law.displacement_x, law.displacement_y, weights),
-        (
-            law.roots[:, :n],
-            law.roots[:, n:],
-            np.ones(len(law.roots)),
-        ),
+    moved = plain.costs(law.displacement_x, law.displacement_y)
+    blur = plain.costs(law.roots[:, :n], law.roots[:, n:])
+    signal, noise = (
+        float(weights @ own) + float(rest.sum()) for own, rest in zip(moved, blur, strict=True)
     )
-    for dx, dy, masses in moves:
-        total[0] += float(masses @ (dx**2).sum(axis=1))
-        total[1] += float(masses @ ((dy - dx @ forward.T) ** 2).sum(axis=1))
-    return total[0], total[1]
+    return signal, noise
 
 
 def _within(
-    low: Law, high: Law, share: float, weights: Array, forward: Array, radii: tuple[float, float]
+    low: Law,
+    high: Law,
+    share: float,
+    weights: Array,
+    plain: SignalNoise,
+    radii: tuple[float, float],
 ) -> Law:
     """The mixture of two laws, on the samples twice, both of its moves within their radii."""
-    n = low.displacement_x.shape[1]
+    n, forward = low.displacement_x.shape[1], plain.forward
     law = Law(
         np.vstack([low.displacement_x, high.displacement_x]),
         np.vstack([low.displacement_y, high.displacement_y]),
         np.vstack([math.sqrt(share) * low.roots, math.sqrt(1.0 - share) * high.roots]),
     )
     both = np.concatenate([share * weights, (1.0 - share) * weights])
-    factors = [
-        min(1.0, radius / math.sqrt(cost)) if cost > 0 else 1.0
-        for radius, cost in zip(radii, _costs(law, both, forward), strict=True)
-    ]
+    factors = budget_factors(_costs(law, both, plain), radii)
 
     def shrunk(dx: Array, dy: Array) -> tuple[Array, Array]:
         signal, noise = factors[0] * dx, factors[1] * (dy - dx @ forward.T)

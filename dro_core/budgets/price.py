@@ -53,6 +53,17 @@ def as_two_radii(radius_x: object, radius_noise: object, forward: Array) -> tupl
     return found[0], found[1]
 
 
+def budget_factors(costs: tuple[float, float], radii: tuple[float, float]) -> list[float]:
+    """By what moves of signal and noise shrink to keep their budgets to the last digit.
+
+    (What the bracket of prices leaves above a budget is of the bracket's width.)
+    """
+    return [
+        min(1.0, radius / math.sqrt(cost)) if cost > 0 else 1.0
+        for cost, radius in zip(costs, radii, strict=True)
+    ]
+
+
 def best_price(
     solve: Callable[[float], Found],
     noise_cost: Callable[[Found], float],

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dro_core.budgets.price import as_two_radii, best_price
+from dro_core.budgets.price import as_two_radii, best_price, budget_factors
 from dro_core.certificate import relative_gap
 from dro_core.linear_map import MapLike
 from dro_core.read_only import ReadOnly
@@ -96,13 +96,7 @@ class TwoBudgetWorstCase(ReadOnly):
         self.shares = np.array([share, 1.0 - share])
         dx = np.stack([worst.displacement_x for worst in pair])
         noise = np.stack([worst.displacement_y for worst in pair]) - dx @ forward.T
-        # both budgets to their last digit: what the bracket of prices leaves is of its width
-        costs = self._cost(dx), self._cost(noise)
-        budgets = (budget**2 for budget in radii)
-        factors = [
-            min(1.0, math.sqrt(budget / cost)) if cost > 0 else 1.0
-            for budget, cost in zip(budgets, costs, strict=True)
-        ]
+        factors = budget_factors((self._cost(dx), self._cost(noise)), radii)
         self.displacement_x, self.displacement_noise = factors[0] * dx, factors[1] * noise
         self._protect()
 
@@ -216,7 +210,8 @@ def two_budget_worst_case(
     >>> round(worst.risk, 12)  # (|1 - ba|(1 + 0.2) + |b| 0.4)² for b = 0.5, a = 1
     0.64
     """
-    matrix = SignalNoise(forward).forward
+    plain = SignalNoise(forward)
+    matrix = plain.forward
     rho_x, rho_noise = as_two_radii(radius_x, radius_noise, matrix)
     problem = LinearReconstruction(B, x, y, weights=weights)
 
@@ -225,8 +220,7 @@ def two_budget_worst_case(
         return problem.worst_case(math.hypot(rho_x, math.sqrt(price) * rho_noise), structure)
 
     def noise_cost(worst: WorstCase) -> float:
-        noise = worst.displacement_y - worst.displacement_x @ matrix.T
-        return float(problem.weights @ squared_norms(noise))
+        return float(problem.weights @ plain.costs(worst.displacement_x, worst.displacement_y)[1])
 
     found = best_price(solve, noise_cost, rho_x, rho_noise, 1e12)
     return TwoBudgetWorstCase(
