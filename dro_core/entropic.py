@@ -226,8 +226,8 @@ class EntropicWorstCase(ReadOnly):
         size = float(mu @ squared_norms(problem.x))
         size += float(mu @ squared_norms(problem.x + law.displacement_x))
         size += 2.0 * DenseMap(B).squared_terms(np.abs(problem.y) + np.abs(law.displacement_y), mu)
-        spread = np.sqrt(np.diag(law.covariance_y))[None]
-        size += float(np.trace(law.covariance_x)) + DenseMap(B).squared_terms(spread, np.ones(1))
+        blur = np.sqrt(np.diag(law.covariance_y))[None]
+        size += float(np.trace(law.covariance_x)) + DenseMap(B).squared_terms(blur, np.ones(1))
         moved = residual + law.displacement_x - law.displacement_y @ B.T
         primal = float(mu @ squared_norms(moved)) + float(
             np.einsum("ij,jk,ik->", both, covariance, both)

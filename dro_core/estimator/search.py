@@ -241,7 +241,7 @@ class _Search(Judge):
             return self.fit(self._ridge() if self.epsilon > 0 else plain, [])
         best: LinearFit | None = None
         if not self.moves_x:
-            law, exact = self._decorrelating_law()
+            law, exact = self._decorrelating_law
             if exact:
                 return self.fit(np.zeros_like(plain), [law])
         if self.epsilon == 0.0:
@@ -274,7 +274,7 @@ class _Search(Judge):
         tried: list[LinearFit] = []
         nearly: list[Law] = []
         if not self.moves_x and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
-            law, _ = self._decorrelating_law()
+            law, _ = self._decorrelating_law
             nearly = [law] if self.epsilon > 0 else [self.blurred(law, share) for share in BLURS]
         for point in entropy_path(reduced, self.epsilon / unit**2):
             B = axes.basis @ point.B @ space_y.basis.T
@@ -405,6 +405,7 @@ class _Search(Judge):
         theta = math.exp(brentq(excess, low, high, xtol=1e-14, rtol=1e-14))
         return np.asarray((start * (e / (e + theta)))[None] @ basis.T)
 
+    @cached_property
     def _decorrelating_law(self) -> tuple[Law, bool]:
         """y' = y - (regression of y on x), blurred: no linear map is better than zero then.
 

@@ -18,6 +18,7 @@ import numpy as np
 from dro_core import wasserstein_mmse
 from dro_core.reference import wasserstein_mmse_frank_wolfe
 from dro_core.types import Array
+from validation.benchmarks.text import cell
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting
 
@@ -67,11 +68,7 @@ def run(config: Config, out: Path) -> list[Check]:
     """All dimensions; written to `out`."""
     sizes = [d for d in SIZES if d <= config.largest]
     rows = [compared(config, d) for d in progress(sizes, "dimensions")]
-    lines = [
-        tuple(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
-        for row in rows
-    ]
-    print(table([tuple(rows[0]), *lines]))
+    print(table([list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]))
     checks = [
         at_most("saddle gap", max(row["gap"] for row in rows), config.tolerance),
         at_most(
