@@ -8,6 +8,7 @@ same noise wherever it is computed. Devices and dtypes agree up to rounding.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,3 +108,46 @@ def uniform(index: Tensor, *, seed: int, step: int | Tensor, stream: int = 0) ->
     """One number per sample, uniform in (0, 1): (N,) in float64."""
     hashed = _mix_in_place(_keys(seed, step, index, stream) + _signed(_GOLDEN))
     return ((hashed >> 11) & ((1 << 53) - 1)).to(torch.float64).add_(0.5).mul_(2.0**-53)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The key of a batch's noise."""
+
+    index: Tensor
+    seed: int
+    step: int | Tensor
+
+    def normal(
+        self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0
+    ) -> Tensor:
+        """Standard normal draws (N, draws, size)."""
+        return standard_normal(
+            self.index,
+            draws,
+            size,
+            seed=self.seed,
+            step=self.step,
+            first=first,
+            stream=stream,
+            dtype=dtype,
+        )
+
+    def of(self, members: Tensor) -> Draws:
+        """The key of some of the samples."""
+        return Draws(self.index[members], self.seed, self.step)
+
+    def uniform(self, stream: int) -> Tensor:
+        """Uniform numbers (N,)."""
+        return uniform(self.index, seed=self.seed, step=self.step, stream=stream)
+
+
+def key_of(
+    index: Tensor | None, seed: int | None, step: int | Tensor | None, like: Tensor
+) -> Draws:
+    """The key of a batch's noise: what is not given is 0, 1, 2, ... for the index, else zero."""
+    if index is None:
+        index = torch.arange(len(like), device=like.device)
+    key = 0 if seed is None else seed, 0 if step is None else step
+    check_key(*key, index, len(like))
+    return Draws(index.to(like.device), *key)

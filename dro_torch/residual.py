@@ -106,20 +106,27 @@ class MovedSamples:
             raise ValueError(f"loss: it returned {given} for {len(rows)} samples; needed: (N,)")
         return value.to(self.wide).reshape(displacement.shape[:2])
 
-    def slopes(self, displacement: Tensor) -> Tensor:
-        """Gradients (N, size) of the losses at displacements (N, size); no graph is kept."""
+    def loss_at(self, displacement: Tensor) -> Tensor:
+        """Losses (N,) at one displacement per sample, (N, size)."""
+        return self.losses(displacement[:, None, :])[:, 0]
+
+    def value_and_slope(
+        self, function: Callable[[Tensor], Tensor], displacement: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A function (N, size) -> (N,) that runs the network, and its gradients; no graph is kept.
+
+        A sample's value depends on its own displacement only.
+        """
         self.passes += 1
         if transformed():
             with torch.no_grad():  # of the levels outside; `vjp` has its own
-                value, pullback = value_and_pullback(
-                    lambda v: self.losses(v[:, None, :])[:, 0], displacement
-                )
-                slope: Tensor = pullback(torch.ones_like(value))
-                return slope
+                value, pullback = value_and_pullback(function, displacement)
+                return value, pullback(torch.ones_like(value))
         with torch.enable_grad():
             point = displacement.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.losses(point[:, None, :]).sum(), point)
-        return slope
+            value = function(point)
+            (slope,) = torch.autograd.grad(value.sum(), point)
+        return value.detach(), slope
 
     def _called(self, function: Callable[..., Any], x: Tensor, y: Tensor) -> Any:
         """function(model, x, y); where it fails for dtype or device, the error says so."""

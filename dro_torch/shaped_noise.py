@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative, as_radius
 from dro_torch.checks import check_samples
-from dro_torch.keyed_noise import check_key, standard_normal
+from dro_torch.keyed_noise import key_of
 from dro_torch.structure import Structure, as_structure
 
 #: Stream of the keyed noise.
@@ -63,7 +63,7 @@ class ShapedNoise(nn.Module):
         *,
         index: Tensor | None = None,
         seed: int | None = None,
-        step: int | None = None,
+        step: int | Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The moved batch; the noise is keyed by (seed, step, index), or from `generator`.
 
@@ -77,14 +77,7 @@ class ShapedNoise(nn.Module):
                 len(x), size, generator=generator, dtype=x.dtype, device=device
             ).to(x.device)
         else:
-            if index is None:
-                index = torch.arange(len(x), device=x.device)
-            key = seed, 0 if step is None else step
-            check_key(*key, index, len(x))
-            normal = standard_normal(
-                index.to(x.device), 1, size, seed=key[0], step=key[1], stream=_STREAM,
-                dtype=x.dtype,
-            )[:, 0]  # fmt: skip
+            normal = key_of(index, seed, step, x).normal(1, size, _STREAM, x.dtype)[:, 0]
         return self.structure.displace(x, y, self.level * normal)
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_scalar, check_option
-from dro_torch.host import Checks, transformed, value_and_pullback
+from dro_torch.host import Checks
+from dro_torch.keyed_noise import Draws, key_of
 from dro_torch.linearisation import inner_product, linearised_displacement
 from dro_torch.losses.checked import checked
-from dro_torch.losses.estimation import Draws
-from dro_torch.losses.potential import PotentialLoss, eagerly, key_of, random_move
+from dro_torch.losses.potential import PotentialLoss, eagerly, random_move
 from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, SampleLoss, squared_norm
@@ -47,6 +47,12 @@ class WassersteinDROLoss(PotentialLoss):
     with sum one as in `dro_core`, take the place of 1/N. Its gradients are those at the fixed
     displacement v (Danskin): of :math:`\ell(z + v)` in the parameters, :math:`-c(v)` in λ. A
     sample's value does not depend on the rest of its batch if the network's output does not.
+
+    Where residuals vanish v = 0 is stationary, although the potential is infinite below the squared
+    modulus. So one move as long as the sample is tried first (`large_move`, in a random direction
+    keyed by seed, step and index). Where the potential grows faster and faster up to there, the
+    ascent goes no further than four times as far, and with a learned λ the cost of such moves
+    drives λ up to the modulus, the exact answer of the hard case.
 
     Parameters
     ----------
@@ -83,8 +89,8 @@ class WassersteinDROLoss(PotentialLoss):
     diagnostics : dict of 0-d tensors
         Of the last call: mean "transport_cost", mean "increase" over the unmoved samples,
         "indefinite_share" (samples whose linearised problem has no maximum at this λ, as far as it
-        was seen, or whose potential grows faster and faster up to the large move, where it is
-        left), and network "passes" per sample, backward ones of the ascent included.
+        was seen, or whose potential grows faster and faster up to the large move), and network
+        "passes" per sample, backward ones of the ascent included.
 
     Raises
     ------
@@ -259,28 +265,15 @@ def _as_box(box: Sequence[float]) -> tuple[float, float]:
 
 def _potential(moved: MovedSamples, displacement: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
     """Values and transport costs (N,) of displacements (N, size)."""
-    point = displacement[:, None, :]
-    cost = moved.transport_cost(point)[:, 0]
-    return moved.losses(point)[:, 0] - lam * cost, cost
+    cost = moved.transport_cost(displacement[:, None, :])[:, 0]
+    return moved.loss_at(displacement) - lam * cost, cost
 
 
 def _value_and_slope(
     moved: MovedSamples, displacement: Tensor, lam: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Values (N,) and their gradients in the displacements (N, size); no graph is kept."""
-    if transformed():
-        with torch.no_grad():  # of the levels outside; `vjp` has its own
-            value, pullback = value_and_pullback(
-                lambda v: _potential(moved, v, lam)[0], displacement
-            )
-            moved.passes += 1
-            return value, pullback(torch.ones_like(value))
-    with torch.enable_grad():
-        point = displacement.detach().requires_grad_()
-        value, _ = _potential(moved, point, lam)
-        (slope,) = torch.autograd.grad(value.sum(), point)
-    moved.passes += 1
-    return value.detach(), slope
+    """Values (N,) of the potential and their gradients in the displacements (N, size)."""
+    return moved.value_and_slope(lambda v: _potential(moved, v, lam)[0], displacement)
 
 
 def _longer(moved_by: Tensor, change: Tensor, length: Tensor) -> Tensor:

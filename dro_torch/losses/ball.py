@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_radius
-from dro_torch.checks import check_samples
 from dro_torch.host import Checks, transformed
-from dro_torch.losses.checked import CheckedLoss, checked
-from dro_torch.losses.estimation import Draws
-from dro_torch.losses.potential import eagerly, key_of
-from dro_torch.losses.weights import average, batch_weights
-from dro_torch.models import bare_module, check_apart
+from dro_torch.keyed_noise import Draws, key_of
+from dro_torch.losses.checked import checked
+from dro_torch.losses.moved import MovedLoss
+from dro_torch.losses.potential import eagerly
+from dro_torch.losses.weights import average
+from dro_torch.models import bare_module
 from dro_torch.precision import uncached_autocast
-from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
-from dro_torch.structure import Structure, XShift, as_structure
+from dro_torch.residual import MovedSamples, Residual, SampleLoss
+from dro_torch.structure import Structure, XShift
 
 #: Stream of the keyed noise in which the ascent starts.
 _STARTS = 5
 
 
-class WassersteinBallLoss(CheckedLoss):
+class WassersteinBallLoss(MovedLoss):
     r"""Worst-case risk over the structured Wasserstein ball around the batch (primal).
 
     .. math:: \max_{v}\ \frac1N\sum_i \ell(z_i + v_i)
@@ -93,21 +93,14 @@ class WassersteinBallLoss(CheckedLoss):
         loss: SampleLoss | None = None,
         checks: Checks | None = None,
     ) -> None:
-        super().__init__(checks)
+        super().__init__(structure, residual, loss, checks)
         self.radius = as_radius(radius)
-        self.structure = as_structure(structure)
         if isinstance(self.structure, XShift) and self.structure.cost != "x":
             raise ValueError(
                 f"structure: XShift with cost {self.structure.cost!r}, whose ball is no ball of "
                 "displacements; allowed here: cost 'x'"
             )
         self.steps = as_positive_integer(steps, "steps")
-        for name, function in (("residual", residual), ("loss", loss)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: {type(function).__name__} is not callable")
-        if loss is not None and residual is not None:
-            raise ValueError("loss: allowed without residual= (a loss measures by itself)")
-        self.residual, self.loss = residual or reconstruction_residual, loss
         self.diagnostics: dict[str, Tensor] = {}
 
     def extra_repr(self) -> str:
@@ -130,7 +123,8 @@ class WassersteinBallLoss(CheckedLoss):
 
         `weights` (N,) are those of the samples, as in the other losses: they weigh risk and cost.
         """
-        moved, mu = self._arguments(model, x, y, weights)
+        moved, mu = self._moved(model, x, y, weights)
+        moved.model = bare_module(model)
         displacement, multiplier = eagerly(self._ascend, moved, mu, key_of(index, seed, step, x))
         moved.model = model
         value = moved.losses(displacement[:, None, :])[:, 0]
@@ -142,30 +136,12 @@ class WassersteinBallLoss(CheckedLoss):
 
     @checked
     def displacements(
-        self,
-        model: Any,
-        x: Tensor,
-        y: Tensor,
-        *,
-        index: Tensor | None = None,
-        seed: int | None = None,
-        step: int | Tensor | None = None,
-        weights: Tensor | None = None,
+        self, model: Any, x: Tensor, y: Tensor, *, weights: Tensor | None = None
     ) -> Tensor:
         """The attack: displacements (N, size) as `Structure.displace` takes them, detached."""
-        moved, mu = self._arguments(model, x, y, weights)
-        return self._ascend(moved, mu, key_of(index, seed, step, x))[0]
-
-    def _arguments(
-        self, model: Any, x: Tensor, y: Tensor, weights: Tensor | None
-    ) -> tuple[MovedSamples, Tensor | None]:
-        x, y = check_samples(x, y)
-        mu = batch_weights(weights, x)
-        if not callable(model):
-            raise TypeError(f"model: {type(model).__name__} is not callable")
-        check_apart(model)
-        inner = MovedSamples(bare_module(model), x, y, self.structure, self.residual, self.loss)
-        return inner, mu
+        moved, mu = self._moved(model, x, y, weights)
+        moved.model = bare_module(model)
+        return self._ascend(moved, mu, key_of(None, None, None, x))[0]
 
     def _ascend(self, moved: MovedSamples, mu: Tensor | None, draw: Draws) -> tuple[Tensor, Tensor]:
         """Displacements (N, size) on the ball, and the multiplier of the last step."""
@@ -174,7 +150,8 @@ class WassersteinBallLoss(CheckedLoss):
         length = torch.zeros((), dtype=moved.wide, device=point.device)
         with uncached_autocast(moved.x.device):
             for _ in range(self.steps):
-                target, length = self._on_the_ball(moved.slopes(point), mu)
+                slopes = moved.value_and_slope(moved.loss_at, point)[1]
+                target, length = self._on_the_ball(slopes, mu)
                 point = torch.where(length > 0, target, point)
         return point, length / (2.0 * self.radius) if self.radius > 0 else length
 

@@ -15,22 +15,21 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_radius, as_scalar
-from dro_torch.checks import check_samples
 from dro_torch.host import Checks, may_look, refuse_later, transformed
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.linearisation import directional, inner_product
-from dro_torch.losses.checked import CheckedLoss, checked
-from dro_torch.losses.weights import average, batch_weights
-from dro_torch.models import bare_module, check_apart
+from dro_torch.losses.checked import checked
+from dro_torch.losses.moved import MovedLoss
+from dro_torch.losses.weights import average
+from dro_torch.models import bare_module
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import (
     MovedSamples,
     Residual,
     SampleLoss,
     leading_directions,
-    reconstruction_residual,
 )
-from dro_torch.structure import Structure, XGivenY, XShift, YGivenX, as_structure
+from dro_torch.structure import Structure, XGivenY, XShift, YGivenX
 
 #: model -> its Lipschitz constant, a 0-d tensor with its graph.
 Lipschitz = Callable[[Any], Tensor]
@@ -80,7 +79,7 @@ def local_modulus(moved: MovedSamples, sweeps: int = 8) -> Tensor:
         return inner_product(image[0, 0], left[top][0, :, 0])
 
 
-class BoundLoss(CheckedLoss):
+class BoundLoss(MovedLoss):
     r"""The explicit bound :math:`(\sqrt M + \rho\,\kappa)^2` on the worst-case risk (paper §4).
 
     M is the batch's mean loss and κ the structure's modulus of a Lipschitz constant L: L for y|x,
@@ -135,22 +134,15 @@ class BoundLoss(CheckedLoss):
         sweeps: int = 8,
         checks: Checks | None = None,
     ) -> None:
-        super().__init__(checks)
+        super().__init__(structure, residual, loss, checks)
         self.radius = as_radius(radius)
-        self.structure = as_structure(structure)
         self.sweeps = as_positive_integer(sweeps, "sweeps")
-        for name, function in (("residual", residual), ("loss", loss)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: {type(function).__name__} is not callable")
-        if loss is not None and residual is not None:
-            raise ValueError("loss: allowed without residual= (a loss measures by itself)")
         if loss is not None and lipschitz is None:
             raise ValueError(
                 "lipschitz: missing; with loss= the Lipschitz constant of its square root is "
                 "needed (an estimate is made for residuals only)"
             )
         self._own = residual is not None or loss is not None
-        self.residual, self.loss = residual or reconstruction_residual, loss
         if not (lipschitz is None or callable(lipschitz) or isinstance(lipschitz, Tensor)):
             lipschitz = as_scalar(lipschitz, "lipschitz", "a number >= 0, or a callable")
         self.lipschitz = lipschitz
@@ -166,12 +158,7 @@ class BoundLoss(CheckedLoss):
     @checked
     def forward(self, model: Any, x: Tensor, y: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """The bound (0-d) for a batch x (N, ...), y (N, ...)."""
-        x, y = check_samples(x, y)
-        mu = batch_weights(weights, x)
-        if not callable(model):
-            raise TypeError(f"model: {type(model).__name__} is not callable")
-        check_apart(model)
-        moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
+        moved, mu = self._moved(model, x, y, weights)
         losses = moved.losses(x.new_zeros(len(x), 1, moved.size))
         if self.loss is not None and may_look() and bool((losses < 0).any()):
             raise ValueError("loss: it returned negative values; the bound needs losses >= 0")

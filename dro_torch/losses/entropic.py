@@ -30,29 +30,27 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dro_core.checks import as_non_negative, as_positive_integer, check_option
-from dro_torch.checks import as_multiplier, check_samples
+from dro_torch.checks import as_multiplier
 from dro_torch.host import Checks, may_look, may_warn, transformed
-from dro_torch.keyed_noise import check_key
-from dro_torch.losses.checked import CheckedLoss, checked
+from dro_torch.keyed_noise import Draws, key_of
+from dro_torch.losses.checked import checked
 from dro_torch.losses.estimation import (
-    Draws,
     EstimatorWarning,
     effective_sample_size,
     level_difference,
     level_probabilities,
     soft_maximum,
 )
+from dro_torch.losses.moved import MovedLoss
 from dro_torch.losses.tilting import LinearisedLaw
-from dro_torch.losses.weights import average, batch_weights
-from dro_torch.models import check_apart
+from dro_torch.losses.weights import average
 from dro_torch.residual import (
     MovedSamples,
     Residual,
     SampleLoss,
     leading_directions,
-    reconstruction_residual,
 )
-from dro_torch.structure import Structure, XShift, as_structure
+from dro_torch.structure import Structure, XShift
 
 __all__ = [
     "EntropicDROLoss",
@@ -81,7 +79,7 @@ class EntropicState(TypedDict):
     number: NotRequired[int | None]
 
 
-class EntropicDROLoss(CheckedLoss):
+class EntropicDROLoss(MovedLoss):
     r"""Entropic structured DRO objective, without the budget term (paper §6.1).
 
     .. math:: \frac{\lambda\varepsilon}{N}\sum_i \log \mathbb E_{v\sim N(0,\frac\varepsilon2 I)}
@@ -176,11 +174,10 @@ class EntropicDROLoss(CheckedLoss):
         linearise: Literal["data", "noisy"] = "data",
         checks: Checks | None = None,
     ) -> None:
-        super().__init__(checks)
+        super().__init__(structure, residual, loss, checks)
         self.epsilon = as_non_negative(epsilon, "epsilon", "an entropy weight > 0")
         if self.epsilon == 0.0:
             raise ValueError("epsilon: 0; allowed: > 0 (WassersteinDROLoss is the limit at 0)")
-        self.structure = as_structure(structure)
         if isinstance(self.structure, XShift):
             raise ValueError(
                 "structure: the entropic reference law of structure x is not Gaussian in z; "
@@ -189,16 +186,8 @@ class EntropicDROLoss(CheckedLoss):
         self.samples = as_positive_integer(samples, "samples")
         check_option(estimator, "estimator", ESTIMATORS)
         self.estimator = estimator
-        for name, function in (("residual", residual), ("loss", loss)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: {type(function).__name__} is not callable")
-        if loss is not None and (residual is not None or estimator == "tilted"):
-            raise ValueError(
-                "loss: allowed without residual=, and with 'sg' and 'rt-mlmc' (tilting linearises "
-                "a residual)"
-            )
-        self.residual = residual or reconstruction_residual
-        self.loss = loss
+        if loss is not None and estimator == "tilted":
+            raise ValueError("loss: allowed with 'sg' and 'rt-mlmc'; tilting linearises a residual")
         self.antithetic, self.defensive = bool(antithetic), bool(defensive)
         self.warm_start = bool(warm_start)
         self.chunk = None if chunk is None else as_positive_integer(chunk, "chunk")
@@ -272,17 +261,9 @@ class EntropicDROLoss(CheckedLoss):
         weights: Tensor | None = None,
     ) -> Tensor:
         """The objective (0-d) of a batch x (N, ...), y (N, ...) at the multiplier λ > 0."""
-        x, y = check_samples(x, y)
-        lam, mu = as_multiplier(multiplier, x), batch_weights(weights, x)
-        key = self._key(generator, seed, step)
-        if index is None:
-            index = torch.arange(len(x), device=x.device)
-        check_key(*key, index, len(x))
-        draw = Draws(index.to(x.device), *key)
-        if not callable(model):
-            raise TypeError(f"model: {type(model).__name__} is not callable")
-        check_apart(model)
-        moved = MovedSamples(model, x, y, self.structure, self.residual, self.loss)
+        moved, mu = self._moved(model, x, y, weights)
+        lam = as_multiplier(multiplier, moved.x)
+        draw = key_of(index, *self._key(generator, seed, step), moved.x)
         self._warn_about_multiplier(lam, self.modulus)
         estimate = {"sg": self._plain, "rt-mlmc": self._multilevel, "tilted": self._tilted}
         return average(estimate[self.estimator](moved, lam, draw), mu)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from dro_torch.keyed_noise import standard_normal, uniform
 
 
 class EstimatorWarning(UserWarning):
@@ -56,35 +53,3 @@ def level_difference(losses: Tensor, temperature: Tensor) -> Tensor:
         return whole
     halves = soft_maximum(losses.reshape(-1, draws // 2), 0.0, temperature).reshape(-1, 2)
     return whole - halves.mean(1)
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The key of a batch's noise."""
-
-    index: Tensor
-    seed: int
-    step: int | Tensor
-
-    def normal(
-        self, draws: int, size: int, stream: int, dtype: torch.dtype, first: int = 0
-    ) -> Tensor:
-        """Standard normal draws (N, draws, size)."""
-        return standard_normal(
-            self.index,
-            draws,
-            size,
-            seed=self.seed,
-            step=self.step,
-            first=first,
-            stream=stream,
-            dtype=dtype,
-        )
-
-    def of(self, members: Tensor) -> Draws:
-        """The key of some of the samples."""
-        return Draws(self.index[members], self.seed, self.step)
-
-    def uniform(self, stream: int) -> Tensor:
-        """Uniform numbers (N,)."""
-        return uniform(self.index, seed=self.seed, step=self.step, stream=stream)

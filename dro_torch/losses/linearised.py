@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dro_core.checks import as_non_negative
 from dro_torch.host import Checks, may_look, refuse_later
+from dro_torch.keyed_noise import key_of
 from dro_torch.linearisation import (
     LinearisedResidual,
     conjugate_gradients,
@@ -23,7 +24,7 @@ from dro_torch.linearisation import (
     quadratic_cost,
 )
 from dro_torch.losses.checked import checked
-from dro_torch.losses.potential import PotentialLoss, eagerly, key_of, random_move
+from dro_torch.losses.potential import PotentialLoss, eagerly, random_move
 from dro_torch.losses.weights import average
 from dro_torch.precision import uncached_autocast
 from dro_torch.residual import MovedSamples, Residual, squared_norm

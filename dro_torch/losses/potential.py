@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from dro_core.checks import as_non_negative, as_positive_integer
-from dro_torch.checks import as_multiplier, check_samples
+from dro_torch.checks import as_multiplier
 from dro_torch.host import Checks, may_look, may_warn, transformed
-from dro_torch.keyed_noise import check_key
-from dro_torch.losses.checked import CheckedLoss
-from dro_torch.losses.estimation import Draws, EstimatorWarning
-from dro_torch.losses.weights import average, batch_weights
-from dro_torch.models import bare_module, check_apart
-from dro_torch.residual import MovedSamples, Residual, SampleLoss, reconstruction_residual
-from dro_torch.structure import Structure, as_structure
+from dro_torch.keyed_noise import Draws
+from dro_torch.losses.estimation import EstimatorWarning
+from dro_torch.losses.moved import MovedLoss
+from dro_torch.losses.weights import average
+from dro_torch.models import bare_module
+from dro_torch.residual import MovedSamples, Residual, SampleLoss
+from dro_torch.structure import Structure
 
 #: Stream of the keyed noise.
 _DIRECTIONS = 4
@@ -39,37 +39,25 @@ def eagerly(
     return function(*arguments, **named)
 
 
-def key_of(
-    index: Tensor | None, seed: int | None, step: int | Tensor | None, like: Tensor
-) -> Draws:
-    """The key of a batch's random directions: what is not given is 0, 1, 2, ... and zero."""
-    if index is None:
-        index = torch.arange(len(like), device=like.device)
-    key = 0 if seed is None else seed, 0 if step is None else step
-    check_key(*key, index, len(like))
-    return Draws(index.to(like.device), *key)
-
-
 def random_move(moved: MovedSamples, draw: Draws) -> Tensor:
     """Displacements (N, size) in random directions, as long as the samples in the cost's units."""
-    moving = moved.structure.moving(moved.x, moved.y)
+    x, y, moving = moved.x, moved.y, moved.structure.moving(moved.x, moved.y)
     if moving is None:
-        moving = torch.cat([moved.x.flatten(1), moved.y.flatten(1)], dim=1)
-        length = torch.linalg.vector_norm(moving, dim=1, keepdim=True)
+        moving = torch.cat([x.flatten(1), y.flatten(1)], dim=1)
     else:
-        whitened = moved.structure.whitened(moved.x, moved.y, moving)
-        length = torch.linalg.vector_norm(whitened, dim=1, keepdim=True)
+        moving = moved.structure.whitened(x, y, moving)
+    length = torch.linalg.vector_norm(moving, dim=1, keepdim=True)
     direction = draw.normal(1, moved.size, _DIRECTIONS, moved.wide)[:, 0]
     move: Tensor = length.to(moved.wide) * torch.nn.functional.normalize(direction, dim=1)
     return move
 
 
-class PotentialLoss(CheckedLoss):
+class PotentialLoss(MovedLoss):
     r"""What losses :math:`\frac1N\sum_i\varphi_\lambda(z_i)` share: arguments and warnings.
 
     The call has the shape of all losses of this package, ``loss(model, x, y, multiplier,
-    generator=None, *, index=None, seed=None, step=None, weights=None)``; nothing here is random,
-    so generator, index, seed and step change nothing.
+    generator=None, *, index=None, seed=None, step=None, weights=None)``. The key changes the random
+    direction in which a large move is looked for, and nothing else; the generator changes nothing.
     """
 
     def __init__(
@@ -81,16 +69,8 @@ class PotentialLoss(CheckedLoss):
         modulus: float | None,
         checks: Checks | None,
     ) -> None:
-        super().__init__(checks)
-        self.structure = as_structure(structure)
+        super().__init__(structure, residual, loss, checks)
         self.iterations = as_positive_integer(iterations, "iterations")
-        for name, function in (("residual", residual), ("loss", loss)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: {type(function).__name__} is not callable")
-        if loss is not None and residual is not None:
-            raise ValueError("loss: allowed without residual= (a loss measures by itself)")
-        self.residual = residual or reconstruction_residual
-        self.loss = loss
         if modulus is not None:
             modulus = as_non_negative(modulus, "modulus", "a Lipschitz constant >= 0")
         elif residual is None and loss is None:
@@ -109,13 +89,9 @@ class PotentialLoss(CheckedLoss):
         weights: Tensor | None = None,
     ) -> tuple[MovedSamples, Tensor, Tensor | None]:
         """The checked batch, moved with the bare module, λ, and the weights of the samples."""
-        x, y = check_samples(x, y)
-        lam, mu = as_multiplier(multiplier, x), batch_weights(weights, x)
-        if not callable(model):
-            raise TypeError(f"model: {type(model).__name__} is not callable")
-        check_apart(model)
-        inner = MovedSamples(bare_module(model), x, y, self.structure, self.residual, self.loss)
-        return inner, lam, mu
+        moved, mu = self._moved(model, x, y, weights)
+        moved.model = bare_module(model)
+        return moved, as_multiplier(multiplier, moved.x), mu
 
     def _report(
         self,
