@@ -60,11 +60,16 @@ def test_a_run_has_every_arm_attacked_and_judged(name, root, tmp_path):
     assert all(float(r["certified_rmse"]) >= float(r["attack_rmse"]) for r in spectral)
     assert (tmp_path / "frontier.svg").exists()
     claims = [claim["claim"] for claim in written["claims"]]
-    assert len(claims) == len(set(claims)) == {"isotropic": 8, "weighted": 11}[name]
-    trained = {row["arm"]: float(row["passes / plain"]) for row in rows(tmp_path / "training.csv")}
-    assert trained["ball, 2 steps"] == 3.0
-    assert trained["ball and jitter"] == 2.5
-    assert trained["jitter"] == 1.0
+    assert len(claims) == len(set(claims)) == {"isotropic": 8, "weighted": 12}[name]
+    cost = {row["arm"]: float(row["gflop of a step"]) for row in rows(tmp_path / "cost.csv")}
+    # forward, back to the input and back to the weights cost alike, but for the first layer
+    plain = cost["jitter"]
+    assert cost["jitter, three times the steps"] == pytest.approx(plain)
+    assert cost["ball, 2 steps"] / plain == pytest.approx((2 * 2 + 3) / 3, rel=0.1)
+    assert cost["ball, 3 steps"] / plain == pytest.approx((2 * 3 + 3) / 3, rel=0.1)
+    assert cost["ball and jitter"] / plain == pytest.approx((9 + 3) / 2 / 3, rel=0.1)
+    assert cost["projected gradient, 10 steps"] / plain == pytest.approx(23 / 3, rel=0.1)
+    assert cost["entropic"] / plain == pytest.approx(2, rel=0.1)  # draws at smoke
 
 
 def test_every_family_is_tuned_with_as_many_candidates(root, tmp_path):
@@ -116,13 +121,17 @@ def test_half_of_a_batch_each():
 
 
 def test_what_dominates():
-    def row(arm, clean, attack):
-        return {"arm": arm, "radius": 1.0, "clean_rmse": clean, "attack_rmse": attack}
+    def row(arm, clean, attack, subset=0):
+        errors = {"clean_rmse": clean, "attack_rmse": attack, "certified_rmse": math.nan}
+        return {"arm": arm, "radius": 1.0, "subset": subset, **errors}
 
     table = [row("mine", 1.0, 2.0), row("better", 0.9, 1.9), row("cheaper", 0.5, 3.0)]
     assert study.dominating(table, "mine", 1.0, ("mine",)) == ["better"]
     assert study.dominating(table, "better", 1.0, ("better",)) == []
-    assert study.best_of(table, ("mine", "cheaper"), 1.0) == "mine"
+    table += [row("mine", 2.0, 4.0, 1), row("better", 1.6, 3.4, 1)]
     claims = study.against(table, "better", "mine", 1.0, 0.96)
     assert [claim.holds for claim in claims] == [True, True]
-    assert math.isclose(claims[0].value, 0.95)
+    assert claims[0].value == pytest.approx((0.95 + 0.85) / 2)
+    assert claims[0].band == pytest.approx(0.1 / math.sqrt(2))
+    (mine, *_) = study.averaged(table)
+    assert (mine["clean_rmse"], mine["attack_rmse"]) == (1.5, 3.0)

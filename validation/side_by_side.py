@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -10,6 +12,18 @@ from typing import TypeVar
 import torch
 
 Job = TypeVar("Job")
+
+
+def end_with_parent() -> None:
+    """A process whose parent was killed ends too; its checkpoints are whole at any time."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def one_thread(train: Callable[[Job], object], job: Job) -> None:
@@ -28,6 +42,6 @@ def side_by_side(train: Callable[[Job], object], jobs: Sequence[Job], processes:
     if count < 2:
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
         for done in [pool.submit(one_thread, train, job) for job in jobs]:
             done.result()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from validation.frontier.settings import TUNING_SHARE, Config
 from validation.mnist.arms import Arm
 
 #: Names that claims speak of.
 MSE, JITTER, SHAPED, ENTROPIC = "MSE", "jitter", "shaped jitter", "entropic"
 WASSERSTEIN, BALL, MIXED = "Wasserstein, 4 steps", "ball, 3 steps", "ball and jitter"
-LONGER = "jitter, equal passes"
-#: Network passes of a step (a pass forward and back counts two) of a plain loss.
-PLAIN = 2.0
+LONGER, SPECTRAL = "jitter, three times the steps", "spectral network"
 
 
 def arm_of(family: str, config: Config, target: float) -> Arm:
@@ -18,7 +19,7 @@ def arm_of(family: str, config: Config, target: float) -> Arm:
     radius = config.wasserstein * target
     arms = {
         "jitter": lambda: Arm(JITTER, "mse", noise=config.jitter),
-        "shaped": lambda: Arm(SHAPED, "jitter", noise=config.shaped),
+        "shaped": lambda: Arm(SHAPED, "jitter", options={"level": config.shaped}),
         "entropic": lambda: Arm(
             ENTROPIC, "entropic", epsilon=2 * config.entropic**2, radius=radius
         ),
@@ -47,16 +48,15 @@ def _ball(steps: int, radius: float) -> Arm:
 
 
 def _mixed(config: Config, target: float) -> Arm:
-    radius = config.ball * target
-    return Arm(MIXED, "ball and jitter", noise=config.mixed, radius=radius, options={"steps": 3})
+    options: dict[str, int | float | str] = {"level": config.mixed, "steps": 3}
+    return Arm(MIXED, "ball and jitter", radius=config.ball * target, options=options)
 
 
 def candidate(family: str, value: float, config: Config, target: float) -> Arm:
     """A short training of one candidate."""
-    changed = {**vars(config), family: value}
-    arm = arm_of(family, Config(**changed), target)
-    shown = {**vars(arm), "name": f"select {family} {value:g}", "steps_share": TUNING_SHARE}
-    return Arm(**shown)
+    given: dict[str, Any] = {family: value}
+    arm = arm_of(family, dataclasses.replace(config, **given), target)
+    return dataclasses.replace(arm, name=f"select {family} {value:g}", steps_share=TUNING_SHARE)
 
 
 def declared(config: Config, target: float, weighted: bool) -> list[Arm]:
@@ -75,21 +75,5 @@ def declared(config: Config, target: float, weighted: bool) -> list[Arm]:
         *(_adversarial(steps, config.adversarial * target) for steps in (2, 10)),
         *(_ball(steps, config.ball * target) for steps in (2, 3)),
         arm_of("mixed", config, target),
-        Arm("spectral network", "mse", noise=config.jitter),
+        Arm(SPECTRAL, "mse", noise=config.jitter),
     ]
-
-
-def passes(arm: Arm, samples: int) -> float:
-    """Network passes per sample and step, a pass forward and back counts two."""
-    steps = float(arm.options.get("steps", 0))
-    return {
-        "mse": PLAIN,
-        "jitter": PLAIN,
-        "jacobian": 2 * PLAIN,
-        "entropic": PLAIN * samples,
-        "wasserstein": 2 * steps + 2 + PLAIN - 1,
-        "linearised": 3 + 2 * float(arm.options.get("iterations", 0)) + 3,
-        "adversarial": 2 * steps + PLAIN,
-        "ball": 2 * steps + PLAIN,
-        "ball and jitter": (2 * steps + 2 * PLAIN) / 2,
-    }[arm.kind]

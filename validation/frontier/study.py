@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from dro_torch import certificate_curve, nets
 from validation.experiment import Claim
-from validation.frontier.arms import BALL, LONGER, MIXED, MSE, PLAIN, candidate, declared, passes
+from validation.frontier.arms import (
+    BALL,
+    JITTER,
+    LONGER,
+    MIXED,
+    MSE,
+    SPECTRAL,
+    candidate,
+    declared,
+)
 from validation.frontier.plots import plot_frontier
 from validation.frontier.settings import (
     ATTACK_STEPS,
@@ -24,16 +33,18 @@ from validation.frontier.settings import (
     grids,
 )
 from validation.mnist.arms import Arm, Trained, fit_arm, train_side_by_side
-from validation.mnist.measure import by_level, ratio
+from validation.mnist.measure import by_level
 from validation.mnist.settings import Config as DigitConfig
 from validation.mnist.settings import Preset
-from validation.mnist.study import DigitStudy, training_row
+from validation.mnist.study import DigitStudy
 from validation.mnist.tasks import PIXELS, Splits, Task
 from validation.results import progress, write_json
 from validation.tables import Row, Tables
 
 #: Disjoint sets of test images that are attacked.
 SUBSETS = 2
+#: What is measured of every arm.
+ERRORS = ("attack_rmse", "clean_rmse", "certified_rmse")
 
 
 def spectral(size: Preset, generator: torch.Generator) -> nn.Module:
@@ -49,6 +60,8 @@ class Frontier(DigitStudy):
     figure = "frontier"
     target: ClassVar[float]  #: radius that is trained for, in the units of the cost
     weighted: ClassVar[bool]
+    rival: ClassVar[str]  #: the jitter that is to be beaten
+    goal: ClassVar[float]  #: share of its error under attack
 
     def radius(self, config: DigitConfig) -> float:
         """The target radius."""
@@ -57,7 +70,7 @@ class Frontier(DigitStudy):
 
     def task_of(self, arm: Arm) -> Task:
         """The spectral network has a task of its own."""
-        if arm.name != "spectral network":
+        if arm.name != SPECTRAL:
             return self.task
         return dataclasses.replace(self.task, name=f"{self.task.name} spectral", network=spectral)
 
@@ -107,62 +120,44 @@ class Frontier(DigitStudy):
     def measures(self, config: DigitConfig, data: Splits, arms: Sequence[Trained]) -> Tables:
         """Clean and attacked, on disjoint sets of test images, at half, once, twice the target."""
         target, count = self.radius(config), config.size.attacked
+        radii = [target / 2, target, 2 * target]
         rows: list[Row] = []
         for trained in progress(arms, "attack"):
-            found = []
-            for k in range(SUBSETS):
-                at = torch.arange(k * count, (k + 1) * count)
-                images = data.test[at[at < len(data.test)] if k == 0 else at % len(data.test)][1]
-                task = self.task_of(trained.arm)
-                radii = [target / 2, target, 2 * target]
-                found.append(
-                    attacked(trained.model, task, images.to(config.device), radii, ATTACK_STEPS)
-                )
-            for same in zip(*found, strict=True):
-                rows.append(_averaged(trained.arm.name, same))
-        return {"attacks": rows}
-
-    def tables(self, arms: Sequence[Trained], measured: Tables) -> Tables:
-        """What a training took, in passes too."""
-        plain = PLAIN
-        training = [
-            {**training_row(t), "passes / plain": passes(t.arm, _SAMPLES) / plain} for t in arms
-        ]
-        return {"training": training, **measured}
+            for subset in range(SUBSETS):
+                at = torch.arange(subset * count, (subset + 1) * count) % len(data.test)
+                images, task = data.test[at][1].to(config.device), self.task_of(trained.arm)
+                found = attacked(trained.model, task, images, radii, ATTACK_STEPS)
+                rows += [{"arm": trained.arm.name, "subset": subset, **row} for row in found]
+        return {"subsets": rows, "attacks": averaged(rows), "cost": costs_of(arms)}
 
     def claims(self, config: DigitConfig, measured: Tables) -> list[Claim]:
         """What every ball is judged by: the loss of the ball against the best jitter."""
-        rows, target = measured["attacks"], self.radius(config)
-        best = best_of(rows, (BALL, "ball, 2 steps", MIXED), target)
+        rows, target = measured["subsets"], self.radius(config)
+        cost = {str(row["arm"]): float(row["gflop of a step"]) for row in measured["cost"]}
         return [
             *against(rows, MIXED, self.rival, target, self.goal),
             *against(rows, BALL, self.rival, target, self.goal),
             Claim(
                 f"arms of other families that dominate {MIXED} (clean and attacked)",
-                float(len(dominating(rows, MIXED, target, ("ball", MIXED)))),
+                float(len(dominating(measured["attacks"], MIXED, target, ("ball", MIXED)))),
                 0.0,
                 high=0.0,
             ),
-            Claim(
-                f"RMSE under attack, {best} / jitter at equal passes",
-                *ratio(rows, best, LONGER, target, "attack_rmse"),
-                high=1.0,
+            *(
+                Claim(
+                    f"RMSE under attack, {MIXED} / {other}",
+                    *paired(rows, MIXED, other, target, "attack_rmse"),
+                    high=1.0,
+                )
+                for other in (LONGER, MSE)
             ),
             Claim(
-                f"RMSE under attack, {best} / MSE",
-                *ratio(rows, best, MSE, target, "attack_rmse"),
-                high=1.0,
-            ),
-            Claim(
-                f"network passes of a step, {MIXED} / jitter",
-                passes(_named(self.declared(config), MIXED), _SAMPLES) / PLAIN,
+                f"arithmetic of a step, {MIXED} / {JITTER}",
+                cost[MIXED] / cost[JITTER],
                 0.0,
                 high=3.0,
             ),
         ]
-
-    rival: ClassVar[str]  #: the jitter that is to be beaten
-    goal: ClassVar[float]
 
     def plots(
         self,
@@ -176,18 +171,10 @@ class Frontier(DigitStudy):
         plot_frontier(out / self.figure, measured["attacks"], self.radius(config))
 
 
-#: Draws of the entropic loss at every preset but the smallest.
-_SAMPLES = 4
-
-
 def _own(config: DigitConfig) -> Config:
     if not isinstance(config, Config):
         raise TypeError(f"config: {type(config).__name__}; the frontier has settings of its own")
     return config
-
-
-def _named(arms: Sequence[Arm], name: str) -> Arm:
-    return next(arm for arm in arms if arm.name == name)
 
 
 def attacked(
@@ -209,15 +196,22 @@ def attacked(
     ]
 
 
-def _averaged(name: str, same: Sequence[Row]) -> Row:
-    """Means over the sets of images, with their standard deviations."""
-    row: Row = {"arm": name, "radius": same[0]["radius"]}
-    for key in ("attack_rmse", "clean_rmse", "certified_rmse"):
-        values = np.array([float(one[key]) for one in same])
-        row[key] = float(values.mean())
-        if key != "certified_rmse":
-            row[f"{key}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return row
+def averaged(rows: Sequence[Row]) -> list[Row]:
+    """Means over the sets of images, for every arm and radius."""
+    found: list[Row] = []
+    for arm, radius in dict.fromkeys((row["arm"], row["radius"]) for row in rows):
+        same = [row for row in rows if (row["arm"], row["radius"]) == (arm, radius)]
+        means = {key: float(np.mean([float(row[key]) for row in same])) for key in ERRORS}
+        found.append({"arm": arm, "radius": radius, **means})
+    return found
+
+
+def costs_of(arms: Sequence[Trained]) -> list[Row]:
+    """Arithmetic of a step of every arm."""
+    return [
+        {"arm": one.arm.name, "gflop of a step": one.gflop / one.gradient_evaluations}
+        for one in arms
+    ]
 
 
 def against(rows: Sequence[Row], arm: str, rival: str, target: float, goal: float) -> list[Claim]:
@@ -237,16 +231,18 @@ def against(rows: Sequence[Row], arm: str, rival: str, target: float, goal: floa
 
 
 def paired(
-    rows: Sequence[Row], arm: str, other: str, level: float, column: str
+    rows: Sequence[Row], arm: str, other: str, radius: float, column: str
 ) -> tuple[float, float]:
-    """The ratio at a radius; both arms saw the same images, so the seeds give the band."""
-    value, _ = ratio(rows, arm, other, level, column)
-    return value, 0.0
+    """The ratio at a radius, with its standard deviation over the sets of images.
 
-
-def best_of(rows: Sequence[Row], names: Sequence[str], target: float) -> str:
-    """The arm with the smallest error under attack."""
-    return min(names, key=lambda name: by_level(rows, name, "attack_rmse")[target])
+    Both arms see the same images, so the ratio is taken on every set.
+    """
+    values = []
+    for subset in range(SUBSETS):
+        same = [row for row in rows if row["subset"] == subset]
+        mine, rival = (by_level(same, name, column)[radius] for name in (arm, other))
+        values.append(mine / rival)
+    return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
 def dominating(rows: Sequence[Row], arm: str, target: float, own: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dro_core.checks import unknown
 from dro_torch import (
@@ -30,7 +32,6 @@ from dro_torch import (
     training,
 )
 from dro_torch.keyed_noise import standard_normal
-from validation.benchmarks.torch_cuda import work
 from validation.mnist.losses import (
     AdversarialTraining,
     Half,
@@ -48,7 +49,7 @@ from validation.trainings import Spent, clocked, spent, stored
 class Arm:
     """One way of training: a loss with its settings.
 
-    Kind "mse" trains on inputs with isotropic noise, "jitter" with noise of the ball's shape.
+    `noise` is isotropic and on the input; kind "jitter" has noise of the ball's shape, at a level.
     """
 
     name: str
@@ -78,13 +79,13 @@ class Arm:
                 residual, structure, self.radius, **more
             ),
             "jacobian": lambda **more: JacobianPenalty(residual, structure, **more),
-            "jitter": lambda: Jitter(residual, structure, self.noise),
+            "jitter": lambda level: Jitter(residual, structure, level),
             "ball": lambda **more: WassersteinBallLoss(
                 self.radius, structure, residual=residual, **more
             ),
-            "ball and jitter": lambda **more: Half(
+            "ball and jitter": lambda level, **more: Half(
                 WassersteinBallLoss(self.radius, structure, residual=residual, **more),
-                Jitter(residual, structure, self.noise),
+                Jitter(residual, structure, level),
             ),
         }
         if self.kind not in losses:
@@ -112,7 +113,7 @@ class Trained:
     spent: Spent
     history: list[dict[str, float]]
     gradient_evaluations: int
-    gflop: float = 0.0  #: arithmetic of the passes through the network, forward and back
+    gflop: float = 0.0  #: arithmetic of the training
 
 
 def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm) -> dict[str, str]:
@@ -179,19 +180,25 @@ def reconstruction_of(
         model,
         arm.criterion(task, size),
         multiplier or arm.multiplier or None,
-        pairs=Pairs(task, arm.noise if arm.kind in ("mse", "jacobian") else 0.0),
+        pairs=Pairs(task, arm.noise),
         gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
         rate=rates,
     )
     return phase, multiplier
 
 
-def gigaflops(model: nn.Module, device: str) -> float:
-    """Arithmetic of one image's pass, forward and back."""
-    image = torch.zeros(1, 1, SIDE, SIDE, device=device)
-    flops, _ = work(model, image, image)
-    model.zero_grad(set_to_none=True)
-    return flops / 1e9
+def gigaflops_of_step(config: Config, task: Task, arm: Arm) -> float:
+    """Arithmetic of a training step with all that its loss does; counted on two images."""
+    phase, _ = reconstruction_of(config, task, arm)
+    task.forward.to("cpu")
+    images, index = torch.full((2, 1, SIDE, SIDE), 0.5), torch.arange(2)
+    images[0, :, :, : SIDE // 2] = 0.0
+    context = training.StepContext(config.seed, 0, index, torch.device("cpu"))
+    with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
+        warnings.simplefilter("ignore")  # of an untrained network
+        value, _ = phase.loss(phase.modules, (images,), context)
+        value.backward()
+    return float(counter.get_total_flops()) / len(images) * config.size.batch / 1e9
 
 
 def steps_of(size: Preset, arm: Arm) -> int:
@@ -232,8 +239,8 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
         finish()
     model.eval()
     value = arm.multiplier if multiplier is None else float(multiplier().detach())
-    passes = result.history[-1].get("passes", 1.0)  # of an image through the network, in a step
-    gflop = steps * size.batch * passes * gigaflops(model, config.device)
+    gflop = steps * gigaflops_of_step(config, task, arm)
+    task.forward.to(config.device)
     return Trained(arm, model, value, spent(folder), result.history, steps, gflop)
 
 

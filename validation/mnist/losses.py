@@ -37,15 +37,13 @@ class AdversarialTraining(nn.Module):
     def forward(self, model: Map, x: Tensor, y: Tensor) -> Tensor:
         """The attack starts at zero; its displacement is detached."""
         moved = MovedSamples(model, x, y, as_structure(self.structure), self.residual)
-        point = torch.zeros(len(x), 1, moved.size, dtype=x.dtype, device=x.device)
+        point = torch.zeros(len(x), moved.size, dtype=x.dtype, device=x.device)
         for _ in range(self.steps):
-            with torch.enable_grad():
-                point = point.detach().requires_grad_()
-                (slope,) = torch.autograd.grad(moved.losses(point).sum(), point)
-            point = point + 2 * self.radius / self.steps * nn.functional.normalize(slope, dim=2)
-            length = torch.linalg.vector_norm(point, dim=2, keepdim=True)
-            point = (point * (self.radius / length.clamp(min=self.radius))).detach()
-        return moved.losses(point).mean()
+            _, slope = moved.value_and_slope(moved.loss_at, point)
+            point = point + 2 * self.radius / self.steps * nn.functional.normalize(slope)
+            length = torch.linalg.vector_norm(point, dim=1, keepdim=True)
+            point = point * (self.radius / length.clamp(min=self.radius))
+        return moved.loss_at(point).mean()
 
 
 class JacobianPenalty(nn.Module):
