@@ -476,16 +476,25 @@ def test_a_bisection_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
     assert not list((tmp_path / "pieces").rglob("candidate-*"))
 
 
-def test_the_arithmetic_of_a_pass_is_counted():
+def test_the_arithmetic_of_a_step_is_counted(root):
     """A convolution of one channel to five, 3 x 3: forward, and the gradient of its weights."""
 
     class Summed(torch.nn.Conv2d):
         def forward(self, y):
             return super().forward(y).sum(1, keepdim=True)
 
-    network = Summed(1, 5, 3, padding=1, bias=False)
-    assert training.gigaflops(network, "cpu") * 1e9 == 2 * (2 * 9 * 5 * 28 * 28)
-    assert network.weight.grad is None
+    task = dataclasses.replace(
+        deblurring.TASK,
+        forward=torch.nn.Identity(),
+        network=lambda size, generator: Summed(1, 5, 3, padding=1, bias=False),
+    )
+    config = Config("smoke", str(root))
+    one_pass = 2 * 9 * 5 * 28 * 28 * config.size.batch / 1e9
+    plain = training.gigaflops_of_step(config, task, Arm("mse", "mse"))
+    assert plain == pytest.approx(2 * one_pass)
+    sampled = Arm("dro", "entropic", epsilon=0.1, multiplier=2.0, options={"samples": 3})
+    passes = training.gigaflops_of_step(config, task, sampled) / one_pass
+    assert 6 <= passes <= 8  # three draws, there and back, perhaps the centre too
 
 
 def test_a_plan_trains_nothing(root, tmp_path, capsys):
