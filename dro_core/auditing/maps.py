@@ -305,31 +305,32 @@ def _tried(
     function: Callable[[Any], Any], x: Layout, y: Layout, rows: Array
 ) -> tuple[Callable[[Array], Array], Array]:
     """A function of rows and its values, given numpy batches or, if it wants those, tensors."""
+    first: _FunctionError | None = None
     if not is_network(function):
         call = _rows_function(function, x, y)
         try:
             return call, call(rows)
-        except WANTS_TENSORS as error:
-            if str(error).startswith("B: its output"):
-                raise  # it ran; whether torch is loaded does not matter
+        except _FunctionError as error:
             if "torch" not in sys.modules:
-                raise ValueError(_failure(error)) from error
+                raise
             first = error
     call = _rows_function(networks().as_function(function), x, y)
     try:
         return call, call(rows)
-    except WANTS_TENSORS as error:
-        shown = error if is_network(function) else first
-        raise ValueError(_failure(shown)) from error
+    except _FunctionError as error:
+        raise first or error from None
 
 
-def _failure(error: Exception) -> str:
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    said = lines[-1] if "TorchScript" in lines[0] else lines[0]
-    return (
-        f"B: fails on a batch of y ({type(error).__name__}: {said}); a map takes one batch "
-        "(N, ...), other arguments are bound with functools.partial or lambda y: ..."
-    )
+class _FunctionError(ValueError):
+    """A function did not run on a batch; what it returns is another matter."""
+
+    def __init__(self, error: Exception) -> None:
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        said = lines[-1] if "TorchScript" in lines[0] else lines[0]
+        super().__init__(
+            f"B: fails on a batch of y ({type(error).__name__}: {said}); a map takes one batch "
+            "(N, ...), other arguments are bound with functools.partial or lambda y: ..."
+        )
 
 
 def _apply_affine(matrix: Array, offset: Array) -> Callable[[Array], Array]:
@@ -345,7 +346,11 @@ def _rows_function(
         parts = []
         for start in range(0, len(rows), BATCH):
             batch = y.restore(rows[start : start + BATCH])
-            output = as_array(function(batch.copy()), "B: its output")
+            try:
+                given = function(batch.copy())
+            except WANTS_TENSORS as error:
+                raise _FunctionError(error) from error
+            output = as_array(given, "B: its output")
             if len(output) != len(batch) or output.size != len(batch) * math.prod(x.shape):
                 raise ValueError(
                     f"B: for y of shape {batch.shape} the function returned shape {output.shape}; "
