@@ -13,8 +13,9 @@ import torch
 from dro_torch import nets
 from validation import __main__ as command_line
 from validation.frontier import arms, isotropic, settings, study, weighted
-from validation.mnist.losses import Half, Jitter, MeanSquaredError
+from validation.mnist.losses import Half, Jitter
 from validation.mnist.tasks import PIXELS, SIDE
+from validation.noisy_training import MeanSquaredError
 
 
 @pytest.fixture(scope="module")

@@ -105,54 +105,37 @@ def train(config: Config, spectral: bool) -> Any:
     """A U-Net trained on noisy digits by mean squared error."""
     import torch
 
-    from dro_torch import data, nets, training
-    from dro_torch.keyed_noise import standard_normal
+    from dro_torch import data, nets
+    from validation.noisy_training import fit_with_noise
 
     with mendable(data.DataFileError):
         digits = data.IndexedDataset(data.mnist("train", config.data or None).images)
-    generator = torch.Generator().manual_seed(config.seed)
     network = nets.UNet(
         1,
         1,
         config.depth,
         config.width,
         spectral=spectral,
-        generator=generator,
+        generator=torch.Generator().manual_seed(config.seed),
         lipschitz=config.lipschitz if spectral else None,
     )
-
-    def noisy(batch: Any, context: training.StepContext) -> Any:
-        noise = standard_normal(
-            context.index,
-            1,
-            batch[0][0].numel(),
-            seed=context.seed,
-            step=context.step,
-            dtype=batch[0].dtype,
-        )
-        return batch[0], batch[0] + config.noise * noise.reshape(batch[0].shape)
-
-    def squared_error(model: Any, x: Any, y: Any) -> Any:
-        return (x - model(y)).square().flatten(1).sum(1).mean()
-
-    phase = training.reconstruction_phase(network, squared_error, pairs=noisy, rate=3e-3)
-    training.fit(
-        phase,
-        data.Batches(digits, config.batch, config.seed),
-        config.steps,
+    return fit_with_noise(
+        network,
+        digits,
+        config.noise,
+        steps=config.steps,
+        batch=config.batch,
         seed=config.seed,
-        warmup=config.steps // 20,
         device=config.device,
     )
-    return nets.frozen(network)
 
 
 def network_rows(config: Config, name: str) -> tuple[list[Row], list[Any]]:
     """Train one network, certify it at every radius, and measure it under noise."""
     import torch
 
-    from dro_torch import certificate_curve, data
-    from dro_torch.keyed_noise import standard_normal
+    from dro_torch import certificate_curve, data, training
+    from validation.noisy_training import squared_errors, with_noise
 
     start = time.perf_counter()
     network = train(config, name == "spectral")
@@ -161,6 +144,7 @@ def network_rows(config: Config, name: str) -> tuple[list[Row], list[Any]]:
         digits = data.IndexedDataset(data.mnist("test", config.data or None).images)
     index, x = digits[torch.arange(min(config.images, len(digits)))]
     x = x.to(config.device)
+    context = training.StepContext(config.seed, 0, index.to(x.device), x.device)
     start = time.perf_counter()
     found = certificate_curve(network, x, x, RADII, steps=config.ascent)
     print(
@@ -171,19 +155,13 @@ def network_rows(config: Config, name: str) -> tuple[list[Row], list[Any]]:
     for entry in found:
         # noise whose expected transport cost is the budget: radius_of_noise(σ², 784) = ρ
         sigma = entry.radius / radius_of_noise(1.0, x[0].numel())
-        noise = standard_normal(index.to(x.device), 1, x[0].numel(), seed=config.seed, step=0)
-        noisy = x + sigma * noise.view_as(x)
-        with torch.no_grad():
-            # fmt: off
-            errors = [(clean - network(seen)).square().flatten(1).sum(1).double()
-                      for clean, seen in zip(x.split(250), noisy.split(250), strict=True)]
-            # fmt: on
+        noisy = with_noise(x, sigma, context)
         rows.append(
             {
                 "network": name,
                 **row_of(entry),
                 "noise": sigma,
-                "risk under noise": float(torch.cat(errors).mean()),
+                "risk under noise": float(squared_errors(network, x, noisy).mean()),
             }
         )
     return rows, found

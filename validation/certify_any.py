@@ -84,33 +84,18 @@ def digits(config: Config, split: str, count: int | None = None) -> Digits:
 
 def train(config: Config, learn: Digits, jitter: float, folder: Path) -> Any:
     """A plain U-Net from blurred, noisy digits to digits; kept in `folder`."""
-    from dro_torch import data, nets, training
-    from dro_torch.keyed_noise import standard_normal
+    from dro_torch import data, nets
+    from validation.noisy_training import fit_with_noise
 
-    network = nets.UNet(1, 1, 1, config.width, generator=_generator(config.seed))
-
-    def noisy(batch: Any, context: training.StepContext) -> Any:
-        x, y = batch[0], batch[1]
-        noise = standard_normal(
-            context.index, 1, y[0].numel(), seed=context.seed, step=context.step, dtype=y.dtype
-        )
-        return x, y + jitter * noise.reshape(y.shape)
-
-    def squared_error(model: Any, x: Any, y: Any) -> Any:
-        return (x - model(y)).square().flatten(1).sum(1).mean()
-
-    phase = training.reconstruction_phase(network, squared_error, pairs=noisy, rate=3e-3)
-    training.fit(
-        phase,
-        data.Batches(data.IndexedDataset(learn.x, learn.y), config.batch, config.seed),
-        config.steps,
+    return fit_with_noise(
+        nets.UNet(1, 1, 1, config.width, generator=_generator(config.seed)),
+        data.IndexedDataset(learn.x, learn.y),
+        jitter,
+        steps=config.steps,
+        batch=config.batch,
         seed=config.seed,
-        warmup=config.steps // 20,
         folder=folder,
-        progress=False,
-        config={"jitter": jitter, "width": config.width},
     )
-    return nets.frozen(network)
 
 
 def anchor(learn: Digits, radius: float) -> Any:
@@ -129,14 +114,9 @@ def anchor(learn: Digits, radius: float) -> Any:
 
 def clean_rmse(model: Any, test: Digits) -> float:
     """Root of the mean squared error of an image, without any noise."""
-    import torch
+    from validation.noisy_training import squared_errors
 
-    with torch.no_grad():
-        errors = [
-            (x - model(y)).square().flatten(1).sum(1).double()
-            for x, y in zip(test.x.split(250), test.y.split(250), strict=True)
-        ]
-    return math.sqrt(float(torch.cat(errors).mean()))
+    return math.sqrt(float(squared_errors(model, test.x, test.y).mean()))
 
 
 def row_of(name: str, certificate: Any, clean: float) -> Row:

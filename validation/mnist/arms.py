@@ -31,16 +31,15 @@ from dro_torch import (
     data,
     training,
 )
-from dro_torch.keyed_noise import standard_normal
 from validation.mnist.losses import (
     AdversarialTraining,
     Half,
     JacobianPenalty,
     Jitter,
-    MeanSquaredError,
 )
 from validation.mnist.settings import Config, Precision, Preset
 from validation.mnist.tasks import PIXELS, SIDE, Task, digits, fingerprint
+from validation.noisy_training import MeanSquaredError, with_noise
 from validation.side_by_side import side_by_side
 from validation.trainings import Spent, clocked, spent, stored
 
@@ -151,16 +150,7 @@ class Pairs:
             return x, y
         reconstructs = self.task.role == "reconstruction"
         given = y if reconstructs else x
-        drawn = standard_normal(
-            context.index,
-            1,
-            PIXELS,
-            seed=context.seed,
-            step=context.step,
-            stream=9,
-            dtype=x.dtype,
-        )
-        given = given + self.noise * drawn.reshape(given.shape)
+        given = with_noise(given, self.noise, context, stream=9)
         return (x, given) if reconstructs else (given, y)
 
 

@@ -13,18 +13,6 @@ from dro_torch.structure import Structure, as_structure
 from validation.mnist.tasks import Map, Residual
 
 
-class MeanSquaredError(nn.Module):
-    """Mean over samples of the squared norm of the residual."""
-
-    def __init__(self, residual: Residual) -> None:
-        super().__init__()
-        self.residual = residual
-
-    def forward(self, model: Map, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a batch."""
-        return self.residual(model, x, y).float().square().flatten(1).sum(1).mean()
-
-
 class AdversarialTraining(nn.Module):
     """Mean loss at the ends of projected gradient ascent within a ball for every sample."""
 
