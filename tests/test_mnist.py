@@ -29,6 +29,7 @@ from validation.mnist import (
     deblurring,
     measure,
     misspecified,
+    onset,
     settings,
     study,
     tasks,
@@ -94,7 +95,7 @@ def rows(path):
             ["DRO", "MSE", "MSE matched"],
             ["gaussian", "poisson", "attacks"],
             ["gaussian", "poisson", "attacks", "examples"],
-            6,
+            8,
         ),
         (
             "misspecified",
@@ -116,6 +117,13 @@ def rows(path):
             ["gaussian", "attacks"],
             ["radii", "examples"],
             6,
+        ),
+        (
+            "onset",
+            [*(f"MSE {s:g}" for s in onset.NOISES), *(f"DRO {s:g}" for s in onset.OWN)],
+            ["gaussian", "attacks"],
+            ["onset"],
+            29,
         ),
         (
             "simulator",
@@ -146,6 +154,9 @@ def test_every_experiment_writes_what_it_promises(
         for row in rows(tmp_path / "attacks.csv"):
             clean, attacked = float(row["clean_rmse"]), float(row["attack_rmse"])
             assert clean < attacked < float(row["certified_rmse"])
+        for row in rows(tmp_path / "focus.csv"):
+            assert 0 < float(row["focus"]) < 1
+            assert 0 < float(row["strokes"]) < 0.3
     if name == "simulator":
         assert "naive" in {row["arm"] for row in rows(tmp_path / "gaussian.csv")}
     for figure in figures:
@@ -474,6 +485,18 @@ def test_a_bisection_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
         torch.testing.assert_close(a, b)
     assert len(calls) == len(set(calls)) + 2  # the stopped one, and the last run's multiplier
     assert not list((tmp_path / "pieces").rglob("candidate-*"))
+
+
+def test_saliency_on_strokes_is_a_share():
+    """Of y -> wy at y = x the squared error has the gradient 2 w (w - 1) y."""
+    images = torch.full((2, 1, 28, 28), 0.4)
+    images[:, :, :14] = 1.0
+    weight = torch.full((28, 1), 2.0)
+    weight[:14] = 3.0
+    identity = tasks.Task("copy", tasks.unet, forward=torch.nn.Identity())
+    (found,) = measure.focus({"map": lambda y: weight * y}, identity, images, [0.0])
+    assert found["strokes"] == 0.5
+    assert found["focus"] == pytest.approx(12 / (12 + 1.6), rel=1e-5)
 
 
 def test_the_arithmetic_of_a_step_is_counted(root):

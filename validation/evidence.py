@@ -49,6 +49,7 @@ QUEUE = {
     "mnist simulator": Entry("mnist simulator", "simulator"),
     "mnist joint": Entry("mnist joint", "joint"),
     "mnist radii": Entry("mnist radii", "radii"),
+    "mnist onset": Entry("mnist onset", "onset", ("radius=2", "seeds=1")),
     "frontier weighted": Entry("frontier weighted", "frontier-weighted"),
     "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
     "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),

@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "mnist radii": "validation.mnist.radii",
     "mnist simulator": "validation.mnist.simulator",
     "mnist joint": "validation.mnist.joint",
+    "mnist onset": "validation.mnist.onset",
     "mnist linear": "validation.mnist.linear",
     "frontier isotropic": "validation.frontier.isotropic",
     "frontier weighted": "validation.frontier.weighted",

@@ -142,6 +142,32 @@ def attack(
     return rows
 
 
+def focus(
+    maps: Mapping[str, Map], task: Task, images: Tensor, levels: Sequence[float] = (0.0, 0.2, 0.5)
+) -> list[Row]:
+    """Share of every saliency map that lies on strokes (more than half bright), over images.
+
+    A map without any preference has the share that the strokes have of the pixels (`strokes`).
+    The standard deviation is that of the mean.
+    """
+    given, target = task.input_and_target(images)
+    strokes = images > 0.5
+    area = float(strokes.float().mean())
+    rows: list[Row] = []
+    for level in levels:
+        noisy = given
+        if level:
+            noise = physics.GaussianNoise(level)
+            noisy = noise(given, generator=torch.Generator().manual_seed(1))
+        for name, model in maps.items():
+            found = metrics.saliency(model, noisy, target)
+            shares = (found * strokes).flatten(1).sum(1) / found.flatten(1).sum(1)
+            spread = float(shares.std()) / math.sqrt(len(images))
+            mean = {"focus": float(shares.mean()), "focus_sd": spread}
+            rows.append({"arm": name, "level": level, **mean, "strokes": area})
+    return rows
+
+
 def by_level(rows: Sequence[Row], arm: str, column: str) -> dict[float, float]:
     """One arm's numbers by noise level (or radius)."""
     key = "level" if "level" in rows[0] else "radius"
