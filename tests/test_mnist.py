@@ -185,7 +185,7 @@ def test_another_set_of_images_by_its_root(root, models, tmp_path):
         (other / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
     assert run("deblurring", other, tmp_path, "--preset", "smoke", "--set", f"models={models}") == 0
     found = json.loads((tmp_path / "deblurring.json").read_text())
-    shown = tasks.fingerprint(tasks.digits(Config(preset="smoke", data=str(root))).test)
+    shown = tasks.fingerprint(tasks.MNIST.splits(Config(preset="smoke", data=str(root))).test)
     assert found["test_images_crc32"] == zlib.crc32((255 - digits)[:24].tobytes()) != shown
     assert found["config"]["data"] == ""
 
@@ -288,7 +288,7 @@ def test_a_stored_arm_is_used_only_for_what_it_was_trained_on(change, root, tmp_
         config = Config(preset="smoke", data=str(root), **extra)
         width = change.get("blur", tasks.BLUR) if len(folders) else tasks.BLUR
         task = tasks.Task("deblurring", tasks.unet, forward=tasks.blur(width))
-        learn, _, _ = tasks.digits(config)
+        learn, _, _ = tasks.MNIST.splits(config)
         if len(folders) and "other images" in change:
             learn = learn.subset(torch.arange(len(learn)).flip(0))
         arm = Arm("DRO", "entropic", epsilon=config.epsilon, radius=config.radius)
@@ -392,7 +392,7 @@ def test_claims():
 def test_every_kind_of_arm_trains(kind, root, tmp_path):
     config = Config(preset="smoke", data=str(root))
     task = tasks.Task("deblurring", tasks.unet)
-    learn, _, _ = tasks.digits(config)
+    learn, _, _ = tasks.MNIST.splits(config)
     multiplier = 9.0 if kind in ("wasserstein", "linearised") else 0.0
     arm = Arm(kind, kind, noise=0.1, radius=1.0, multiplier=multiplier)
     trained = training.fit_arm(config, task, arm, learn, tmp_path)
@@ -412,7 +412,7 @@ def test_the_jacobian_penalty_is_the_squared_frobenius_norm_in_the_mean():
 @pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason=f"no MNIST files in {REAL}")
 def test_splits_of_the_real_files_are_disjoint():
     config = Config(preset="quick", data=str(REAL))
-    learn, check, test = tasks.digits(config)
+    learn, check, test = tasks.MNIST.splits(config)
     assert len(learn) == 4000
     assert not set(learn.index.tolist()) & set(check.index.tolist())
     assert len(test) == 1000
@@ -450,7 +450,7 @@ def test_arms_that_are_trained_side_by_side_are_those_that_are_read(root, tmp_pa
 
 def test_the_plan_counts_the_candidates_of_the_bisection(root, tmp_path):
     config = Config("smoke", str(root), steps=10, bisect=True)
-    arms = deblurring.Deblurring().arms(config, tasks.digits(config), tmp_path)
+    arms = deblurring.Deblurring().arms(config, tasks.MNIST.splits(config), tmp_path)
     (bisected,) = (arm for arm in arms if arm.arm.name == tuning.BISECTED)
     share = tuning.bisection_cost(config).steps_share
     assert bisected.gradient_evaluations == pytest.approx(10 * share, abs=1)
@@ -463,7 +463,7 @@ def test_a_bisection_that_was_stopped_goes_on(root, tmp_path, monkeypatch):
         config,
         deblurring.TASK,
         deblurring.main_arms(config)[0],
-        tasks.digits(config).learn,
+        tasks.MNIST.splits(config).learn,
         tmp_path,
     )
     whole = tuning.bisected(config, deblurring.TASK, learned, tmp_path / "whole")

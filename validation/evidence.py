@@ -52,6 +52,7 @@ QUEUE = {
     "frontier weighted": Entry("frontier weighted", "frontier-weighted"),
     "mnist onset": Entry("mnist onset", "onset", ("radius=2", "seeds=1")),
     "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
+    "cifar10": Entry("cifar10", "cifar10"),
     "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),
     "isum levels": Entry("isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance")),
     "isum sr": Entry("isum", "isum-sr", ("task=sr",)),

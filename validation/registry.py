@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "mnist joint": "validation.mnist.joint",
     "mnist onset": "validation.mnist.onset",
     "mnist linear": "validation.mnist.linear",
+    "cifar10": "validation.cifar10",
     "frontier isotropic": "validation.frontier.isotropic",
     "frontier weighted": "validation.frontier.weighted",
     "evidence": "validation.evidence",

@@ -13,7 +13,6 @@ from validation.mnist.deblurring import TASK
 from validation.mnist.plan import seconds_per_step
 from validation.mnist.settings import LAYOUTS, PRESETS
 from validation.mnist.settings import Config as Experiment
-from validation.mnist.tasks import digits
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting, without_folders
 from validation.tables import Row
@@ -31,7 +30,7 @@ class Config(Settings):
 def run(config: Config, out: Path) -> list[Check]:
     """The entropic loss's step at every way of running it; written to `out`."""
     arm = Arm("DRO", "entropic", epsilon=0.08, radius=1.0)
-    learn = digits(Experiment(config.preset, config.data)).learn
+    learn = TASK.images.splits(Experiment(config.preset, config.data)).learn
     ways = list(product((1, 2), LAYOUTS, ("float32", "bf16")))
     least: dict[tuple[int, str, str], float] = {}
     for way in progress(ways * config.rounds, "steps"):

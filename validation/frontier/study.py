@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dro_torch import certificate_curve, nets
+from dro_torch import nets
 from validation.experiment import Claim
 from validation.frontier.arms import (
     BALL,
@@ -33,11 +32,11 @@ from validation.frontier.settings import (
     grids,
 )
 from validation.mnist.arms import Arm, Trained, fit_arm, train_side_by_side
-from validation.mnist.measure import by_level
+from validation.mnist.measure import attacked, by_level
 from validation.mnist.settings import Config as DigitConfig
 from validation.mnist.settings import Preset
-from validation.mnist.study import DigitStudy
-from validation.mnist.tasks import PIXELS, Splits, Task
+from validation.mnist.study import ImageStudy
+from validation.mnist.tasks import Splits, Task
 from validation.results import progress, write_json
 from validation.tables import Row, Tables
 
@@ -54,7 +53,7 @@ def spectral(size: Preset, generator: torch.Generator) -> nn.Module:
     )
 
 
-class Frontier(DigitStudy):
+class Frontier(ImageStudy):
     """Arms on one ball, measured clean and under the same attack."""
 
     figure = "frontier"
@@ -175,25 +174,6 @@ def _own(config: DigitConfig) -> Config:
     if not isinstance(config, Config):
         raise TypeError(f"config: {type(config).__name__}; the frontier has settings of its own")
     return config
-
-
-def attacked(
-    model: nn.Module, task: Task, images: Tensor, radii: Sequence[float], steps: int
-) -> list[Row]:
-    """Clean RMSE, and that under the attack of `certify`, whose samples share the budget."""
-    x, y = task.pair(images)
-    found = certificate_curve(model, x, y, radii, task.structure, steps=steps)
-    return [
-        {
-            "radius": entry.radius,
-            "attack_rmse": math.sqrt(entry.lower / PIXELS),
-            "clean_rmse": math.sqrt(entry.nominal / PIXELS),
-            "certified_rmse": (
-                math.nan if entry.upper is None else math.sqrt(entry.upper / PIXELS)
-            ),
-        }
-        for entry in found
-    ]
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:

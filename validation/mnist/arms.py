@@ -38,7 +38,7 @@ from validation.mnist.losses import (
     Jitter,
 )
 from validation.mnist.settings import Config, Precision, Preset
-from validation.mnist.tasks import PIXELS, SIDE, Task, digits, fingerprint
+from validation.mnist.tasks import Task, fingerprint
 from validation.noisy_training import MeanSquaredError, with_noise
 from validation.side_by_side import side_by_side
 from validation.trainings import Spent, clocked, spent, stored
@@ -124,8 +124,8 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
         described["channels_last"] = True
     described |= {**dataclasses.asdict(arm), "rate": config.rate, "precision": config.precision}
     described |= {"task": task.name, "role": task.role, "seed": config.seed}
-    probe = torch.zeros(1, 1, SIDE, SIDE)
-    probe[..., SIDE // 2, SIDE // 2] = probe[..., 0, 0] = 1.0
+    probe = torch.zeros(1, *task.images.shape)
+    probe[..., probe.shape[-2] // 2, probe.shape[-1] // 2] = probe[..., 0, 0] = 1.0
     response = copy.deepcopy(task.forward).to("cpu")(probe)
     if task.weight is not None:
         described["weight"] = zlib.crc32(task.weight.numpy().tobytes())
@@ -171,7 +171,7 @@ def reconstruction_of(
         arm.criterion(task, size),
         multiplier or arm.multiplier or None,
         pairs=Pairs(task, arm.noise),
-        gradient_clip={"model": 100.0 * math.sqrt(PIXELS)},
+        gradient_clip={"model": 100.0 * math.sqrt(task.images.pixels)},
         rate=rates,
     )
     return phase, multiplier
@@ -181,8 +181,8 @@ def gigaflops_of_step(config: Config, task: Task, arm: Arm) -> float:
     """Arithmetic of a training step with all that its loss does; counted on two images."""
     phase, _ = reconstruction_of(config, task, arm)
     task.forward.to("cpu")
-    images, index = torch.full((2, 1, SIDE, SIDE), 0.5), torch.arange(2)
-    images[0, :, :, : SIDE // 2] = 0.0
+    images, index = torch.full((2, *task.images.shape), 0.5), torch.arange(2)
+    images[0, ..., : images.shape[-1] // 2] = 0.0
     context = training.StepContext(config.seed, 0, index, torch.device("cpu"))
     with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
         warnings.simplefilter("ignore")  # of an untrained network
@@ -236,7 +236,7 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
 
 def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:
     """All arms; models are kept under `--set models=` or the output folder."""
-    learn = digits(config).learn
+    learn = task.images.splits(config).learn
     return [fit_arm(config, task, arm, learn, out) for arm in arms]
 
 

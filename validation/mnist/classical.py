@@ -93,8 +93,7 @@ def classical(
 
     The second moments are those of the first `count` training images.
     """
-    learn = data.IndexedDataset(data.mnist("train", root or None).images)
-    images = learn[torch.arange(count)][1].to(trials.device)
+    images = task.images.whole("train", root)[torch.arange(count)][1].to(trials.device)
     forward = task.forward
     if not isinstance(forward, physics.LinearForward):
         raise TypeError(f"task: {task.name!r} is not linear; classical maps need its adjoint")

@@ -25,7 +25,7 @@ from validation.mnist.measure import (
 )
 from validation.mnist.plots import plot_noise
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy, first
+from validation.mnist.study import ImageStudy, first
 from validation.mnist.tasks import Splits, Task, unet
 from validation.mnist.tuning import (
     BISECTED,
@@ -125,13 +125,18 @@ def claims_of(measured: Tables) -> list[Claim]:
     ]
 
 
-class Deblurring(DigitStudy):
+def differentiable(arms: Sequence[Trained]) -> list[Trained]:
+    """All but total variation, whose iterations are not worth the time of an attack."""
+    return [arm for arm in arms if arm.arm.name != "TV"]
+
+
+class DeblurringStudy(ImageStudy):
     """Where there are targets: tuned, bisected too, beside classical maps, with further seeds.
 
     Other losses are compared in `validation.frontier`; here they are trained on request.
     """
 
-    name, task, figure = "mnist deblurring", TASK, "gaussian"
+    figure = "gaussian"
 
     def declared(self, config: Config) -> list[Arm]:
         """DRO, MSE, and MSE at matched noise."""
@@ -142,14 +147,14 @@ class Deblurring(DigitStudy):
         full, size = config.size.targets, config.size
         arms = super().arms(config, data, out)
         if full or config.bisect:
-            arms.append(bisected(config, TASK, arms[0], out))
+            arms.append(bisected(config, self.task, arms[0], out))
         if config.frontier:
             others = frontier_arms(config.epsilon, config.noise, size.samples)
-            train_side_by_side([(config, TASK, arm) for arm in others], out)
-            arms += fit_arms(config, TASK, others, out)
+            train_side_by_side([(config, self.task, arm) for arm in others], out)
+            arms += fit_arms(config, self.task, others, out)
         if full or config.frontier:
             images = min(size.images, 5000)
-            arms += classical(TASK, config.data, images, data.check, Trials.of(config))
+            arms += classical(self.task, config.data, images, data.check, Trials.of(config))
         return arms
 
     def measures(self, config: Config, data: Splits, arms: Sequence[Trained]) -> Tables:
@@ -158,20 +163,14 @@ class Deblurring(DigitStudy):
         by_name = {arm.arm.name: arm for arm in arms}
         if BISECTED in by_name:
             pair = by_name["DRO"], by_name[BISECTED]
-            tables["bisection"] = bisection_rows(config, TASK, data.check, *pair)
+            tables["bisection"] = bisection_rows(config, self.task, data.check, *pair)
         trials = Trials.of(config)
-        attacked = [arm for arm in arms if arm.arm.name != "TV"]
         return {
             **tables,
             "gaussian": self.gaussian(config, data, arms),
-            "poisson": measure(models_of(arms), TASK, data.test, trials, "poisson"),
-            "attacks": self.attacks(config, data, attacked),
-            "focus": focus(models_of(attacked), TASK, first(data, 200, config.device)),
+            "poisson": measure(models_of(arms), self.task, data.test, trials, "poisson"),
+            "attacks": self.attacks(config, data, differentiable(arms)),
         }
-
-    def claims(self, config: Config, measured: Tables) -> list[Claim]:
-        """The paper's claims, and the controls."""
-        return claims_of(measured)
 
     def extra(self, config: Config) -> list[Arm]:
         """What is tuned on validation images, bisected, and the other losses."""
@@ -193,6 +192,22 @@ class Deblurring(DigitStudy):
         """Poisson noise too."""
         super().plots(config, data, arms, measured, out)
         plot_noise(out / "poisson", measured["poisson"], "photons per pixel at full brightness")
+
+
+class Deblurring(DeblurringStudy):
+    """On digits, whose saliency maps are measured too."""
+
+    name, task = "mnist deblurring", TASK
+
+    def measures(self, config: Config, data: Splits, arms: Sequence[Trained]) -> Tables:
+        """What share of the saliency lies on strokes."""
+        images = first(data, 200, config.device)
+        shares = focus(models_of(differentiable(arms)), self.task, images)
+        return {**super().measures(config, data, arms), "focus": shares}
+
+    def claims(self, config: Config, measured: Tables) -> list[Claim]:
+        """The paper's claims, and the controls."""
+        return claims_of(measured)
 
 
 run = Deblurring().run

@@ -7,13 +7,13 @@ from validation.mnist.arms import Arm
 from validation.mnist.deblurring import TASK, main_arms
 from validation.mnist.measure import GAUSSIAN, ratio
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy
+from validation.mnist.study import ImageStudy
 from validation.tables import Tables
 
 __all__ = ["Config", "run"]
 
 
-class Joint(DigitStudy):
+class Joint(ImageStudy):
     """The arms of `mnist deblurring`, and one whose x may move too."""
 
     name, task, figure, examples = "mnist joint", TASK, "joint", False

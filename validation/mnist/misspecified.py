@@ -16,7 +16,7 @@ from validation.mnist.deblurring import TASK, main_arms
 from validation.mnist.measure import GAUSSIAN, Trials, measure, models_of, ratio
 from validation.mnist.plots import plot_noise
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy
+from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits, blur
 from validation.tables import Tables
 
@@ -40,7 +40,7 @@ def file_name(operator: str) -> str:
     return operator.replace(", ", "_")
 
 
-class Misspecified(DigitStudy):
+class Misspecified(ImageStudy):
     """The arms of `mnist deblurring` under every operator."""
 
     name, task = "mnist misspecified", TASK

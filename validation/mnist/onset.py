@@ -16,7 +16,7 @@ from validation.mnist.arms import Arm, Trained
 from validation.mnist.deblurring import TASK
 from validation.mnist.measure import GAUSSIAN, largest_ratio, ratio
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy
+from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits
 from validation.results import new_figure, save_figure
 from validation.tables import Tables
@@ -39,7 +39,7 @@ def dro(noise: float) -> str:
     return f"DRO {noise:g}"
 
 
-class Onset(DigitStudy):
+class Onset(ImageStudy):
     """All pairs of a baseline's noise and an ε."""
 
     name, task, figure, examples = "mnist onset", TASK, "onset", False

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dro_core.types import Array
 from dro_torch import metrics, physics
 from validation.mnist.measure import by_level
 from validation.mnist.tasks import Task
@@ -53,6 +54,13 @@ def plot_attacks(path: Path, rows: Sequence[Row]) -> None:
     save_figure(path, canvas)
 
 
+def pixels_of(picture: Tensor) -> Array:
+    """What matplotlib draws of an image (channels, height, width); colours are cut at [0, 1]."""
+    if len(picture) == 1:
+        return np.asarray(picture[0].detach().cpu())
+    return np.asarray(picture.detach().movedim(0, -1).clamp(0.0, 1.0).cpu())
+
+
 def plot_examples(
     path: Path,
     task: Task,
@@ -71,9 +79,10 @@ def plot_examples(
         for name, model in models.items():
             with torch.no_grad():
                 panels.append((name, model(noisy)))
-            panels.append(("saliency", metrics.saliency(model, noisy, target)))
+            shown = metrics.saliency(model, noisy, target).sum(1, keepdim=True)
+            panels.append(("saliency", shown))
         for axis, (title, picture) in zip(row, panels, strict=True):
-            axis.imshow(picture[0, 0].detach().cpu().numpy(), cmap="gray")
+            axis.imshow(pixels_of(picture[0]), cmap="gray")
             axis.set_title(title, fontsize=6)
             axis.set_axis_off()
     save_figure(path, canvas)

@@ -8,7 +8,7 @@ from validation.experiment import Claim
 from validation.mnist.arms import Arm
 from validation.mnist.measure import GAUSSIAN, largest_ratio, ratio
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy
+from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Task, mlp
 from validation.tables import Tables
 
@@ -18,7 +18,7 @@ __all__ = ["Config", "run"]
 SMALL, LARGE = 0.1, 10.0
 
 
-class Radii(DigitStudy):
+class Radii(ImageStudy):
     """Both radii beside the MSE network, and beside one at the larger radius's noise."""
 
     name, task, figure = "mnist radii", Task("mlp", mlp), "radii"

@@ -9,14 +9,14 @@ from validation.mnist.arms import Arm, Trained
 from validation.mnist.deblurring import main_arms
 from validation.mnist.measure import GAUSSIAN, Trials, largest_ratio, measure, models_of, ratio
 from validation.mnist.settings import Config
-from validation.mnist.study import DigitStudy
+from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits, Task, unet
 from validation.tables import Row, Tables
 
 __all__ = ["Config", "run"]
 
 
-class Simulator(DigitStudy):
+class Simulator(ImageStudy):
     """The arms of `mnist deblurring` in the other direction, beside the naive simulator A(x)."""
 
     name, task = "mnist simulator", Task("simulator", unet, role="simulation")

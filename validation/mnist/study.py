@@ -1,4 +1,4 @@
-"""The family of the MNIST experiments: one of them is a file with its arms and its claims."""
+"""The family of the experiments on images: one is a file with its arms and its claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from validation.mnist.measure import Trials, attack, measure, models_of
 from validation.mnist.plan import plan_rows
 from validation.mnist.plots import plot_attacks, plot_examples, plot_noise
 from validation.mnist.settings import Config
-from validation.mnist.tasks import Splits, Task, digits, fingerprint
+from validation.mnist.tasks import Splits, Task, fingerprint
 from validation.mnist.tuning import candidates, selected, tuning_arms
 from validation.plan import Planned
 from validation.results import at_least, table
@@ -25,7 +25,7 @@ from validation.tables import Row, Tables
 from validation.trainings import spent
 
 
-class DigitStudy(Study[Config, Splits, Trained, Tables]):
+class ImageStudy(Study[Config, Splits, Trained, Tables]):
     """Arms on one task, measured under Gaussian noise and under attacks."""
 
     task: ClassVar[Task]
@@ -45,7 +45,7 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         """Training, validation and test images; the run uses the threads that were asked for."""
         if config.threads:
             torch.set_num_threads(config.threads)
-        return digits(config)
+        return self.task.images.splits(config)
 
     def tuned(self, config: Config, data: Splits, out: Path) -> Config:
         """ε, ρ̄ and the baseline's noise chosen on validation images, where there are targets."""
@@ -59,7 +59,7 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
 
     def arms(self, config: Config, data: Splits, out: Path) -> list[Trained]:
         """The declared arms, trained."""
-        learn, declared = digits(config).learn, self.declared(config)
+        learn, declared = self.task.images.splits(config).learn, self.declared(config)
         return [fit_arm(config, self.task_of(arm), arm, learn, out) for arm in declared]
 
     def repeated(self, config: Config) -> list[Config]:
@@ -76,7 +76,7 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
 
     def again(self, config: Config, data: Splits, out: Path) -> Tables:
         """The declared arms, measured."""
-        return self.measures(config, data, DigitStudy.arms(self, config, data, out))
+        return self.measures(config, data, ImageStudy.arms(self, config, data, out))
 
     def extra(self, config: Config) -> list[Arm]:
         """Arms that are trained once beside the declared ones: for the plan."""
@@ -101,7 +101,7 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
         taken = {arm.arm.name: arm.spent.cpu_seconds / 60 for arm in arms}
         taken |= dict.fromkeys((arm.name for arm in self.declared(config)), 0.0)
         for one in (config, *self.repeated(config)):
-            learn = digits(one).learn  # every seed has its own training images
+            learn = self.task.images.splits(one).learn  # every seed has its own training images
             for arm in self.declared(one):
                 folder = folder_of(one, self.task_of(arm), arm, learn, out)
                 taken[arm.name] += spent(folder).cpu_seconds / 60
@@ -148,7 +148,7 @@ class DigitStudy(Study[Config, Splits, Trained, Tables]):
 
     def about(self, config: Config) -> dict[str, object]:
         """Which images were tested on."""
-        return {"test_images_crc32": fingerprint(digits(config).test)}
+        return {"test_images_crc32": fingerprint(self.task.images.splits(config).test)}
 
     def verdict(
         self, config: Config, arms: Sequence[Trained], claims: list[Claim], tables: Tables

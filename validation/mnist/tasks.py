@@ -1,7 +1,8 @@
-"""Digits, and what is learned about them: the forward operator, the networks and their roles."""
+"""Images, and what is learned about them: the forward operator, the networks and their roles."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,14 +48,37 @@ class Splits(NamedTuple):
     test: data.IndexedDataset
 
 
-def digits(config: Config) -> Splits:
-    """Training, validation and test images; the first two never see the test files."""
-    size, root = config.size, config.data or None
-    whole = data.IndexedDataset(data.mnist("train", root).images)
-    total = len(whole)
-    learn, check = data.split(whole, [size.images / total, size.validation / total], config.seed)
-    test = data.IndexedDataset(data.mnist("test", root).images)
-    return Splits(learn, check, test.subset(torch.arange(min(size.test, len(test)))))
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one shape, (channels, height, width): `load(split, root)` reads a split."""
+
+    shape: tuple[int, int, int]
+    load: Callable[[str, str | None], Tensor]
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in an image."""
+        return math.prod(self.shape)
+
+    def whole(self, split: str, root: str | None) -> data.IndexedDataset:
+        """All images of a split."""
+        return data.IndexedDataset(self.load(split, root or None))
+
+    def splits(self, config: Config) -> Splits:
+        """Training, validation and test images; the first two never see the test files."""
+        size = config.size
+        whole, test = (self.whole(split, config.data) for split in ("train", "test"))
+        shares = [count / len(whole) for count in (size.images, size.validation)]
+        learn, check = data.split(whole, shares, config.seed)
+        return Splits(learn, check, test.subset(torch.arange(min(size.test, len(test)))))
+
+
+def _digits(split: str, root: str | None) -> Tensor:
+    return data.mnist(split, root).images
+
+
+#: MNIST, or whatever lies in its files.
+MNIST = ImageSet((1, SIDE, SIDE), _digits)
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,7 @@ class Task:
     name: str
     network: Callable[[Preset, torch.Generator], nn.Module]
     role: str = "reconstruction"
+    images: ImageSet = MNIST
     forward: physics.Forward = field(default_factory=lambda: blur(BLUR))
     weight: Tensor | None = None  #: of the transport cost, per pixel of the network's input
     lowest_multiplier: float = 0.1  #: a learned λ stays above it

@@ -21,7 +21,7 @@ from validation.mnist.arms import (
 )
 from validation.mnist.measure import Trials, measure, models_of
 from validation.mnist.settings import Config
-from validation.mnist.tasks import Splits, Task, digits
+from validation.mnist.tasks import Splits, Task
 from validation.results import progress, write_json
 from validation.tables import Row
 from validation.trainings import Spent, clocked, spent, stored
@@ -158,7 +158,7 @@ def bisected(config: Config, task: Task, learned: Trained, out: Path) -> Trained
     the steps, the last run for all of them. The objective is the dual's on validation images.
     """
     size, dual = config.size, Dual(config, task)
-    learn, check, _ = digits(config)
+    learn, check, _ = task.images.splits(config)
     arm = Arm("bisected", "entropic", epsilon=config.epsilon, radius=config.radius)
     described = {**description(config, task, learn, arm), "around": f"{learned.multiplier:.6g}"}
     folder = stored(
