@@ -617,7 +617,7 @@ def test_the_queue_stops_at_its_hour_and_refuses_names_that_it_does_not_know(roo
 def test_the_cost_of_a_step_is_a_row_per_way_of_running_it(root, tmp_path):
     """At toy size the ratios say nothing; every way is there, with a time."""
     config = torch_steps.Config(str(root), "smoke", rounds=1)
-    assert len(torch_steps.run(config, tmp_path)) == 2
+    assert len(torch_steps.run(config, tmp_path)) == 3
     rows = json.loads((tmp_path / "steps.json").read_text())["steps"]
     assert len({(row["threads"], row["layout"], row["precision"]) for row in rows}) == 8
     assert all(row["CPU ms"] > 0 for row in rows)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def end_with_parent() -> None:
@@ -26,13 +27,15 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def one_thread(train: Callable[[Job], object], job: Job) -> None:
+def with_threads(threads: int, train: Callable[[Job], Result], job: Job) -> Result:
     """What a process of its own does."""
-    torch.set_num_threads(1)
-    train(job)
+    torch.set_num_threads(threads)
+    return train(job)
 
 
-def side_by_side(train: Callable[[Job], object], jobs: Sequence[Job], processes: int) -> None:
+def side_by_side(
+    train: Callable[[Job], Result], jobs: Sequence[Job], processes: int, threads: int = 1
+) -> list[Result]:
     """Train every job, so many at a time; fewer than two processes: nothing is done here.
 
     `train` is a function of a module (or a partial one), and its jobs can be pickled: processes
@@ -40,8 +43,8 @@ def side_by_side(train: Callable[[Job], object], jobs: Sequence[Job], processes:
     """
     count = min(processes, len(jobs))
     if count < 2:
-        return
+        return []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
-        for done in [pool.submit(one_thread, train, job) for job in jobs]:
-            done.result()
+        asked = [pool.submit(with_threads, threads, train, job) for job in jobs]
+        return [done.result() for done in asked]
