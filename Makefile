@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: section5 test slow test-core test-oldest test-matrix fuzz benchmarks docs format clean
+.PHONY: section5 test slow test-core test-oldest test-matrix test-wheel test-extras fuzz benchmarks docs format clean
 
 section5: $(VENV)/.installed
 	$(BIN)/python -m validation section5 --out $(OUT)
@@ -34,6 +34,14 @@ test-matrix: $(VENV)/.installed-test
 	tests/matrix.sh oldest $(PYTHON)
 	tests/matrix.sh interpreters
 
+# What a user installs: distributions built and checked, the wheel tried in a fresh environment;
+# and every extra alone with the oldest versions that it allows.
+test-wheel: $(VENV)/.installed-test
+	tests/wheel.sh $(BIN)/python
+
+test-extras:
+	tests/matrix.sh extras $(PYTHON)
+
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python tests/fuzz/hostile.py --calls 10000 --seed $(SEED)
 
@@ -52,7 +60,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) .
+	$(INSTALL) '.[validation]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dro_core.optional import needed
 from dro_core.types import EPS, Array
 
 #: Relative excess over the lower value at which a plan is optimal, and above which it is refused.
@@ -39,8 +40,7 @@ def optimal_plan(a: Array, b: Array, cost: Array) -> tuple[Array, Array, Array]:
     ArithmeticError
         If the excess stays above a relative 1e-7.
     """
-    import ot
-
+    ot = needed("ot", "a transport plan between vectors")
     if not (a > 0).all() or not (b > 0).all():
         return _on_the_support(a, b, cost)
     longest, largest = min(cost.shape), float(cost.max())

@@ -5,7 +5,7 @@ the ambiguity ball made without any of the library's solvers. Checkers assert wh
 of any correct answer: no admissible law beats it (weak duality), bounds are ordered, a worst-case
 law is feasible, a certificate holds.
 
-Needs hypothesis (``pip install hypothesis``, or the extra ``structured-dro[test]``).
+Needs hypothesis (``pip install hypothesis``, or the extra ``structured-dro[testing]``).
 
 Examples
 --------
@@ -36,16 +36,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dro_core.optional import needed
+
 try:
     from hypothesis import strategies as st
-except ModuleNotFoundError as error:
-    if error.name != "hypothesis":
-        raise
-    raise ModuleNotFoundError(
-        "dro_core.testing needs hypothesis, which is not installed; install it with: "
-        "pip install hypothesis (the extra structured-dro[test] contains it)",
-        name="hypothesis",
-    ) from None
+except ModuleNotFoundError:
+    needed("hypothesis", "dro_core.testing")
+    raise
 
 from dro_core.checks import as_radius, as_samples, as_weights
 from dro_core.structure import (

@@ -8,16 +8,14 @@ are the experiments of `validation`.
 Needs the optional dependency torch.
 """
 
+from dro_core import __version__
+from dro_core.optional import needed
+
 try:
     import torch as torch
-except ModuleNotFoundError as error:
-    if error.name != "torch":
-        raise
-    raise ModuleNotFoundError(
-        "dro_torch needs PyTorch, which is not installed; "
-        "install it with: pip install 'structured-dro[torch]'",
-        name="torch",
-    ) from None
+except ModuleNotFoundError:
+    needed("torch", "dro_torch")
+    raise
 
 from dro_torch import data, metrics, nets, physics, tomography, training
 from dro_torch.certify import Certificate, Smoothing, certificate_curve, certify
@@ -52,6 +50,7 @@ from dro_torch.transport_map import (
 )
 
 __all__ = [
+    "__version__",
     "EntropicDROLoss",
     "WassersteinDROLoss",
     "WassersteinBallLoss",

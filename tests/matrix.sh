@@ -22,7 +22,7 @@ fresh() { # interpreter, constraints: an environment with the core's dependencie
   local place
   place=$(mktemp -d)
   "$1" -m venv "$place"
-  "$place/bin/python" -m pip install --quiet --constraint "$2" . hypothesis pytest pytest-xdist >&2
+  "$place/bin/python" -m pip install --quiet --constraint "$2" '.[testing,validation]' pytest pytest-xdist >&2
   echo "$place"
 }
 

@@ -38,7 +38,7 @@ def test_using_the_core_loads_nothing_heavy():
     ("module", "missing", "hint"),
     [
         ("dro_torch", "torch", "structured-dro[torch]"),
-        ("dro_core.testing", "hypothesis", "structured-dro[test]"),
+        ("dro_core.testing", "hypothesis", "structured-dro[testing]"),
     ],
 )
 def test_a_missing_extra_says_how_to_get_it(module, missing, hint):

@@ -241,7 +241,7 @@ def test_the_argument_goes_before_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("DRO_DATA", str(tmp_path))
     assert data_root() == tmp_path
     assert data_root(tmp_path / "..") == tmp_path / ".."
-    with pytest.raises(FileNotFoundError, match=r"root: .*absent is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"root \(--data\): .*absent is not a folder"):
         data_root(tmp_path / "absent")
     monkeypatch.setenv("DRO_DATA", str(tmp_path / "absent"))
     with pytest.raises(FileNotFoundError, match=r"DRO_DATA: .*absent is not a folder"):
@@ -347,7 +347,7 @@ READERS = [
     lambda root: [
         t
         for units in ("HU", "unit", "attenuation")
-        for t in tensors(ct_slices(root, "train", units))
+        for t in tensors(ct_slices("train", root, units))
     ],
     lambda root: tensors(htc2022("tb", root)) + tensors(htc2022("solid_disc", root)),
     lambda root: tensors(read_scan(root)),
@@ -418,16 +418,16 @@ def test_caltech101(written):
 
 def test_ct_slices_in_every_unit_and_split_by_patient(written):
     hu = ct_arrays()["hu"].astype(np.float64)
-    parts = {name: ct_slices(written, name, "HU") for name in ("train", "validation", "test")}
+    parts = {name: ct_slices(name, written, "HU") for name in ("train", "validation", "test")}
     patients = [set(part.patients) for part in parts.values()]
     assert patients == [{"P1"}, set(CT_PATIENTS[:4]), {"Q"}]
     assert parts["train"].images.shape == (2, 1, 4, 4)
     np.testing.assert_array_equal(parts["test"].images[:, 0], hu[6:])
-    scaled = ct_slices(written, "test", "attenuation").images[:, 0]
+    scaled = ct_slices("test", written, "attenuation").images[:, 0]
     np.testing.assert_allclose(scaled, np.maximum(0.0192 * (1 + hu[6:] / 1000), 0), rtol=1e-5)
-    unit = ct_slices(written, "test").images[:, 0]
+    unit = ct_slices("test", written).images[:, 0]
     np.testing.assert_allclose(unit, np.clip((hu[6:] + 1000) / 2000, 0, 1), atol=1e-6)
-    moved = ct_slices(written, "train", validation_patients=["P1"])
+    moved = ct_slices("train", written, validation_patients=["P1"])
     assert set(moved.patients) == set(CT_PATIENTS[:4])
 
 
@@ -436,7 +436,7 @@ def test_hounsfield_units_of_any_signed_dtype(written, tmp_path, dtype):
     hu = ct_arrays()["hu"]
     np.savez(tmp_path / CT, **{**ct_arrays(), "hu": hu.astype(dtype)})
     for units in ("HU", "unit", "attenuation"):
-        found, expected = (ct_slices(root, "test", units).images for root in (tmp_path, written))
+        found, expected = (ct_slices("test", root, units).images for root in (tmp_path, written))
         assert found.dtype == torch.float32
         assert torch.equal(found, expected)
 
@@ -760,7 +760,7 @@ def test_real_caltech101():
 
 @real("ct_axial_hu256.npz")
 def test_real_ct_slices():
-    parts = {name: ct_slices(ROOT, name) for name in ("train", "validation", "test")}
+    parts = {name: ct_slices(name, ROOT) for name in ("train", "validation", "test")}
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 136,
         "validation": 8,
@@ -972,55 +972,55 @@ DAMAGED = [
         "no images",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, is_test=np.arange(8) >= 5),
         DataFileError,
         "patient P1 is in both splits",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=np.zeros((8, 4, 5), np.int16)),
         DataFileError,
         r"\(8, 4, 5\), not \(N, S, S\)",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=(ct_arrays()["hu"] + 1024).astype(np.uint16)),
         DataFileError,
         "'hu' has dtype uint16, but .* below zero .* offset",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=ct_arrays()["hu"] + np.int16(1024)),
         DataFileError,
         "'hu' has no entry below zero, but .*air is -1000",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=np.random.default_rng(0).random((8, 4, 4))),
         DataFileError,
         "'hu' has no entry below zero",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=np.full((8, 4, 4), np.nan)),
         DataFileError,
         "'hu' has NaN or infinite entries",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, hu=np.full((8, 4, 4), -np.inf)),
         DataFileError,
         "'hu' has NaN or infinite entries",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, pixel_mm=np.full(8, np.nan, np.float32)),
         DataFileError,
         "pixel_mm is not positive",
     ),
     (
-        lambda root: ct_slices(root),
+        lambda root: ct_slices(root=root),
         rearrange(CT, pixel_mm=np.zeros(8, np.float32)),
         DataFileError,
         "pixel_mm is not positive",
@@ -1328,7 +1328,7 @@ def test_pillow_is_needed_for_jpeg_and_tiff_only(written, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert len(cifar10("test", written)) == SMALL
-    with pytest.raises(ModuleNotFoundError, match="pip install pillow"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs Pillow.*structured-dro\[files\]"):
         cifar10("test", written, "jpeg60k")
-    with pytest.raises(ModuleNotFoundError, match="pip install pillow"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs Pillow.*structured-dro\[files\]"):
         load_2detect(written, 7, 2)

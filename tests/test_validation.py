@@ -1,6 +1,7 @@
 """The experiments, small: their checks, files, messages and exit statuses."""
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -115,6 +116,56 @@ def test_without_a_name_the_experiments_are_listed(capsys):
         assert name in printed
     assert command_line.main(["section5", "--set", "help"]) == 0
     assert "W2 radius of the main comparison" in capsys.readouterr().out
+
+
+def test_the_experiments_are_listed_without_what_they_need(capsys, monkeypatch):
+    for name in ("torch", "matplotlib", "ot", "cvxpy", "tqdm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert command_line.main([]) == 0
+    printed = capsys.readouterr().out
+    for name in registry.EXPERIMENTS:
+        assert registry.summary(name) in printed
+
+
+@pytest.mark.parametrize("name", registry.EXPERIMENTS)
+def test_a_summary_is_the_first_line_of_the_experiment(name):
+    pytest.importorskip("torch", reason="some experiments train networks")
+    module = importlib.import_module(registry.EXPERIMENTS[name])
+    assert registry.summary(name) == module.__doc__.splitlines()[0].strip()
+
+
+def test_an_experiment_names_the_extra_that_it_lacks():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
+        "from validation.__main__ import main\n"
+        "print(main(['frontier', 'isotropic']), main(['section5']), "
+        "main(['section5', '--peer-python', '/no']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "2 2 2", done.stderr
+    assert "frontier isotropic needs PyTorch" in done.stderr
+    assert "pip install 'structured-dro[torch]'" in done.stderr
+    assert "section5 needs matplotlib" in done.stderr
+    assert "pip install 'structured-dro[validation]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_experiment_says_where_its_results_are(monkeypatch, capsys, tmp_path):
+    def interrupted(config, out):
+        raise KeyboardInterrupt
+
+    stopped = registry.Experiment("section5", "", section5.Config, interrupted)
+    monkeypatch.setattr(command_line, "load", lambda name: stopped)
+    assert command_line.main(["section5", "--out", str(tmp_path)]) == 130
+    assert (
+        f"section5 was interrupted; what it finished is in {tmp_path}/" in capsys.readouterr().err
+    )
 
 
 def test_a_failed_check_is_an_exit_status(monkeypatch, capsys, tmp_path):

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dro_core.optional import EXTRAS, missing, needed
 from validation.errors import UsageError
-from validation.registry import EXPERIMENTS, Experiment, load
+from validation.registry import EXPERIMENTS, Experiment, load, summary
 from validation.results import check_table, table
 from validation.settings import configure, described, names
 
@@ -55,24 +56,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m validation: --{next(iter(given))} needs an experiment", file=sys.stderr)
         return 2
     if not options.name:
-        print(
-            table([("experiment", "what it shows"), *((n, load(n).summary) for n in EXPERIMENTS)])
-        )
+        print(table([("experiment", "what it shows"), *((n, summary(n)) for n in EXPERIMENTS)]))
         print("\nSettings of each: python -m validation NAME --set help")
         return 0
+    name = " ".join(options.name)
+    out = options.out or Path("results") / "-".join(options.name)
     try:
-        experiment = load(" ".join(options.name))
-        if "help" in options.set:
+        return _run(name, out, options.set, given)
+    except KeyboardInterrupt:
+        print(
+            f"\npython -m validation: {name} was interrupted; what it finished is in {out}/",
+            file=sys.stderr,
+        )
+        return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        extra = None if package == "torch" else "validation"
+        print(f"python -m validation: {missing(package, name, extra)}", file=sys.stderr)
+        return 2
+
+
+def _run(name: str, out: Path, assignments: list[str], given: dict[str, str]) -> int:
+    """One experiment with `NAME=VALUE` assignments and the shortcuts given; its exit status."""
+    try:
+        experiment = load(name)
+        if "help" in assignments:
             print(table([("setting", "default", "meaning"), *described(experiment.config)]))
             return 0
-        for name, value in given.items():
-            check_has_setting(experiment, name)
-            options.set.append(f"{_setting(name)}={value}")
-        config = configure(experiment.config, options.set)
+        for option, value in given.items():
+            check_has_setting(experiment, option)
+            assignments = [*assignments, f"{_setting(option)}={value}"]
+        config = configure(experiment.config, assignments)
     except ValueError as error:  # usage errors, and what the library says of settings
         print(f"python -m validation: {error}", file=sys.stderr)
         return 2
-    out = options.out or Path("results") / "-".join(options.name)
+    if experiment.draws:
+        needed("matplotlib", name)  # now, not after the work
     try:
         checks = experiment.run(config, out)
     except (UsageError, ChildProcessError, FileNotFoundError) as error:
@@ -90,10 +111,18 @@ def _setting(option: str) -> str:
     return option.replace("-", "_")
 
 
+def _settings_of(name: str) -> Sequence[str]:
+    """Names of an experiment's settings; none if what it needs is not installed."""
+    try:
+        return names(load(name).config)
+    except ModuleNotFoundError:
+        return ()
+
+
 def check_has_setting(experiment: Experiment, option: str) -> None:
     """Refuse a shortcut for an experiment that has no such setting."""
     if _setting(option) not in names(experiment.config):
-        taking = [name for name in EXPERIMENTS if _setting(option) in names(load(name).config)]
+        taking = [name for name in EXPERIMENTS if _setting(option) in _settings_of(name)]
         raise UsageError(
             f"--{option}: the experiment {experiment.name!r} has no setting "
             f"{_setting(option)!r}; allowed for: {', '.join(taking) or 'none'}"

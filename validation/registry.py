@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dro_core.checks import unknown
 from validation.errors import UsageError
 from validation.results import Check
 from validation.settings import Settings, configure
 
-__all__ = ["EXPERIMENTS", "Experiment", "configure", "load"]
+__all__ = ["EXPERIMENTS", "Experiment", "configure", "load", "summary"]
 
 #: Experiment -> module with a frozen dataclass `Config` and `run(config, out) -> list[Check]`.
 EXPERIMENTS = {
@@ -50,6 +52,8 @@ EXPERIMENTS = {
     "benchmarks steps": "validation.benchmarks.torch_steps",
     "benchmarks cuda": "validation.benchmarks.torch_cuda",
 }
+#: Those without figures of their own; benchmarks have none either.
+TABLES_ONLY = ("evidence", "claims", "gpu")
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,22 @@ class Experiment:
     config: type[Settings]
     run: Callable[..., list[Check]]  #: of an instance of `config` and the output folder
 
+    @property
+    def draws(self) -> bool:
+        """Whether its results are figures too."""
+        return not self.name.startswith("benchmarks") and self.name not in TABLES_ONLY
+
 
 def load(name: str) -> Experiment:
     """The experiment of that name, or an error that names the nearest one."""
     if name not in EXPERIMENTS:
         raise UsageError(unknown("experiment", name, EXPERIMENTS))
     module = importlib.import_module(EXPERIMENTS[name])
-    summary = (module.__doc__ or "").strip().splitlines()[0]
-    return Experiment(name, summary, module.Config, module.run)
+    return Experiment(name, summary(name), module.Config, module.run)
+
+
+def summary(name: str) -> str:
+    """The first line of an experiment's docstring, read without importing it."""
+    path = Path(__file__).parent.parent.joinpath(*EXPERIMENTS[name].split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]

@@ -6,11 +6,9 @@ extra, and say so.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from dro_core.checks import unknown
+from dro_core.optional import needed
 
 #: An array of any dtype, or a sparse matrix.
 Loaded: TypeAlias = NDArray[Any] | sparse.csr_array
@@ -166,7 +165,7 @@ def _matlab(path: Path) -> Content:
 
 def _hdf5(path: Path, *, matlab: bool = False) -> Content:
     """All data sets; MATLAB writes them with the axes reversed, complex as (real, imag) records."""
-    h5py = needed("h5py", "files", "HDF5 and MATLAB 7.3 files")
+    h5py = needed("h5py", "a file of HDF5 or MATLAB 7.3")
     names: list[str] = []
     with h5py.File(path, "r") as file:
         file.visititems(
@@ -186,7 +185,7 @@ def _hdf5(path: Path, *, matlab: bool = False) -> Content:
 
 def _image(path: Path) -> NDArray[Any]:
     """The frames of a stack (N, H, W) or (N, C, H, W)."""
-    image_module = needed("PIL.Image", "files", "images")
+    image_module = needed("PIL.Image", "an image")
     frames = []
     with image_module.open(path) as image:
         for k in range(getattr(image, "n_frames", 1)):
@@ -204,7 +203,7 @@ def _one_dicom(path: Path) -> NDArray[Any]:
 
 def _dicom_pixels(path: Path) -> tuple[tuple[float, str], NDArray[Any]]:
     """The place of a slice in its series, and its values with slope and intercept."""
-    pydicom = needed("pydicom", "files", "DICOM series")
+    pydicom = needed("pydicom", "a DICOM series")
     found = pydicom.dcmread(path)
     values = np.asarray(found.pixel_array, dtype=np.float64)
     slope = float(getattr(found, "RescaleSlope", 1.0))
@@ -269,18 +268,6 @@ def _dense(value: Loaded, name: str | Path) -> NDArray[Any]:
     if sparse.issparse(value):
         raise ValueError(f"{name}: a sparse matrix; samples are dense")
     return np.asarray(value)
-
-
-def needed(module: str, extra: str, what: str) -> ModuleType:
-    """An optional module, or an error with the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise ModuleNotFoundError(
-            f"{what} need {package}; install it with: pip install 'structured-dro[{extra}]'",
-            name=error.name,
-        ) from None
 
 
 def _first_line(error: Exception) -> str:

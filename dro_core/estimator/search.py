@@ -24,6 +24,7 @@ from dro_core.estimator.law import Law, law_of_gaussians
 from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
 from dro_core.estimator.reduction import Modes, modes, whitened
 from dro_core.linear_map import DenseMap
+from dro_core.optional import installed, missing, needed
 from dro_core.structure import PointStructure, SignalNoise, Structure, as_structure
 from dro_core.threads import single_threaded
 from dro_core.types import Array, Booleans, Real
@@ -40,6 +41,8 @@ GOOD_GAP = 1e-9
 POOR_GAP, LAW_RANK = 1e-6, 30
 #: A map with a worse gap comes with a warning.
 LARGEST_QUIET_GAP = 1e-3
+#: Small problems without a good law are left to a semidefinite programme, where there is cvxpy.
+WITHOUT_PROGRAMME = "; " + missing("cvxpy", "a better proof for small data")
 #: Shares of the budget that are tried as isotropic noise.
 BLURS = (1e-9, 1e-8, 1e-7, 1e-6)
 #: Beyond this many entries of the map certificates are costly: fewer laws are tried, and the search
@@ -134,7 +137,7 @@ def fit_linear(
         warnings.warn(
             f"the worst-case risk of the map, {found.risk:.6g}, may be {found.gap:.2g} of itself "
             f"above the smallest one, which is at least {found.lower:.6g}; rescale the data, or "
-            "try another radius or epsilon",
+            f"try another radius or epsilon{'' if installed('cvxpy') else WITHOUT_PROGRAMME}",
             NotOptimalWarning,
             stacklevel=2,
         )
@@ -330,8 +333,9 @@ class _Search(Judge):
         least-squares risk is the largest tr T for which the moments of (x', y') minus diag(T, 0)
         stay positive.
         """
-        import cvxpy as cp
-
+        if not installed("cvxpy"):
+            return None
+        cp = needed("cvxpy", "the law of the largest least-squares risk")
         unit, axes, space_y = self.unit, self.modes_x, self.space_y
         data = np.hstack([self.rows_x @ axes.basis, space_y.coordinates]) / unit
         columns, values, right = np.linalg.svd(data, full_matrices=False)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_radius, as_samples, as_weights
+from dro_core.optional import needed
 from dro_core.types import Array, Real
 
 
@@ -60,8 +61,7 @@ def fit_linear_sdp(
     RuntimeError
         If Clarabel finds no optimum.
     """
-    import cvxpy as cp
-
+    cp = needed("cvxpy", "the semidefinite programme of the best map")
     x, y = as_samples(x, "x"), as_samples(y, "y")
     (count, n), m = x.shape, y.shape[1]
     mu, rho = as_weights(weights, count), as_radius(radius)

@@ -15,6 +15,7 @@ from dro_core.checks import (
     as_weights,
     check_option,
 )
+from dro_core.optional import needed
 from dro_core.types import Array, Indices, Real
 
 
@@ -126,8 +127,7 @@ def finite_worst_case_cvxpy(
     RuntimeError
         If the solver finds no optimum.
     """
-    import cvxpy as cp
-
+    cp = needed("cvxpy", "finite_worst_case_cvxpy")
     gain, price, budget, mu = _programme(loss, cost, radius, weights, admissible)
     check_option(solver, "solver", cp.installed_solvers())
     allowed = np.isfinite(price)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_non_negative, as_positive_integer, as_real_array, unknown
+from dro_core.optional import needed
 from dro_core.types import Array, Real
 
 
@@ -82,8 +83,7 @@ def unbalanced_ot_cvxpy(
     RuntimeError
         If Clarabel finds no optimum.
     """
-    import cvxpy as cp
-
+    cp = needed("cvxpy", "unbalanced_ot_cvxpy")
     price, first, second = _unbalanced_programme(cost, a, b, weight)
     w, pair = float(weight), (divergence,) * 2 if isinstance(divergence, str) else divergence
     for name in pair:
@@ -146,7 +146,7 @@ def unbalanced_ot_mm(
     ValueError, TypeError
         For bad input.
     """
-    import ot
+    ot = needed("ot", "unbalanced_ot_mm")
     from scipy.special import kl_div
 
     price, first, second = _unbalanced_programme(cost, a, b, weight)

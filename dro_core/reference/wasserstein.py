@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from dro_core.checks import as_samples, as_weights
+from dro_core.optional import needed
 from dro_core.types import Array
 
 
@@ -37,7 +38,7 @@ def wasserstein_pot(
     ValueError, TypeError
         For bad arrays or weights.
     """
-    import ot
+    ot = needed("ot", "the reference distance")
     from scipy.spatial.distance import cdist
 
     points0, points1 = as_samples(points0, "points0"), as_samples(points1, "points1")

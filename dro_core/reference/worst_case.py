@@ -17,6 +17,7 @@ from dro_core.checks import (
     unknown,
 )
 from dro_core.linear_map import MapLike
+from dro_core.optional import needed
 from dro_core.reference.finite import ReferenceSolution
 from dro_core.types import Array, Real
 
@@ -62,7 +63,7 @@ def worst_case_risk_sdp(
     RuntimeError
         If Clarabel finds no optimum.
     """
-    import cvxpy as cp
+    cp = needed("cvxpy", "the semidefinite programme of the worst case")
     from scipy.linalg import fractional_matrix_power
 
     matrix = as_map(B, "B")

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
+from dro_core.optional import needed
 from dro_core.types import Array, Indices, SparseArray
 from dro_core.unbalanced.problem import PART, TINY, Marginal
 
@@ -24,8 +25,7 @@ def longest(change: Array, z: Array) -> float:
 
 def plan_between(alpha: Array, beta: Array, cost: Array) -> tuple[SparseArray, Array]:
     """Balanced plan, and potential v, between marginals of nearly equal totals (POT)."""
-    import ot
-
+    ot = needed("ot", "unbalanced_ot, for this problem,")
     total = float(alpha.sum())
     if not 0.0 < total < math.inf:
         return sparse.coo_array(cost.shape), np.zeros(len(beta))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dro_core.optional import needed
 from dro_core.simplex import optimal_plan
 from dro_core.types import Array, Indices
 from dro_core.wasserstein.problem import TransportProblem
@@ -107,8 +108,9 @@ def _sinkhorn(a: Array, b: Array, cost: Array, epsilon: float) -> tuple[Array, A
 
     The plan is rounded to the marginals, so that its cost is never below the distance.
     """
-    import ot
     from scipy.special import logsumexp, xlogy
+
+    ot = needed("ot", "a Sinkhorn plan")
 
     here, there = np.flatnonzero(a), np.flatnonzero(b)
     inner = np.ix_(here, there)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dro_core.checks import unknown
+from dro_core.optional import needed
 
 #: Where files come from, for the messages about them.
 SOURCES = {
@@ -48,12 +49,13 @@ def data_root(argument: str | os.PathLike[str] | None = None) -> Path:
     given = os.environ.get("DRO_DATA") if argument is None else argument
     if not given:
         raise FileNotFoundError(
-            "root: no data root; pass root=... or set the environment variable DRO_DATA to the "
-            "folder with the data (docs/data.md says what lies where)"
+            "root: no data root; pass one (root=..., on the command line --data ...), or set the "
+            "environment variable DRO_DATA to the folder with the data (docs/data.md says what "
+            "lies where)"
         )
     root = Path(given).expanduser()
     if not root.is_dir():
-        name = "DRO_DATA" if argument is None else "root"
+        name = "DRO_DATA" if argument is None else "root (--data)"
         raise FileNotFoundError(f"{name}: {root} is not a folder")
     return root
 
@@ -203,11 +205,11 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _CHANNELS, _COUNTS, _FORMAT = (
 
 def _float64_tiff(path: Path, source: str) -> AnyArray | None:
     """The pixels of an uncompressed image of 64-bit floats in strips; None for any other file."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    plugin = needed("PIL.TiffImagePlugin", "reading TIFF files")
 
     with path.open("rb") as file:
         try:
-            tags = ImageFileDirectory_v2(file.read(8))
+            tags = plugin.ImageFileDirectory_v2(file.read(8))
             file.seek(tags.next)
             tags.load(file)
         except (OSError, SyntaxError, struct.error):
@@ -235,12 +237,5 @@ def _float64_tiff(path: Path, source: str) -> AnyArray | None:
 
 
 def pillow() -> ModuleType:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "reading JPEG and TIFF files needs Pillow, which is not installed; install it with: "
-            "pip install pillow",
-            name="PIL",
-        ) from None
-    return Image
+    """Pillow's module of images; the error of its absence names the extra."""
+    return needed("PIL.Image", "reading JPEG and TIFF files")

@@ -69,8 +69,8 @@ class CTSlices:
 
 
 def ct_slices(
-    root: str | os.PathLike[str] | None = None,
     split: str = "train",
+    root: str | os.PathLike[str] | None = None,
     units: str = "unit",
     validation_patients: Sequence[str] = CT_VALIDATION_PATIENTS,
 ) -> CTSlices:
@@ -78,10 +78,10 @@ def ct_slices(
 
     Parameters
     ----------
-    root : path, optional
-        Data root, see `data_root`.
     split : "train", "validation" or "test"
         No patient is in two of them; the file says who is in the test split.
+    root : path, optional
+        Data root, see `data_root`.
     units : "unit", "attenuation" or "HU"
         Values h as stored (Hounsfield units: air is -1000, water 0; signed integers or floats), as
         (h + 1000)/2000 clipped to [0, 1], or as linear attenuation

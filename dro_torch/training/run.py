@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.nn.utils import get_total_norm
-from tqdm import tqdm
 
+from dro_core.optional import needed
 from dro_torch.training import capture
 from dro_torch.training.batching import Batching, Source
 from dro_torch.training.best import Best
@@ -65,6 +66,7 @@ class Run:
             self.modules.train()
             hidden = not (self.options.progress and self.processes.rank == 0)
             steps = self.options.steps
+            tqdm = needed("tqdm", "the progress bar of training").tqdm
             with tqdm(total=steps, initial=self.step, disable=hidden, unit="step") as bar:
                 while self.step < steps and not self.record.stop:
                     self._iterate(signals)
@@ -97,7 +99,7 @@ class Run:
         self.step += 1
         self.modules.average(self.step)
 
-    def _report(self, bar: tqdm[None]) -> None:
+    def _report(self, bar: Any) -> None:
         """The rows that are due: history on the progress bar, validation, both to the user."""
         rows = []
         if self.options.logs_after(self.step):
