@@ -94,24 +94,38 @@ def _is_nullable(value: object) -> bool:
     return all(getattr(dtype, "kind", "O") in "biuf" for dtype in columns)
 
 
+class Shaped(Protocol):
+    """What has a shape: a matrix, an operator, a map."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)"""
+
+
+def check_rows(array: Shaped, name: str) -> None:
+    """Refuse what is not of shape (N, d) with N >= 1 and d >= 1: samples are rows."""
+    shape = array.shape
+    if len(shape) == 1:
+        raise ValueError(
+            f"{name}: samples are rows, so a 2-D (N, d) array is needed, but a 1-D array of shape "
+            f"{shape} was given; use {name}[:, None] for {shape[0]} scalar samples or "
+            f"{name}[None, :] for one sample with {shape[0]} entries"
+        )
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name}: samples are rows of a 2-D (N, d) array, but shape {shape} was given; "
+            f"flatten each sample with {name}.reshape(len({name}), -1)"
+        )
+    if shape[0] == 0:
+        raise ValueError(f"{name}: empty samples (shape {shape}); at least one is needed")
+    if shape[1] == 0:
+        raise ValueError(f"{name}: samples have no entries (shape {shape}); d >= 1 is needed")
+
+
 def as_samples(value: object, name: str) -> Array:
     """Samples as rows: a finite real (N, d) array with N >= 1 and d >= 1."""
     array = as_real_array(value, name)
-    if array.ndim == 1:
-        raise ValueError(
-            f"{name}: samples are rows, so a 2-D (N, d) array is needed, but a 1-D array of shape "
-            f"{array.shape} was given; use {name}[:, None] for {array.size} scalar samples or "
-            f"{name}[None, :] for one sample with {array.size} entries"
-        )
-    if array.ndim != 2:
-        raise ValueError(
-            f"{name}: samples are rows of a 2-D (N, d) array, but shape {array.shape} was given; "
-            f"flatten each sample with {name}.reshape(len({name}), -1)"
-        )
-    if array.shape[0] == 0:
-        raise ValueError(f"{name}: empty samples (shape {array.shape}); at least one is needed")
-    if array.shape[1] == 0:
-        raise ValueError(f"{name}: samples have no entries (shape {array.shape}); d >= 1 is needed")
+    check_rows(array, name)
     check_magnitude(array, name)
     return array
 
@@ -148,22 +162,20 @@ def as_map(value: Any, name: str) -> Array:
     return as_matrix(value, name)
 
 
-class Shaped(Protocol):
-    """What has a shape: a matrix, an operator, a map."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)"""
-
-
 def check_samples_and_map(matrix: Shaped, x: Array, y: Array, name: str) -> None:
     """x (N, n), y (N, m) and a map (n, m) that fit together."""
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
-    if matrix.shape != (x.shape[1], y.shape[1]):
+    check_map_size(matrix, (x.shape[1], y.shape[1]), name)
+
+
+def check_map_size(matrix: Shaped, sizes: tuple[int, ...], name: str) -> None:
+    """A map of shape (n, m), the numbers of columns of x and y."""
+    n, m = sizes
+    if matrix.shape != (n, m):
         raise ValueError(
-            f"{name}: shape {matrix.shape}, but x has {x.shape[1]} columns and y has "
-            f"{y.shape[1]}; a map from y to x has shape ({x.shape[1]}, {y.shape[1]})"
+            f"{name}: shape {matrix.shape}, but x has {n} columns and y has "
+            f"{m}; a map from y to x has shape ({n}, {m})"
         )
 
 
@@ -193,15 +205,25 @@ def as_weights(value: object, size: int, name: str = "weights") -> Array:
         raise ValueError(
             f"{name}: shape {array.shape}, but there are {size} samples; needed: ({size},)"
         )
-    if (array < 0).any():
-        i = int(np.argmin(array))
-        raise ValueError(f"{name}: entry {i} is {array[i]}; weights must be non-negative")
+    check_non_negative(array, name)
     total = float(array.sum())
-    if abs(total - 1.0) > weight_sum_tolerance(value, size):
+    check_weight_sum(total, weight_sum_tolerance(value, size), name)
+    return array if abs(total - 1.0) <= 1e-15 * size else array / total
+
+
+def check_non_negative(weights: Array, name: str) -> None:
+    """Refuse a negative weight."""
+    if (weights < 0).any():
+        i = int(np.argmin(weights))
+        raise ValueError(f"{name}: entry {i} is {weights[i]}; weights must be non-negative")
+
+
+def check_weight_sum(total: float, tolerance: float, name: str) -> None:
+    """Refuse weights whose sum is not one."""
+    if abs(total - 1.0) > tolerance:
         raise ValueError(
             f"{name}: they sum to {total!r}, not to 1; divide by the sum if that is what you mean"
         )
-    return array if abs(total - 1.0) <= 1e-15 * size else array / total
 
 
 def as_scalar(value: object, name: str, allowed: str) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from dro_core.bases import Basis
 from dro_core.dual import DualSolution, minimize_quadratic_dual
+from dro_core.linear_map import LinearMap
+from dro_core.samples import Samples
 from dro_core.spectrum import ResidualSpectrum, residual_atoms, with_complement
 from dro_core.structure import AffineDisplacement
 from dro_core.types import Array
@@ -28,8 +30,14 @@ class Decomposition(Protocol):
     def spectrum(self) -> ResidualSpectrum:
         """The residual spectrum, or a rule for it."""
 
-    def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
-        """Rows q_i of the worst-case law."""
+    @property
+    def forced(self) -> float:
+        """Mean cost of where the samples start."""
+
+    def dual_residuals(
+        self, rows: slice, residual: Array, margin: float, unspent_radius: float
+    ) -> Array:
+        """Rows q_i of the worst-case law, for the samples at `rows` with these residuals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,28 +67,30 @@ class ResidualDecomposition:
     displacement: AffineDisplacement
     basis: Basis  # left singular vectors of F
     squared: Array  # (k,) squared singular values of F
-    coordinates: Any  # (N, k) residuals in the basis
     spectrum: ResidualSpectrum
+    #: Mean square of the residuals x - By, mean cost of where the samples start, and whether any
+    #: of them moves there.
+    fidelity: float
+    forced: float
+    moved: bool
 
     def with_displacement(self, displacement: AffineDisplacement) -> ResidualDecomposition:
         """The same decomposition for a structure with the same residual and factor."""
         values = with_complement(displacement.shift, self.squared, self.basis)
         spectrum = ResidualSpectrum(values, self.spectrum.mass, self.spectrum.multiplicity)
-        return ResidualDecomposition(
-            displacement, self.basis, self.squared, self.coordinates, spectrum
-        )
+        return replace(self, displacement=displacement, spectrum=spectrum)
 
-    def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
+    def dual_residuals(
+        self, rows: slice, residual: Array, margin: float, unspent_radius: float
+    ) -> Array:
         """Rows q_i of the worst-case law of this spectrum; see `inverse_rows`."""
-        q = self.inverse_rows(self.displacement.residual, self.coordinates, margin)
+        q = self.inverse_rows(residual, margin)
         if unspent_radius > 0:
             q += unspent_radius / self.spectrum.top**0.5 * self.top_direction()
         return q
 
-    def inverse_rows(
-        self, rows: Array, coordinates: Any, margin: float, *, significant: bool = True
-    ) -> Array:
-        r"""Rows :math:`(\lambda I - CC^\top)^+ r_i`, given the rows and their coordinates.
+    def inverse_rows(self, rows: Array, margin: float, *, significant: bool = True) -> Array:
+        r"""Rows :math:`(\lambda I - CC^\top)^+ r_i`.
 
         The worst-case displacement is :math:`v_i = C^\top q_i` of the result q. Written as
         :math:`q = (r + U\,\mathrm{diag}(\sigma_F^2/(\lambda - \sigma^2))\,U^\top r)/(\lambda - s)`,
@@ -98,7 +108,7 @@ class ResidualDecomposition:
             used = np.logical_and(used, self.spectrum.significant[: len(apart)])
         pseudo_inverse = np.divide(self.squared, apart, out=np.zeros_like(apart), where=used)
         if apart_complement > 0:
-            q = self.basis.synthesize(coordinates * pseudo_inverse)
+            q = self.basis.synthesize(self.basis.analyze(rows) * pseudo_inverse)
             q += rows
             q /= apart_complement
         else:
@@ -109,7 +119,7 @@ class ResidualDecomposition:
         """A unit left singular vector of C at its largest singular value, (n,)."""
         if self.squared.size:
             return self.basis.direction(int(np.argmax(self.squared)))
-        direction = np.zeros(self.displacement.residual.shape[1])
+        direction = np.zeros(self.basis.size)
         direction[0] = 1.0
         return direction
 
@@ -127,12 +137,20 @@ class ResidualDecomposition:
         return DecompositionAnswer(self, solution, solution, self.spectrum.top, 0.0)
 
 
-def decompose(displacement: AffineDisplacement, weights: Array) -> ResidualDecomposition | None:
+def decompose(
+    B: LinearMap, displacement: AffineDisplacement, samples: Samples
+) -> ResidualDecomposition | None:
     """The decomposition of a factor that has a singular basis; None if it has none."""
-    atoms = residual_atoms(displacement, weights)
+    atoms = residual_atoms(B, displacement, samples)
     if atoms is None:
         return None
     spectrum = ResidualSpectrum(atoms.values(displacement.shift), atoms.mass, atoms.multiplicity)
     return ResidualDecomposition(
-        displacement, atoms.basis, atoms.squared, atoms.coordinates, spectrum
+        displacement,
+        atoms.basis,
+        atoms.squared,
+        spectrum,
+        atoms.fidelity,
+        atoms.forced,
+        atoms.moved,
     )

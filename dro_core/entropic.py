@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -29,9 +29,10 @@ from dro_core.checks import (
     unknown,
 )
 from dro_core.dual import minimize_quadratic_dual
-from dro_core.gaussian_law import check_entropic, gaussian_law
+from dro_core.gaussian_law import GaussianMover, check_entropic, gaussian_law
 from dro_core.linear_map import DenseMap, MapLike
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.samples import Block, SamplesLike
 from dro_core.structure import PointStructure, Structure, XGivenY, YGivenX, as_structure
 from dro_core.transport import squared_norms
 from dro_core.types import EPS, Array, Integer, Real
@@ -135,7 +136,6 @@ class EntropicWorstCase(ReadOnly):
     structure : Structure
     nominal_risk : float
         Mean squared error of the data.
-    weights : (N,) array
     """
 
     def __init__(
@@ -150,9 +150,9 @@ class EntropicWorstCase(ReadOnly):
         self._factor = COST_FACTORS[cost]
         self.structure, self.adjusted_radius = structure, radius
         self.epsilon, self.cost = epsilon, cost
-        self.nominal_risk, self.weights = problem.fidelity, problem.weights
         decomposition = problem.exact_decomposition(structure, "the entropic worst case")
-        check_entropic(structure, decomposition.displacement)
+        check_entropic(structure, decomposition)
+        self.nominal_risk = problem.fidelity
         # ½c with entropy weight ε and half the budget is c with weight 2ε
         solution = minimize_quadratic_dual(decomposition.spectrum, radius, epsilon / self._factor)
         if not solution.value <= LARGEST_RISK:
@@ -168,6 +168,11 @@ class EntropicWorstCase(ReadOnly):
             epsilon / self._factor,
         )
         self._protect()
+
+    @property
+    def weights(self) -> Array:
+        """Weights of the samples and of the Gaussians, (N,)."""
+        return self._problem.weights
 
     @property
     def displacement_x(self) -> Array:
@@ -215,39 +220,32 @@ class EntropicWorstCase(ReadOnly):
 
     @cached_property
     def _certificate(self) -> EntropicCertificate:
-        problem, law, mu = self._problem, self._law, self.weights
+        problem, law = self._problem, self._law
         B, epsilon = problem.matrix, law.epsilon
         n, m = B.shape
         both = np.hstack([np.eye(n), -B])
         covariance = np.block(
             [[law.covariance_x, law.covariance_xy], [law.covariance_xy.T, law.covariance_y]]
         )
-        residual = problem.x - problem.y @ B.T
-        size = float(mu @ squared_norms(problem.x))
-        size += float(mu @ squared_norms(problem.x + law.displacement_x))
-        size += 2.0 * DenseMap(B).squared_terms(np.abs(problem.y) + np.abs(law.displacement_y), mu)
-        blur = np.sqrt(np.diag(law.covariance_y))[None]
-        size += float(np.trace(law.covariance_x)) + DenseMap(B).squared_terms(blur, np.ones(1))
-        moved = residual + law.displacement_x - law.displacement_y @ B.T
-        primal = float(mu @ squared_norms(moved)) + float(
-            np.einsum("ij,jk,ik->", both, covariance, both)
-        )
         free = self.structure.free_axes(n, m)
         reference = 0.5 * epsilon * self.structure.inverse_weight(n, m)
-        kl = float(mu @ self.structure.transport_cost(law.displacement_x, law.displacement_y))
-        kl += (
-            0.5
-            * epsilon
-            * covariance_divergence(covariance[np.ix_(free, free)], reference[np.ix_(free, free)])
-        )
         spread = both @ reference @ both.T * (2 / epsilon)  # CCᵀ
         values, vectors = np.linalg.eigh(spread)
+        primal, cost, size, terms, mass = problem.samples.mean(
+            partial(_recomputed, law.mover, self.structure, B, vectors)
+        )
+        size += 2.0 * DenseMap(B).squared_terms(np.sqrt(terms))
+        size += float(np.trace(law.covariance_x))
+        size += DenseMap(B).squared_terms(np.sqrt(np.diag(law.covariance_y)))
+        primal += float(np.einsum("ij,jk,ik->", both, covariance, both))
+        kl = cost + 0.5 * epsilon * covariance_divergence(
+            covariance[np.ix_(free, free)], reference[np.ix_(free, free)]
+        )
         threshold = max(float(values[-1]), 0.0)
         if math.isinf(law.multiplier):
-            dual = float(mu @ squared_norms(residual)) + 0.5 * epsilon * float(np.trace(spread))
+            dual = float(mass.sum()) + 0.5 * epsilon * float(np.trace(spread))
         else:  # at any multiplier above the threshold the dual is an upper value
             lam = max(law.multiplier, threshold * (1 + 16 * EPS))
-            mass = np.einsum("i,ij,ij->j", mu, residual @ vectors, residual @ vectors)
             dual = lam * self.adjusted_radius**2 + float((mass * (lam / (lam - values))).sum())
             dual -= 0.5 * lam * epsilon * float(np.log1p(-values / lam).sum())
         gap = max(abs(relative_gap(self.risk, primal)), abs(relative_gap(dual, self.risk)))
@@ -291,6 +289,22 @@ class EntropicWorstCase(ReadOnly):
         )
 
 
+def _recomputed(
+    mover: GaussianMover, structure: PointStructure, B: Array, vectors: Array, block: Block
+) -> tuple[float, float, float, Array, Array]:
+    """Sums over a block: risk and cost of the means, sizes, and the residuals' mass on vectors."""
+    weights, (dx, dy) = block.weights, mover.moves(block)
+    residual = block.x - block.y @ B.T
+    terms = np.abs(block.y) + np.abs(dy)
+    return (
+        float(weights @ squared_norms(residual + dx - dy @ B.T)),
+        float(weights @ structure.transport_cost(dx, dy)),
+        float(weights @ squared_norms(block.x)) + float(weights @ squared_norms(block.x + dx)),
+        weights @ (terms * terms),
+        weights @ (residual @ vectors) ** 2,
+    )
+
+
 def covariance_divergence(covariance: Array, reference: Array) -> float:
     """tr(R⁻¹S) - k - log det(R⁻¹S): twice the divergence of centred Gaussians."""
     if covariance.size == 0:
@@ -304,8 +318,8 @@ def covariance_divergence(covariance: Array, reference: Array) -> float:
 
 def entropic_worst_case(
     B: MapLike,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: SamplesLike,
+    y: ArrayLike | None,
     radius: Real,
     epsilon: Real,
     structure: str | Structure = "y|x",
@@ -331,7 +345,7 @@ def entropic_worst_case(
     B : (n, m) matrix or operator
         Reconstruction map from y to x.
     x, y : (N, n) and (N, m) arrays
-        Samples as rows.
+        Samples as rows, or in blocks as in `LinearReconstruction`.
     radius : float
         Adjusted radius :math:`\bar\rho \ge 0` in the units of the data, whatever the cost; at zero
         the law is the data blurred by the reference noise. See `adjusted_radius`.

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from dro_core.decomposition import ResidualDecomposition
-from dro_core.linear_data import LinearData
-from dro_core.linear_map import DENSE_ENTRIES
-from dro_core.structure import AffineDisplacement, PointStructure, Structure
+from dro_core.linear_data import LinearData, gradient_sum
+from dro_core.linear_map import DENSE_ENTRIES, LinearMap
+from dro_core.read_only import read_only
+from dro_core.samples import Block
+from dro_core.spectrum import residuals
+from dro_core.structure import PointStructure, Structure
 from dro_core.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMover:
+    """Displacements of the means of the Gaussians, block by block; zero without a decomposition."""
+
+    map: LinearMap
+    decomposition: ResidualDecomposition | None
+    margin: float
+
+    def moves(self, block: Block) -> tuple[Array, Array]:
+        """(dx, dy) of the samples of a block."""
+        if self.decomposition is None:
+            return np.zeros(block.x.shape), np.zeros(block.y.shape)
+        residual = residuals(self.map, block)
+        return self.decomposition.displacement.displace(
+            self.decomposition.dual_residuals(block.rows, residual, self.margin, 0.0)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +46,32 @@ class GaussianLaw:
 
     problem: LinearData
     structure: PointStructure
-    displacement_x: Array
-    displacement_y: Array
     multiplier: float
     epsilon: float
     decomposition: ResidualDecomposition
     margin: float
+
+    @cached_property
+    def mover(self) -> GaussianMover:
+        """The displacements of the means, for the samples of any block."""
+        still = math.isinf(self.multiplier)
+        return GaussianMover(self.problem.map, None if still else self.decomposition, self.margin)
+
+    @cached_property
+    def _displacements(self) -> tuple[Array, Array]:
+        moves = [self.mover.moves(block) for block in self.problem.samples.blocks()]
+        dx, dy = moves[0] if len(moves) == 1 else map(np.concatenate, zip(*moves, strict=True))
+        return read_only(dx), read_only(dy)
+
+    @property
+    def displacement_x(self) -> Array:
+        """Displacements of the means of x', (N, n)."""
+        return self._displacements[0]
+
+    @property
+    def displacement_y(self) -> Array:
+        """Displacements of the means of y', (N, m)."""
+        return self._displacements[1]
 
     @cached_property
     def _blocks(self) -> tuple[Array, Array, Array]:
@@ -45,10 +86,7 @@ class GaussianLaw:
         noise_x, noise_y = noise[:n, :n], noise[n:, n:]
         if math.isinf(self.multiplier):
             return (0.5 * self.epsilon * noise_x, np.zeros((n, m)), 0.5 * self.epsilon * noise_y)
-        coordinates = self.decomposition.basis.analyze(identity)
-        inverse = self.decomposition.inverse_rows(
-            identity, coordinates, self.margin, significant=False
-        )
+        inverse = self.decomposition.inverse_rows(identity, self.margin, significant=False)
         to_x, to_y = self.decomposition.displacement.displace(identity)  # rows: Kᵀ
         half = 0.5 * self.epsilon
         return (
@@ -75,9 +113,8 @@ class GaussianLaw:
     def gradient(self) -> Array:
         r"""Gradient in B of the mean squared error, :math:`2(B E[y'y'^\top] - E[x'y'^\top])`."""
         problem = self.problem
-        moved_y = problem.y + self.displacement_y
-        residual = problem.x + self.displacement_x - problem.map.apply(moved_y)
-        gradient = problem.law_gradient(residual, moved_y)
+        problem.check_gradient()
+        gradient: Array = problem.samples.mean(partial(_gradient, self.mover))[0]
         if self.epsilon > 0:
             gradient += 2.0 * (problem.map.apply(self.covariance_y).T - self.covariance_xy)
         return gradient
@@ -113,16 +150,19 @@ def gaussian_law(
 ) -> GaussianLaw:
     """The Gaussians at a multiplier of known margin."""
     if math.isinf(margin) or decomposition.spectrum.top == 0.0:
-        dx, dy = np.zeros(problem.x.shape), np.zeros(problem.y.shape)
         multiplier = math.inf
-    else:
-        dx, dy = decomposition.displacement.displace(decomposition.dual_residuals(margin, 0.0))
-    return GaussianLaw(problem, structure, dx, dy, multiplier, epsilon, decomposition, margin)
+    return GaussianLaw(problem, structure, multiplier, epsilon, decomposition, margin)
 
 
-def check_entropic(structure: Structure, displacement: AffineDisplacement) -> None:
+def _gradient(mover: GaussianMover, block: Block) -> tuple[Array]:
+    dx, dy = mover.moves(block)
+    moved_y = block.y + dy
+    return (gradient_sum(block.weights, block.x + dx - mover.map.apply(moved_y), moved_y),)
+
+
+def check_entropic(structure: Structure, decomposition: ResidualDecomposition) -> None:
     """Refuse structures whose entropic dual has no meaning here."""
-    noisy = displacement.base is not None or displacement.noise_risk > 0
+    noisy = decomposition.moved or decomposition.displacement.noise_risk > 0
     if noisy or getattr(structure, "norm", 2.0) != 2.0:
         raise ValueError(
             f"epsilon: the entropic dual is not available for {structure!r}; allowed: 0.0"

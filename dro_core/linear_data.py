@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-import math
+from functools import cached_property, partial
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from dro_core.certificate import LARGEST_RISK
-from dro_core.checks import as_samples, as_weights, check_samples_and_map
+from dro_core.checks import check_map_size
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
-from dro_core.read_only import ReadOnly
-from dro_core.spectrum import residuals
+from dro_core.read_only import ReadOnly, read_only
+from dro_core.samples import Block, Samples
+from dro_core.spectrum import checked_fidelity, residuals
 from dro_core.transport import squared_norms
 from dro_core.types import Array
 
 
 class LinearData(ReadOnly):
-    r"""A map B, samples (x, y), weights, and the residuals x - By with their mean square M."""
+    r"""A map B with samples (x, y), the residuals x - By and their mean square M.
 
-    def __init__(
-        self, linear: LinearMap, x: ArrayLike, y: ArrayLike, weights: ArrayLike | None
-    ) -> None:
+    The arrays are those that were passed, where they are in memory in double precision; of other
+    samples they are put together when first asked for, whole.
+    """
+
+    def __init__(self, linear: LinearMap, samples: Samples) -> None:
         #: B, as something that is applied to rows.
         self.map: LinearMap = linear
-        self.x, self.y = as_samples(x, "x"), as_samples(y, "y")
-        check_samples_and_map(self.map, self.x, self.y, "B")
-        self.weights = as_weights(weights, len(self.x))
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.residual = residuals(self.map, self.x, self.y)
-            #: M, the mean squared error of the data, in squared units of x.
-            self.fidelity = float(self.weights @ squared_norms(self.residual))
-        if math.isnan(self.fidelity):
-            raise ValueError("B: By is not a number for some row of y")
-        if not self.fidelity <= LARGEST_RISK:
-            raise OverflowError(
-                f"x, y: the mean squared residual x - By is {self.fidelity:g}, above "
-                f"{LARGEST_RISK:g}; rescale the data"
-            )
+        #: The samples, in blocks.
+        self.samples = samples
+        check_map_size(linear, samples.widths, "B")
+        self._fidelity: float | None = None
+
+    @property
+    def fidelity(self) -> float:
+        """M, the mean squared error of the data, in squared units of x."""
+        if self._fidelity is None:
+            (value,) = self.samples.mean(partial(_squared_residual, self.map))
+            self._fidelity = checked_fidelity(value)
+        return self._fidelity
+
+    @cached_property
+    def _whole(self) -> tuple[Array, Array, Array]:
+        (x, y), weights = self.samples.whole()
+        return read_only(x), read_only(y), read_only(weights)
+
+    @property
+    def x(self) -> Array:
+        """Signals, (N, n)."""
+        return self._whole[0]
+
+    @property
+    def y(self) -> Array:
+        """Measurements, (N, m)."""
+        return self._whole[1]
+
+    @property
+    def weights(self) -> Array:
+        """Weights of the samples, summing to one; (N,)."""
+        return self._whole[2]
+
+    @cached_property
+    def residual(self) -> Array:
+        """x - By, (N, n)."""
+        return read_only(self.x - self.map.apply(self.y))
 
     @property
     def matrix(self) -> Array:
@@ -46,8 +70,18 @@ class LinearData(ReadOnly):
             raise ValueError(f"B: shape {self.map.shape}, which is not made dense")
         return self.map.matrix()
 
-    def law_gradient(self, residual: Array, moved_y: Array) -> Array:
-        r"""Gradient in B of the mean squared error, :math:`-2\sum_i\mu_i r_i y_i^\top`, (n, m)."""
-        if residual.shape[1] * moved_y.shape[1] > DENSE_ENTRIES and not self.map.is_small:
+    def check_gradient(self) -> None:
+        """Refuse maps whose gradient, a dense (n, m) matrix, would be too large."""
+        n, m = self.map.shape
+        if n * m > DENSE_ENTRIES and not self.map.is_small:
             raise ValueError(f"B: shape {self.map.shape}; a dense gradient would be too large")
-        return np.asarray(-2.0 * (residual * self.weights[:, None]).T @ moved_y)
+
+
+def _squared_residual(B: LinearMap, block: Block) -> tuple[float]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (float(block.weights @ squared_norms(residuals(B, block))),)
+
+
+def gradient_sum(weights: Array, residual: Array, moved_y: Array) -> Array:
+    r"""Gradient in B of a mean squared error, :math:`-2\sum_i w_i r_i y_i^\top`, (n, m)."""
+    return np.asarray(-2.0 * (residual * weights[:, None]).T @ moved_y)

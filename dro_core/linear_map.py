@@ -74,16 +74,19 @@ class LinearMap(ABC):
         """Largest magnitude of an entry, or None where entries are not at hand."""
         return None
 
-    def squared_terms(self, rows: Array, weights: Array) -> float:
-        r"""Mean square of the terms that By sums, :math:`\sum_i\mu_i\| |B| |y_i| \|^2`.
+    def squared_terms(self, sizes: Array) -> float:
+        r"""What the rounding of By is relative to: :math:`\| |B| s \|^2`, s the sizes of y, (m,).
 
-        That is what its rounding is relative to. Where entries are not at hand, the mean square of
-        y times the squared norm bound, or without one of By.
+        With :math:`s_j^2` the mean squares of the entries it bounds the mean square of the terms
+        that By sums, :math:`\mathbb E\| |B| |y| \|^2`, for :math:`\mathbb E|y_jy_k| \le s_js_k`.
+        Where entries are not at hand, the norm bound takes their place, or without one the image of
+        s with random signs.
         """
         bound = self.norm_bound
         if bound is None:
-            return float(weights @ squared_norms(self.apply(rows)))
-        return float(weights @ squared_norms(rows)) * bound * bound
+            signs = np.random.default_rng(0).choice([-1.0, 1.0], len(sizes))
+            return float(squared_norms(self.apply((signs * sizes)[None]))[0])
+        return float(sizes @ sizes) * bound * bound
 
     def squared_frobenius(self) -> float:
         """Sum of the squared singular values."""
@@ -127,9 +130,10 @@ class DenseMap(LinearMap):
     def largest_entry(self) -> float:
         return magnitude(self._matrix)
 
-    def squared_terms(self, rows: Array, weights: Array) -> float:
+    def squared_terms(self, sizes: Array) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(weights @ squared_norms(np.abs(rows) @ np.abs(self._matrix).T))
+            terms = np.abs(self._matrix) @ sizes
+            return float(terms @ terms)
 
 
 class SparseMap(LinearMap):
@@ -159,9 +163,10 @@ class SparseMap(LinearMap):
     def largest_entry(self) -> float:
         return magnitude(self._matrix.data)
 
-    def squared_terms(self, rows: Array, weights: Array) -> float:
+    def squared_terms(self, sizes: Array) -> float:
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(weights @ squared_norms(np.abs(rows) @ abs(self._transpose)))
+            terms = np.asarray(abs(self._matrix) @ sizes)
+            return float(terms @ terms)
 
     def squared_frobenius(self) -> float:
         return float((self._matrix.data**2).sum())

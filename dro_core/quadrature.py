@@ -27,8 +27,11 @@ import numpy as np
 from dro_core.decomposition import DecompositionAnswer, ResidualDecomposition
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.golub_kahan import KrylovRuns
-from dro_core.spectrum import ResidualSpectrum
+from dro_core.linear_map import LinearMap
+from dro_core.samples import Samples
+from dro_core.spectrum import ResidualSpectrum, checked_fidelity, started_residuals
 from dro_core.structure import AffineDisplacement
+from dro_core.transport import squared_norms
 from dro_core.types import Array
 
 
@@ -49,26 +52,35 @@ class QuadratureDecomposition:
     def __init__(
         self,
         displacement: AffineDisplacement,
-        weights: Array,
+        krylov: KrylovRuns,
         settings: QuadratureSettings,
-        runs: KrylovRuns | None = None,
+        forced: float = 0.0,
     ) -> None:
-        assert displacement.factor is not None
-        self.displacement = displacement
-        self.settings = settings
-        self.krylov = runs or KrylovRuns(
-            displacement.factor,
-            displacement.residual,
-            weights,
-            settings.random_starts,
-            settings.seed,
-        )
-        self.weights = weights
+        self.displacement, self.krylov, self.settings = displacement, krylov, settings
+        #: Mean cost of where the samples start.
+        self.forced = forced
         self._looks = 0
+
+    @classmethod
+    def of_samples(
+        cls,
+        B: LinearMap,
+        displacement: AffineDisplacement,
+        samples: Samples,
+        settings: QuadratureSettings,
+    ) -> QuadratureDecomposition:
+        """Runs from every residual; these are kept in memory, and the samples' order matters."""
+        assert displacement.factor is not None
+        residual, mu, forced = started_residuals(B, displacement, samples)
+        checked_fidelity(float(mu @ squared_norms(residual)))
+        krylov = KrylovRuns(
+            displacement.factor, residual, mu, settings.random_starts, settings.seed
+        )
+        return cls(displacement, krylov, settings, forced)
 
     def with_displacement(self, displacement: AffineDisplacement) -> QuadratureDecomposition:
         """The same runs for a structure with the same residual and factor."""
-        return QuadratureDecomposition(displacement, self.weights, self.settings, self.krylov)
+        return QuadratureDecomposition(displacement, self.krylov, self.settings, self.forced)
 
     def exact_for(self, purpose: str) -> ResidualDecomposition:
         """An error: the spectrum is not known."""
@@ -171,26 +183,35 @@ class QuadratureView:
     def _eigen(self) -> tuple[Array, Array]:
         """Nodes and eigenvectors of every run."""
         runs = self.of.krylov.runs
-        return np.linalg.eigh(runs.tridiagonal(self.steps, slice(None)))
+        values, vectors = np.linalg.eigh(runs.tridiagonal(self.steps, slice(None)))
+        return values * runs.unit * runs.unit, vectors
 
-    def dual_residuals(self, margin: float, unspent_radius: float) -> Array:
+    @property
+    def forced(self) -> float:
+        """Mean cost of where the samples start."""
+        return self.of.forced
+
+    def dual_residuals(
+        self, rows: slice, residual: Array, margin: float, unspent_radius: float
+    ) -> Array:
         r"""Rows :math:`q_i = (\lambda I - CC^\top)^{-1} r_i` as the Gauss rule has them."""
-        krylov, top, shift = self.of.krylov, self.spectrum.top, self.displacement.shift
-        values, vectors = self._eigen
-        nodes = values * krylov.runs.unit * krylov.runs.unit
-        apart = top * margin + (top - shift - nodes)
-        used = np.logical_and(self.spectrum.significant.reshape(nodes.shape), apart > 0)
+        krylov, top = self.of.krylov, self.spectrum.top
+        nodes, vectors = (part[rows] for part in self._eigen)
+        apart = top * margin + (top - self.displacement.shift - nodes)
+        significant = self.spectrum.significant.reshape(-1, self.steps)[rows]
+        used = np.logical_and(significant, apart > 0)
         inverse = np.divide(vectors[:, 0, :], apart, out=np.zeros_like(apart), where=used)
-        coefficients = np.einsum("rkj,rj->rk", vectors, inverse) * krylov.runs.lengths[:, None]
-        residuals = slice(0, krylov.count)
-        q = krylov.runs.combine(coefficients[residuals], residuals)
+        coefficients = np.einsum("rkj,rj->rk", vectors, inverse)
+        q = krylov.runs.combine(coefficients * krylov.runs.lengths[rows, None], rows)
         if unspent_radius > 0:
-            q += unspent_radius / top**0.5 * self._top_direction(nodes, vectors)
+            q += unspent_radius / top**0.5 * self._top_direction
         return q
 
-    def _top_direction(self, nodes: Array, vectors: Array) -> Array:
+    @cached_property
+    def _top_direction(self) -> Array:
         """The unit Ritz vector of the largest node (any unit vector if the factor is zero)."""
         runs = self.of.krylov.runs
+        nodes, vectors = self._eigen
         for run in np.argsort(nodes[:, -1])[::-1]:
             direction = runs.combine(vectors[None, run, :, -1], [run])[0]
             length = float(np.linalg.norm(direction))

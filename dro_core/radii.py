@@ -8,6 +8,7 @@ into that radius, and between the units in which radii are quoted.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal, overload
 
 import numpy as np
@@ -17,14 +18,13 @@ from dro_core.checks import (
     as_positive_integer,
     as_radius,
     as_real_array,
-    as_samples,
     as_scalar,
-    as_weights,
     check_magnitude,
     check_option,
     non_negative_array,
 )
-from dro_core.linear_map import MapLike, as_linear_map
+from dro_core.linear_map import LinearMap, MapLike, as_linear_map
+from dro_core.samples import Block, SamplesLike, as_row_blocks
 from dro_core.structure import as_covariance
 from dro_core.transport import squared_norms
 from dro_core.types import Array, Integer, Real
@@ -77,7 +77,7 @@ def radius_of_noise(covariance: ArrayLike, size: Integer | None = None) -> float
 
 
 def radius_of_poisson_noise(
-    clean: ArrayLike, photons: Real, *, weights: ArrayLike | None = None
+    clean: SamplesLike, photons: Real, *, weights: ArrayLike | None = None
 ) -> float:
     r"""Radius of photon-counting noise, :math:`\rho^2 = \mathbb E\sum_j (Ax)_j / I`.
 
@@ -86,8 +86,9 @@ def radius_of_poisson_noise(
 
     Parameters
     ----------
-    clean : (N, m) array
-        Noise-free measurements Ax >= 0, samples as rows.
+    clean : (N, m) array, or blocks of rows
+        Noise-free measurements Ax >= 0, samples as rows; a memory map, a Dask array, or an object
+        (no list) that hands out blocks (b, m) or (block, weights) whenever it is iterated.
     photons : float
         I > 0.
     weights : (N,) array, optional
@@ -98,21 +99,25 @@ def radius_of_poisson_noise(
     ValueError, TypeError
         For negative entries of `clean`, or a photon count that is not positive.
     """
-    rows = as_samples(clean, "clean")
-    if (rows < 0).any():
-        raise ValueError(f"clean: {rows.min()} is negative; expected photon counts are >= 0")
+    samples = as_row_blocks(clean, "clean", weights)
     count = as_scalar(photons, "photons", "a number > 0")
     if count <= 0:
         raise ValueError(f"photons: {count} is not positive; allowed: a number > 0")
-    mu = as_weights(weights, len(rows))
-    squared = float(mu @ rows.sum(axis=1)) / count
+    squared = float(samples.mean(_photons)[0]) / count
     if not math.isfinite(squared):
         raise OverflowError("clean, photons: the radius exceeds the largest float; rescale")
     return math.sqrt(squared)
 
 
+def _photons(block: Block) -> tuple[float]:
+    clean = block.parts[0]
+    if (clean < 0).any():
+        raise ValueError(f"clean: {clean.min()} is negative; expected photon counts are >= 0")
+    return (float(block.weights @ clean.sum(axis=1)),)
+
+
 def radius_of_operator_change(
-    forward: MapLike, changed: MapLike, x: ArrayLike, *, weights: ArrayLike | None = None
+    forward: MapLike, changed: MapLike, x: SamplesLike, *, weights: ArrayLike | None = None
 ) -> float:
     r"""Radius of a wrong forward operator, :math:`\rho^2 = \sum_i\mu_i\|(A' - A)x_i\|^2`.
 
@@ -123,8 +128,8 @@ def radius_of_operator_change(
     ----------
     forward, changed : (m, n) matrices, scipy sparse matrices or operators
         A and A'.
-    x : (N, n) array
-        Signals, samples as rows.
+    x : (N, n) array, or blocks of rows
+        Signals, samples as rows; blocks as in `radius_of_poisson_noise`.
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
 
@@ -134,21 +139,27 @@ def radius_of_operator_change(
         For maps that do not fit x or each other; bad arrays or weights.
     """
     first, second = as_linear_map(forward, "forward"), as_linear_map(changed, "changed")
-    rows = as_samples(x, "x")
+    samples = as_row_blocks(x, "x", weights)
+    (columns,) = samples.widths
     for name, linear in (("forward", first), ("changed", second)):
-        if linear.shape[1] != rows.shape[1]:
+        if linear.shape[1] != columns:
             raise ValueError(
-                f"{name}: shape {linear.shape}, but x has {rows.shape[1]} columns; a map from x "
+                f"{name}: shape {linear.shape}, but x has {columns} columns; a map from x "
                 "has as many"
             )
     if first.shape != second.shape:
         raise ValueError(f"changed: shape {second.shape}, but forward has {first.shape}")
-    mu = as_weights(weights, len(rows))
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = float(mu @ squared_norms(second.apply(rows) - first.apply(rows)))
+    squared = float(samples.mean(partial(_squared_change, first, second))[0])
     if not math.isfinite(squared):
         raise OverflowError("changed, x: the change exceeds the largest float; rescale")
     return math.sqrt(squared)
+
+
+def _squared_change(first: LinearMap, second: LinearMap, block: Block) -> tuple[float]:
+    rows = block.parts[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = second.apply(rows) - first.apply(rows)
+        return (float(block.weights @ squared_norms(change)),)
 
 
 @overload

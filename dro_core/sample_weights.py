@@ -29,9 +29,10 @@ from numpy.typing import ArrayLike
 from dro_core.certificate import Certificate, relative_gap, risk_rounding
 from dro_core.checks import as_radii, as_radius, as_real_array, check_magnitude
 from dro_core.dual import DualSolution, minimize_quadratic_dual
-from dro_core.linear_data import LinearData
+from dro_core.linear_data import LinearData, gradient_sum
 from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.samples import as_blocks
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import kernel_matrix
 from dro_core.transport import squared_norms
@@ -106,7 +107,7 @@ class SampleWeightedReconstruction(LinearData):
         weight_x: float = math.inf,
         weights: ArrayLike | None = None,
     ) -> None:
-        super().__init__(as_linear_map(B, "B"), x, y, weights)
+        super().__init__(as_linear_map(B, "B"), as_blocks(x, y, weights))
         kernel_matrix(self.map, "B")
         self.weight_y = as_sample_weights(weight_y, self.x, self.y)
         price = as_real_array(weight_x, "weight_x", finite=False)
@@ -256,7 +257,7 @@ class SampleWeightedWorstCase(ReadOnly):
         problem = self._problem
         moved_y = problem.y + self.displacement_y
         residual = problem.x + self.displacement_x - problem.map.apply(moved_y)
-        return read_only(problem.law_gradient(residual, moved_y))
+        return read_only(gradient_sum(problem.weights, residual, moved_y))
 
     @cached_property
     def _certificate(self) -> Certificate:
@@ -264,7 +265,8 @@ class SampleWeightedWorstCase(ReadOnly):
         moved = problem.x + dx - problem.map.apply(problem.y + dy)
         primal = float(mu @ squared_norms(moved))
         size = float(mu @ squared_norms(problem.x)) + float(mu @ squared_norms(problem.x + dx))
-        size += 2.0 * problem.map.squared_terms(np.abs(problem.y) + np.abs(dy), mu)
+        terms = np.abs(problem.y) + np.abs(dy)
+        size += 2.0 * problem.map.squared_terms(np.sqrt(mu @ (terms * terms)))
         lam, threshold = self.multiplier, problem.spectrum.top
         if math.isinf(lam) or lam == 0.0:
             dual, defect = primal, 0.0

@@ -9,25 +9,26 @@ small spectrum of a map that is only known by its products (`dro_core.quadrature
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.bases import Basis, ColumnBasis
+from dro_core.certificate import LARGEST_RISK
 from dro_core.checks import (
     as_non_negative,
     as_positive_integer,
-    as_samples,
-    as_weights,
     check_magnitude,
-    check_samples_and_map,
+    check_map_size,
     non_negative_array,
 )
 from dro_core.golub_kahan import KrylovRuns
 from dro_core.linear_map import LinearMap, MapLike, as_linear_map
-from dro_core.structure import AffineDisplacement, Structure, as_structure
+from dro_core.samples import Block, Samples, SamplesLike, as_blocks
+from dro_core.structure import AffineDisplacement, Start, Structure, as_structure
 from dro_core.transport import squared_norms
 from dro_core.types import EPS, Array, Integer, Real
 
@@ -76,8 +77,8 @@ class ResidualSpectrum:
     def from_matrix(
         cls,
         B: MapLike,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: SamplesLike,
+        y: ArrayLike | None,
         structure: str | Structure = "y|x",
         *,
         weights: ArrayLike | None = None,
@@ -91,7 +92,7 @@ class ResidualSpectrum:
         B : (n, m) matrix, scipy sparse matrix or operator of `dro_core.operators`
             Reconstruction map from y to x.
         x, y : (N, n) and (N, m) arrays
-            Samples as rows.
+            Samples as rows, or as in `LinearReconstruction`.
         structure : "joint", "y|x", "x|y" or a Structure
         weights : (N,) array, optional
             Non-negative, summing to one; default uniform.
@@ -102,8 +103,9 @@ class ResidualSpectrum:
             For bad arrays (NaN, wrong shapes or dtypes), weights or structure; for a map without
             an exact spectrum (a LinearOperator: see `from_linear_operator`).
         """
-        displacement, mu = _displacement(as_linear_map(B, "B"), x, y, structure, weights)
-        atoms = residual_atoms(displacement, mu)
+        linear = as_linear_map(B, "B")
+        displacement, samples = _displacement(linear, x, y, structure, weights)
+        atoms = residual_atoms(linear, displacement, samples)
         if atoms is None:
             raise ValueError(
                 "B: this map is known by its products only and has no exact spectrum; use "
@@ -115,8 +117,8 @@ class ResidualSpectrum:
     def from_linear_operator(
         cls,
         B: MapLike,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: SamplesLike,
+        y: ArrayLike | None,
         structure: str | Structure = "y|x",
         *,
         steps: Integer,
@@ -152,14 +154,15 @@ class ResidualSpectrum:
             As `from_matrix`; for `norm_bound` below a singular value that was found.
         """
         linear = as_linear_map(B, "B", norm_bound=norm_bound, seed=seed)
-        displacement, mu = _displacement(linear, x, y, structure, weights)
+        displacement, samples = _displacement(linear, x, y, structure, weights)
         count = as_positive_integer(steps, "steps")
         starts = as_positive_integer(random_starts, "random_starts")
         if displacement.factor is None:
             raise ValueError(
                 "structure: without a map that moves, there is nothing to bidiagonalise"
             )
-        krylov = KrylovRuns(displacement.factor, displacement.residual, mu, starts, seed)
+        residual, mu, _ = started_residuals(linear, displacement, samples)
+        krylov = KrylovRuns(displacement.factor, residual, mu, starts, seed)
         krylov.runs.advance(count)
         if norm_bound is None:
             rule = krylov.gauss(count)
@@ -221,60 +224,118 @@ class ResidualSpectrum:
 
 
 def _displacement(
-    B: LinearMap, x: ArrayLike, y: ArrayLike, structure: str | Structure, weights: ArrayLike | None
-) -> tuple[AffineDisplacement, Array]:
-    x, y = as_samples(x, "x"), as_samples(y, "y")
-    check_samples_and_map(B, x, y, "B")
-    mu = as_weights(weights, len(x))
-    return as_structure(structure).displacement(B, x, y, residuals(B, x, y)), mu
+    B: LinearMap,
+    x: SamplesLike,
+    y: ArrayLike | None,
+    structure: str | Structure,
+    weights: ArrayLike | None,
+) -> tuple[AffineDisplacement, Samples]:
+    samples = as_blocks(x, y, weights)
+    check_map_size(B, samples.widths, "B")
+    return as_structure(structure).displacement(B), samples
 
 
-def residuals(B: LinearMap, x: Array, y: Array) -> Array:
-    """Residuals x_i - B y_i as rows, (N, n)."""
-    image = B.apply(y)
-    return np.subtract(x, image, out=image)
+def residuals(B: LinearMap, block: Block) -> Array:
+    """Residuals x_i - B y_i as rows, (b, n)."""
+    image = B.apply(block.y)
+    return np.subtract(block.x, image, out=image)
+
+
+def started(B: LinearMap, displacement: AffineDisplacement, block: Block) -> Start:
+    """Where the samples of a block start."""
+    return displacement.start(block.x, block.y, residuals(B, block))
+
+
+def started_residuals(
+    B: LinearMap, displacement: AffineDisplacement, samples: Samples
+) -> tuple[Array, Array, float]:
+    """All residuals at the start with their weights, and what the start costs, in memory.
+
+    (What works on every residual many times needs that; means over blocks do not.)
+    """
+    starts = [(block, started(B, displacement, block)) for block in samples.blocks()]
+    mu = np.concatenate([block.weights for block, _ in starts]) / samples.total
+    cost = sum(float(np.sum(block.weights * start.cost)) for block, start in starts)
+    residual = starts[0][1].residual
+    if len(starts) > 1:
+        residual = np.concatenate([start.residual for _, start in starts])
+    return residual, mu, cost / samples.total
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualAtoms:
-    """Residuals in the left singular basis of a factor F, and their mass on each of its vectors.
+    """Left singular basis of a factor F and the mass of the residuals on each of its vectors.
 
-    Directions outside the span of the basis are one more atom without a coordinate.
+    Directions outside the span of the basis are one more atom without a coordinate. `fidelity` is
+    the mean square of the residuals x - By, `forced` the mean cost of where the samples start.
     """
 
     basis: Basis  # left singular vectors of F
     squared: Array  # (k,) squared singular values of F
-    coordinates: Any  # (N, k) residuals in the basis
     mass: Array
     multiplicity: Array
+    fidelity: float
+    forced: float
+    moved: bool
 
     def values(self, shift: float) -> Array:
         """Squared singular values of C: those of F, and one for what its basis leaves out."""
         return with_complement(shift, self.squared, self.basis)
 
 
-def residual_atoms(displacement: AffineDisplacement, weights: Array) -> ResidualAtoms | None:
-    """Left singular basis of the factor and the residuals' coordinates in it; None if it has none.
+def _masses(
+    B: LinearMap, displacement: AffineDisplacement, basis: Basis, block: Block
+) -> tuple[Array, float, float, float, int]:
+    """Sums over a block: mass per coordinate, of all, of the residuals x - By; of the start, cost
+    and whether there is a move to it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        residual = residuals(B, block)
+        own = total = float(block.weights @ squared_norms(residual))
+        if not own <= LARGEST_RISK * len(block.weights):  # refused once all are added up
+            return np.zeros(len(basis.multiplicity)), own, own, 0.0, 0
+    start = displacement.start(block.x, block.y, residual)
+    if start.residual is not residual:
+        total = float(block.weights @ squared_norms(start.residual))
+    mass = basis.energy(basis.analyze(start.residual), block.weights)
+    cost = float(np.sum(block.weights * start.cost))
+    return mass, total, own, cost, int(start.base is not None)
 
-    (A matrix-free factor is left to `dro_core.quadrature`.)
+
+def residual_atoms(
+    B: LinearMap, displacement: AffineDisplacement, samples: Samples
+) -> ResidualAtoms | None:
+    """Left singular basis of the factor and the residuals' mass on it; None if it has none.
+
+    One pass over the samples. (A matrix-free factor is left to `dro_core.quadrature`.)
     """
     if displacement.factor is None:
-        basis: Basis = ColumnBasis(np.zeros((displacement.residual.shape[1], 0)))
+        basis: Basis = ColumnBasis(np.zeros((B.shape[0], 0)))
         squared = np.zeros(0)
     else:
         found = displacement.factor.singular_basis()
         if found is None:
             return None
         basis, squared = found
-    coordinates = basis.analyze(displacement.residual)
-    mass = basis.energy(coordinates, weights)
+    mass, total, own, forced, moved = samples.mean(partial(_masses, B, displacement, basis))
+    fidelity = checked_fidelity(own)
     multiplicity = basis.multiplicity
     outside = basis.size - int(multiplicity.sum())
     if outside:
-        total = float(weights @ squared_norms(displacement.residual))
         mass = np.append(mass, max(total - float(mass.sum()), 0.0))
         multiplicity = np.append(multiplicity, outside)
-    return ResidualAtoms(basis, squared, coordinates, mass, multiplicity)
+    return ResidualAtoms(basis, squared, mass, multiplicity, fidelity, forced, moved > 0)
+
+
+def checked_fidelity(value: float) -> float:
+    """The mean squared residual, unless it is no number or too large for sums with it."""
+    if math.isnan(value):
+        raise ValueError("B: By is not a number for some row of y")
+    if not value <= LARGEST_RISK:
+        raise OverflowError(
+            f"x, y: the mean squared residual x - By is {value:g}, above {LARGEST_RISK:g}; rescale "
+            "the data"
+        )
+    return value
 
 
 def with_complement(shift: float, squared: Array, basis: Basis) -> Array:

@@ -125,7 +125,7 @@ class TransportWeight:
         if self.value.ndim == 0 and self.value == 1.0:
             return squared_norms(rows)
         if self.value.ndim == 0 and np.isinf(self.value):
-            return np.where(rows.any(axis=1), np.inf, 0.0)
+            return np.where(rows.any(axis=1), np.inf, 0.0) if rows.any() else np.zeros(len(rows))
         return squared_norms(self.multiply(self.root, rows))
 
     def frozen(self, size: int) -> Any:

@@ -26,12 +26,30 @@ from dro_core import (
 )
 from dro_core.operators import Diagonal
 from dro_core.testing import problems
+from dro_core.worst_case.law import WorstCaseLaw
 
 DIAGONAL = np.diag([1.0, 0.5])
 
 
-def forged(worst, **parts):
+class GivenLaw(WorstCaseLaw):
+    """A law with displacements of one's own, whatever the solution says."""
+
+    def free(self, block, residual):
+        start = self.decomposition.displacement.start(block.x, block.y, residual)
+        dx, dy = (part[block.rows] for part in self.given)
+        return (dx, dy) if start.base is None else (dx - start.base[0], dy - start.base[1])
+
+
+def given_law(worst, dx, dy):
+    law = GivenLaw(**vars(worst._law))
+    object.__setattr__(law, "given", (dx, dy))
+    return law
+
+
+def forged(worst, displacements=None, **parts):
     """The certificate of an answer with some of its parts replaced."""
+    if displacements is not None:
+        parts["_law"] = given_law(worst, *displacements)
     worst.__dict__.update(parts)
     worst.__dict__.pop("_certificate", None)
     return worst.verify()
@@ -44,7 +62,7 @@ def test_a_law_that_is_not_stationary(unit):
     worst = worst_case_risk(unit * DIAGONAL, unit * x, y, 1.0)
     shift = (np.zeros_like(x), np.array([[-1.0, 0.0], [-1.0, 0.0]]))
     risk = 1.09 * unit**2
-    certificate = forged(worst, _displacements=shift, multiplier=unit**2, risk=risk)
+    certificate = forged(worst, displacements=shift, multiplier=unit**2, risk=risk)
     assert certificate.primal_risk == pytest.approx(risk)
     assert certificate.stationarity > 0.1
     assert certificate.dual_risk >= 1.69 * unit**2 * (1 - 1e-12)  # the true worst case
@@ -58,7 +76,7 @@ def test_a_law_that_is_nearly_stationary_at_the_threshold():
     worst = worst_case_risk(DIAGONAL, x, 0 * x, 1.0)
     true = worst.risk
     shift = (0 * x, np.array([[-1.0, 0.0], [-1.0, 0.0]]))
-    certificate = forged(worst, _displacements=shift, multiplier=1.0, risk=1 + s * s)
+    certificate = forged(worst, displacements=shift, multiplier=1.0, risk=1 + s * s)
     assert certificate.primal_risk == pytest.approx(1 + s * s, rel=1e-12)
     assert certificate.dual_risk >= true
     assert not certificate.holds()
@@ -70,7 +88,7 @@ def test_the_upper_value_is_one_whatever_law_and_multiplier(problem, factor, til
     true = worst.risk
     dx, dy = worst._displacements
     other = (dx * (1 + tilt), dy * (1 + tilt))
-    certificate = forged(worst, _displacements=other, multiplier=worst.multiplier * factor)
+    certificate = forged(worst, displacements=other, multiplier=worst.multiplier * factor)
     assert certificate.dual_risk >= true * (1 - 1e-9) - 2 * certificate.resolution
 
 
@@ -78,7 +96,7 @@ def test_a_multiplier_below_the_threshold():
     """A minimum instead of a maximum: stationary, feasible, primal = dual, and wrong."""
     worst = worst_case_risk([[1.0]], [[0.3]], [[0.0]], 1.0)
     inward = (np.zeros((1, 1)), np.array([[1.0]]))
-    certificate = forged(worst, _displacements=inward, multiplier=0.7, risk=0.49)
+    certificate = forged(worst, displacements=inward, multiplier=0.7, risk=0.49)
     assert certificate.primal_risk == pytest.approx(0.49)
     assert certificate.stationarity < 1e-12
     assert certificate.transport_cost <= 1
@@ -92,14 +110,12 @@ def test_an_adversary_that_was_said_to_gain_nothing(multiplier, rng):
     B, x, y = rng.standard_normal((3, 3)), *rng.standard_normal((2, 5, 3))
     worst = worst_case_risk(B, x, y, 0.5)
     true, still = worst.risk, (0 * x, 0 * y)
-    certificate = forged(
-        worst, _displacements=still, multiplier=multiplier, risk=worst.nominal_risk
-    )
+    certificate = forged(worst, displacements=still, multiplier=multiplier, risk=worst.nominal_risk)
     assert certificate.dual_risk >= true
     assert not certificate.holds()
     worst = worst_case_risk(B, y @ B.T, y, 0.5)  # and a risk of zero
     true = worst.risk
-    certificate = forged(worst, _displacements=still, multiplier=multiplier, risk=0.0)
+    certificate = forged(worst, displacements=still, multiplier=multiplier, risk=0.0)
     assert certificate.dual_risk >= true * (1 - 1e-12)
     assert not certificate.holds()
 
@@ -108,7 +124,7 @@ def test_a_law_that_overspends():
     worst = worst_case_risk([[1e-6]], [[1.0]], [[0.0]], 1.0)
     dx, dy = worst._displacements
     assert worst.verify().holds()
-    assert not forged(worst, _displacements=(dx, dy * (1 + 1e-5))).holds()
+    assert not forged(worst, displacements=(dx, dy * (1 + 1e-5))).holds()
 
 
 def test_a_law_that_underspends(rng):
@@ -117,7 +133,7 @@ def test_a_law_that_underspends(rng):
     small, worst = worst_case_risk(B, x, y, 0.9), worst_case_risk(B, x, y, 1.0)
     certificate = forged(
         worst,
-        _displacements=small._displacements,
+        displacements=small._displacements,
         multiplier=small.multiplier,
         risk=small.risk,
     )

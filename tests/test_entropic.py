@@ -276,20 +276,29 @@ def test_a_forged_answer_is_refused(rng):
         worst = entropic_worst_case(B, x, y, 0.7, 0.2)
         for name, value in parts.items():
             target = worst._law if name != "risk" else worst
-            object.__setattr__(target, name, value)
+            vars(target)[name] = value
         return worst.verify()
+
+    class Given:
+        """Displacements of y of one's own."""
+
+        def __init__(self, dy):
+            self.dy = dy
+
+        def moves(self, block):
+            return np.zeros_like(block.x), self.dy[block.rows]
 
     assert forged().holds()
     honest = entropic_worst_case(B, x, y, 0.7, 0.2)
     assert not forged(risk=honest.risk * (1 + 1e-6)).holds()
-    assert not forged(displacement_y=1.001 * honest.displacement_y).holds()
-    assert not forged(displacement_y=0 * honest.displacement_y).holds()
+    assert not forged(mover=Given(1.001 * honest.displacement_y)).holds()
+    assert not forged(mover=Given(0 * honest.displacement_y)).holds()
     blocks = honest._law._blocks
     assert not forged(_blocks=(blocks[0], blocks[1], 1.01 * blocks[2])).holds()
     smaller = entropic_worst_case(B, x, y, 0.6, 0.2)
     stale = forged(
         risk=smaller.risk,
-        displacement_y=smaller.displacement_y,
+        mover=Given(smaller.displacement_y),
         _blocks=smaller._law._blocks,
         multiplier=smaller._law.multiplier,
     )

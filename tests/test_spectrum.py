@@ -75,7 +75,8 @@ def test_the_budget_is_met_by_residuals_on_small_singular_directions(rng):
     problem = LinearReconstruction(B, x, y)
     worst = problem.worst_case(1e-9 * problem.fidelity**0.5)
     solution, decomposition = worst._solution, worst._decomposition
-    q = decomposition.dual_residuals(solution.margin, solution.unspent_radius)
+    everything = slice(0, len(x)), problem.residual
+    q = decomposition.dual_residuals(*everything, solution.margin, solution.unspent_radius)
     cost = ((q @ B) ** 2).sum(axis=1).mean()
     assert cost == pytest.approx(worst.radius**2, rel=1e-6)
 

@@ -1,6 +1,7 @@
 """The exact worst case of a linear map: properties, oracles, known answers, certificates."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -295,11 +296,10 @@ def test_verify_sees_a_wrong_value_a_wrong_law_and_a_wrong_threshold(rng):
     vars(wrong)["risk"] *= 1.001
     assert not wrong.verify().holds()
     wrong = fresh()
-    dx, dy = wrong._displacements
-    wrong.__dict__["_displacements"] = (dx, 1.01 * dy)
+    vars(wrong)["_law"] = replace(wrong._law, length=1 / 1.01)
     assert not wrong.verify().holds()
     wrong = fresh()
-    wrong.__dict__["_displacements"] = (dx, 0.99 * dy)
+    vars(wrong)["_law"] = replace(wrong._law, length=1.01)
     assert not wrong.verify().holds()
     wrong = fresh()
     vars(wrong)["multiplier"] = 0.9 * wrong.verify().threshold

@@ -97,7 +97,7 @@ class LinearFit(ReadOnly):
         x, y, weights = data
         self.lower = min(law.least_squares_risk(x, y, weights), self.risk)
         self._size = float(weights @ (x**2).sum(axis=1))
-        self._size += DenseMap(matrix).squared_terms(y, weights)
+        self._size += DenseMap(matrix).squared_terms(np.sqrt(weights @ (y * y)))
         self._protect()
 
     def _gap(self, upper: float, lower: float) -> float:

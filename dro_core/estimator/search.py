@@ -433,7 +433,7 @@ class _Search(Judge):
         B stays stationary, :math:`\sum\mu_i c_i y_i = \rho^2 B^\top u/\kappa`, and what is left is
         blurred. None if that costs more than the budget: B is not optimal then.
         """
-        displacement = self.structure.displacement(DenseMap(B), self.x, self.y, self.x)
+        displacement = self.structure.displacement(DenseMap(B))
         assert displacement.factor is not None  # y moves
         left, values, _ = np.linalg.svd(displacement.factor.matrix(), full_matrices=False)
         top = values >= values[0] * (1 - 1e-9) if values[0] > 0 else values >= 0
@@ -468,7 +468,8 @@ class _Search(Judge):
         zero = np.zeros_like(self.x), np.zeros_like(self.y)
         laws = [Law(*zero, self.radius * root)]
         if found.unspent > 0 and math.isfinite(found.margin):
-            dx, dy = displace(own.dual_residuals(found.margin, 0.0))
+            rows = slice(0, len(self.x))
+            dx, dy = displace(own.dual_residuals(rows, problem.residual, found.margin, 0.0))
             laws.append(Law(dx, dy, found.unspent_radius * root))
         return laws
 

@@ -24,11 +24,11 @@ variable that leads is paid for.) A transport cost :math:`dx^\top W_x dx + dy^\t
 whitened: C becomes :math:`[W_x^{-1/2}, -B W_y^{-1/2}]`, and infinite weights, whose inverse is
 zero, freeze what they stand for: y|x is joint with x frozen.
 
-In comes a map with samples, out goes the displacement (C, its factor F and cost). Above: spectrum;
+In comes a map, out goes the displacement (C, its factor F, where samples start). Above: spectrum;
 below: linear maps, operators, transport costs.
 """
 
-from dro_core.structure.base import AffineDisplacement, Structure
+from dro_core.structure.base import AffineDisplacement, Start, Structure
 from dro_core.structure.graph import XShift, YShift, as_covariance, kernel_matrix
 from dro_core.structure.named import (
     STRUCTURES,
@@ -45,6 +45,7 @@ __all__ = [
     "PointStructure",
     "STRUCTURES",
     "SignalNoise",
+    "Start",
     "Structure",
     "XGivenY",
     "XShift",

@@ -5,13 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.linear_map import LinearMap
 from dro_core.types import Array, Booleans
+
+
+class Start(NamedTuple):
+    """Samples before the adversary spends anything of the free budget.
+
+    Attributes
+    ----------
+    residual : (b, n) array
+    base : tuple of (b, n) and (b, m) arrays, or None
+        Displacement that is forced on the adversary (structure x with data off the graph of the
+        forward map); None when nothing is.
+    cost : (b,) array, or 0.0
+        Transport cost of `base`, charged before anything else.
+    """
+
+    residual: Array
+    base: tuple[Array, Array] | None = None
+    cost: Array | float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,20 +37,15 @@ class AffineDisplacement:
 
     Attributes
     ----------
-    residual : (N, n) array
-        :math:`r_i`, the residual before the adversary spends anything of the free budget.
     factor : (n, k) LinearMap or None
         ``F`` in :math:`C C^\top = s I + F F^\top`; None for no factor.
     shift : float
         ``s``.
     displace : callable
-        Maps (N, n) *dual residuals* q to the displacements ``(dx, dy)`` of the samples that
+        Maps (b, n) *dual residuals* q to the displacements ``(dx, dy)`` of the samples that
         belong to :math:`v_i = C^\top q_i`.
-    base : tuple of two (N, ·) arrays, or None
-        Displacement that is forced on the adversary (structure x with data off the graph of the
-        forward map); None when nothing is.
-    base_cost : (N,) array, or 0.0
-        Transport cost of `base`, charged before anything else.
+    forced : callable ``(x, y) -> Start``, or None
+        Where samples start that must move first; None where they stay.
     noise_cost, noise_risk : float
         Transport cost and risk of the noise of a Gaussian likelihood or posterior, whatever the
         adversary does.
@@ -41,19 +53,17 @@ class AffineDisplacement:
         A bound on the norms of the terms that C is a difference of; zero if C is no difference.
     """
 
-    residual: Array
     factor: LinearMap | None
     shift: float
     displace: Callable[[Array], tuple[Array, Array]]
-    base: tuple[Array, Array] | None = None
-    base_cost: Array | float = 0.0
+    forced: Callable[[Array, Array], Start] | None = None
     noise_cost: float = 0.0
     noise_risk: float = 0.0
     terms: float = 0.0
 
-    def forced_cost(self, weights: Array) -> float:
-        """What the adversary pays before anything is left to choose."""
-        return float(np.sum(weights * self.base_cost)) + self.noise_cost
+    def start(self, x: Array, y: Array, residual: Array) -> Start:
+        """Where samples with these residuals x - By start."""
+        return Start(residual) if self.forced is None else self.forced(x, y)
 
 
 class Structure(ABC):
@@ -71,8 +81,8 @@ class Structure(ABC):
         """
 
     @abstractmethod
-    def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
-        """The affine action on the residuals of the linear map `B`; residual = x - y Bᵀ."""
+    def displacement(self, B: LinearMap) -> AffineDisplacement:
+        """The affine action on the residuals x - By of the linear map `B`."""
 
     @abstractmethod
     def transport_cost(self, dx: Array, dy: Array) -> Array:

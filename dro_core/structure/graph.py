@@ -15,7 +15,7 @@ from dro_core.bases import Basis
 from dro_core.checks import as_real_array, check_magnitude, check_option
 from dro_core.linear_map import DenseMap, LinearMap, MapLike, as_linear_map
 from dro_core.operators import SpectralOperator
-from dro_core.structure.base import AffineDisplacement, Structure
+from dro_core.structure.base import AffineDisplacement, Start, Structure
 from dro_core.transport import TransportWeight, WeightLike, as_square
 from dro_core.types import Array, Booleans
 
@@ -131,49 +131,38 @@ class GraphShift(Structure):
     def _terms(self, B: LinearMap) -> float:
         """A bound on the norms of the two maps that D is the difference of."""
 
-    def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
+    def displacement(self, B: LinearMap) -> AffineDisplacement:
         """C = D R⁻¹; v = Cᵀq, leader R⁻¹v, follower G times that."""
-        samples = (x, y)
-        leader, follower = samples[self._leader], samples[1 - self._leader]
-        self._check_shape(x, y)
+        self._check_shape(B.shape)
         defect = self._residual_map(B)
         factor = self._factor(defect)
-        displace = partial(self._move_along_graph, factor)
-        noise_cost, noise_risk = self.noise_cost, self._noise_risk(B)
-        terms = self._terms(B) * math.sqrt(self._weight.inverse_norm)  # |R⁻¹|² <= |W⁻¹|
-        if self._on_graph(x, y).all():
-            return AffineDisplacement(
-                defect.apply(leader),
-                factor,
-                0.0,
-                displace,
-                None,
-                0.0,
-                noise_cost,
-                noise_risk,
-                terms,
-            )
+        return AffineDisplacement(
+            factor,
+            0.0,
+            partial(self._move_along_graph, factor),
+            partial(self._onto_graph, defect),
+            self.noise_cost,
+            self._noise_risk(B),
+            self._terms(B) * math.sqrt(self._weight.inverse_norm),  # |R⁻¹|² <= |W⁻¹|
+        )
+
+    def _onto_graph(self, defect: LinearMap, x: Array, y: Array) -> Start:
+        """Residuals D u' after the cheapest move onto the graph, for samples that are off it."""
+        leader, follower = (x, y) if self._leader == 0 else (y, x)
+        on_graph = self._on_graph(x, y)
+        if on_graph.all():
+            return Start(defect.apply(leader))
         off_graph = follower - self.kernel.apply(leader)
+        off_graph[on_graph] = 0.0
         if self.cost == "joint":
             pull = self._follower_weight.multiply(self._follower_weight.value, off_graph)
             move = self._root.solve(self._root.solve_transposed(self.kernel.adjoint(pull)))
         else:
             move = np.zeros(leader.shape)
         base = self._pair(move, self.kernel.apply(move) - off_graph)
-        return AffineDisplacement(
-            defect.apply(leader + move),
-            factor,
-            0.0,
-            displace,
-            base,
-            self.transport_cost(*base),
-            noise_cost,
-            noise_risk,
-            terms,
-        )
+        return Start(defect.apply(leader + move), base, self.transport_cost(*base))
 
-    def _check_shape(self, x: Array, y: Array) -> None:
-        sizes = (x.shape[1], y.shape[1])
+    def _check_shape(self, sizes: tuple[int, int]) -> None:
         if self.kernel.shape != (sizes[1 - self._leader], sizes[self._leader]):
             leader, follower = ("x", "y")[self._leader], ("y", "x")[self._leader]
             needed = (sizes[1 - self._leader], sizes[self._leader])

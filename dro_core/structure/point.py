@@ -68,22 +68,23 @@ class _PointMove(Structure):
         result: Array = np.linalg.norm(pair, self.dual_order, axis=0)[()]
         return result
 
-    def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
+    def displacement(self, B: LinearMap) -> AffineDisplacement:
         """C = [Wx^(-1/2), -B Wy^(-1/2)]: dx = Wx^(-1) q, dy = -Wy^(-1) Bᵀ q."""
-        self.weight_x.check_size(x.shape[1], "x")
-        self.weight_y.check_size(y.shape[1], "y")
+        n, m = B.shape
+        self.weight_x.check_size(n, "x")
+        self.weight_y.check_size(m, "y")
         if self.norm != 2.0:
-            return self._scalar_output(B, residual)
+            return self._scalar_output(B)
         displace = partial(_move, B, self.weight_x, self.weight_y)
         shift, half = self.weight_x.scalar_inverse, self.weight_y.inverse_root
         factor: LinearMap | None = B
         if self.weight_y.scalar_inverse == 0.0:
             factor = None
         elif self.weight_y.scalar_inverse != 1.0:
-            scale = half if half.ndim else np.full(y.shape[1], float(half))
+            scale = half if half.ndim else np.full(m, float(half))
             factor = ColumnScaledMap(B, scale, math.sqrt(self.weight_y.inverse_norm))
         if shift is None:  # no multiple of the identity: one dense factor
-            columns = [self.weight_x.half(x.shape[1])]
+            columns = [self.weight_x.half(n)]
             if factor is not None:
                 if not factor.is_small:
                     raise ValueError(
@@ -92,9 +93,9 @@ class _PointMove(Structure):
                     )
                 columns.append(factor.matrix())
             shift, factor = 0.0, DenseMap(np.hstack(columns))
-        return AffineDisplacement(residual, factor, shift, displace)
+        return AffineDisplacement(factor, shift, displace)
 
-    def _scalar_output(self, B: LinearMap, residual: Array) -> AffineDisplacement:
+    def _scalar_output(self, B: LinearMap) -> AffineDisplacement:
         """The one atom κ² = |c|_p² of a scalar output; v is the signed length of the move."""
         n, m = B.shape
         if n != 1:
@@ -111,7 +112,6 @@ class _PointMove(Structure):
         )
         kappa, direction = norming_vector(c * half, self.norm)
         return AffineDisplacement(
-            residual,
             DenseMap(np.array([[kappa]])),
             0.0,
             partial(_move_along, kappa * half * direction, n),

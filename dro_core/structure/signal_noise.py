@@ -64,12 +64,12 @@ class SignalNoise(Structure):
         own = math.sqrt(self.weight_x.inverse_norm) * (1.0 + L * norm)
         return np.hypot(own, math.sqrt(self.weight_noise.inverse_norm) * L)
 
-    def displacement(self, B: LinearMap, x: Array, y: Array, residual: Array) -> AffineDisplacement:
+    def displacement(self, B: LinearMap) -> AffineDisplacement:
         """C = [(I - BA) Wx^(-1/2), -B Ww^(-1/2)]; the moves that belong to q by its transpose."""
         m, n = self.forward.shape
-        if (x.shape[1], y.shape[1]) != (n, m):
+        if B.shape != (n, m):
             raise ValueError(
-                f"forward: shape {(m, n)}, but x has {x.shape[1]} columns and y has {y.shape[1]}"
+                f"forward: shape {(m, n)}, but x has {B.shape[0]} columns and y has {B.shape[1]}"
             )
         matrix = kernel_matrix(B, "B")
         on_signal = np.eye(n) - matrix @ self.forward
@@ -83,7 +83,7 @@ class SignalNoise(Structure):
         terms = math.sqrt(self.weight_x.inverse_norm) * (
             1.0 + float(np.linalg.norm(matrix, 2)) * float(np.linalg.norm(self.forward, 2))
         )
-        return AffineDisplacement(residual, DenseMap(np.hstack(blocks)), 0.0, displace, terms=terms)
+        return AffineDisplacement(DenseMap(np.hstack(blocks)), 0.0, displace, terms=terms)
 
     def costs(self, dx: Array, dy: Array) -> tuple[Array, Array]:
         """What each displacement pays for the signal and for the noise, (N,) each."""

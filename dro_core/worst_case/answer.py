@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.linalg import svdvals
@@ -15,16 +16,24 @@ from dro_core.dual import DualSolution
 from dro_core.linear_data import LinearData
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.structure import Structure, XShift
-from dro_core.transport import squared_norms
 from dro_core.types import EPS, Array
+from dro_core.worst_case.law import (
+    Recomputed,
+    WorstCaseLaw,
+    law_gradient,
+    moved_blocks,
+    recomputed,
+    worst_case_law,
+)
 
 
 class WorstCase(ReadOnly):
     r"""Worst-case risk of a linear map, its multiplier, and the law that attains it.
 
     Displacements are stored, positions derived from them, so small radii keep their digits; all
-    are built when first asked for, from the arrays that were passed (do not change them before).
-    The worst-case law puts weight :math:`\mu_i` on :math:`(x_i + dx_i, y_i + dy_i)`.
+    are built when first asked for, from the samples that were passed (do not change them before).
+    The worst-case law puts weight :math:`\mu_i` on :math:`(x_i + dx_i, y_i + dy_i)`. For samples
+    that do not fit into memory `atoms` gives it block by block.
 
     Attributes
     ----------
@@ -48,7 +57,6 @@ class WorstCase(ReadOnly):
     structure : Structure
     radius : float
         :math:`\rho`, a W2 radius in the units of the data.
-    weights : (N,) array
     """
 
     def __init__(
@@ -70,37 +78,35 @@ class WorstCase(ReadOnly):
         self.multiplier = answer.solution.multiplier
         self.bound = answer.bound
         self.nominal_risk = problem.fidelity
-        self.weights = problem.weights
         self._protect()
 
-    def _length(self, dx: Array, dy: Array) -> float:
-        """Root mean square length of displacements, in the structure's transport cost."""
-        return math.sqrt(float(self.weights @ self.structure.transport_cost(dx, dy)))
+    @property
+    def weights(self) -> Array:
+        """Weights of the samples and of the atoms, (N,)."""
+        return self._problem.weights
+
+    @cached_property
+    def _law(self) -> WorstCaseLaw:
+        return worst_case_law(
+            self._problem.map,
+            self.structure,
+            self._decomposition,
+            self._solution,
+            self._problem.samples,
+        )
+
+    def atoms(self) -> Iterator[tuple[Array, Array, Array]]:
+        """The worst-case law a block of samples at a time: arrays x', y' and their weights.
+
+        Nothing is kept, so it may be as large as the samples are.
+        """
+        return moved_blocks(self._law, self._problem.samples)
 
     @cached_property
     def _displacements(self) -> tuple[Array, Array]:
-        displacement, solution = self._decomposition.displacement, self._solution
-        if math.isinf(solution.margin) or solution.multiplier == 0.0:
-            dx, dy = np.zeros(self._problem.x.shape), np.zeros(self._problem.y.shape)
-        else:
-            dx, dy = displacement.displace(
-                self._decomposition.dual_residuals(solution.margin, solution.unspent_radius)
-            )
-            # v is optimal up to rounding; scaled by 1 + O(rounding) it uses the budget exactly
-            if solution.radius > 0:
-                spent = self._length(dx / solution.radius, dy / solution.radius)
-                if not math.isfinite(spent):
-                    raise OverflowError(
-                        "B, x, y: the worst-case displacements exceed the largest float; rescale"
-                    )
-                if spent > 0:
-                    dx /= spent
-                    dy /= spent
-        if displacement.base is not None:
-            dx += displacement.base[0]
-            dy += displacement.base[1]
-        dx.flags.writeable = dy.flags.writeable = False
-        return dx, dy
+        moves = [self._law.moves(block) for block in self._problem.samples.blocks()]
+        dx, dy = moves[0] if len(moves) == 1 else map(np.concatenate, zip(*moves, strict=True))
+        return read_only(dx), read_only(dy)
 
     @property
     def displacement_x(self) -> Array:
@@ -141,8 +147,8 @@ class WorstCase(ReadOnly):
             For a map that is too large for a dense matrix.
         """
         problem = self._problem
-        moved_y = self.y
-        gradient = problem.law_gradient(self.x - problem.map.apply(moved_y), moved_y)
+        problem.check_gradient()
+        (gradient,) = problem.samples.mean(partial(law_gradient, self._law))
         if isinstance(self.structure, XShift):
             noise = self.structure.noise_covariance()
             if noise is not None:
@@ -152,29 +158,25 @@ class WorstCase(ReadOnly):
     @cached_property
     def _certificate(self) -> Certificate:
         problem, displacement = self._problem, self._decomposition.displacement
-        weights = self.weights
-        dx, dy = self._displacements
-        moved = problem.x - problem.map.apply(problem.y)  # afresh, then the moves through B
-        moved += dx - problem.map.apply(dy)
-        primal = float(weights @ squared_norms(moved))
-        size = float(weights @ squared_norms(problem.x))
-        size += float(weights @ squared_norms(problem.x + dx))
-        size += 2.0 * problem.map.squared_terms(np.abs(problem.y) + np.abs(dy), weights)
         threshold = self._threshold()
-        stationarity, spent = self._stationarity(moved, dx, dy, threshold)
-        upper = self._upper_value(primal, threshold, stationarity, spent)
-        cost = float(weights @ self.structure.transport_cost(dx, dy))
+        root, kappa = math.sqrt(max(self._free_risk, 0.0)), math.sqrt(threshold)
+        # divided first: the square of κ√R may not be a float
+        scales = (kappa * root, root / kappa if kappa > 0 else 0.0)
+        found = recomputed(self._law, self.multiplier, problem.samples, scales)
+        size = found.before + found.after + 2.0 * problem.map.squared_terms(np.sqrt(found.terms))
+        stationarity, spent = math.sqrt(found.defect), math.sqrt(found.spent)
+        upper = self._upper_value(found, threshold, stationarity, spent)
         return Certificate(
             risk=self.risk,
-            primal_risk=primal + displacement.noise_risk,
+            primal_risk=found.primal + displacement.noise_risk,
             dual_risk=upper + displacement.noise_risk,
-            gap=relative_gap(self.risk, primal + displacement.noise_risk),
-            transport_cost=cost + displacement.noise_cost,
+            gap=relative_gap(self.risk, found.primal + displacement.noise_risk),
+            transport_cost=found.cost + displacement.noise_cost,
             budget=self.radius**2,
             stationarity=stationarity,
             multiplier=self.multiplier,
             threshold=threshold,
-            resolution=risk_rounding(max(self._free_risk, primal), size),
+            resolution=risk_rounding(max(self._free_risk, found.primal), size),
             failure_probability=self.failure_probability,
         )
 
@@ -193,28 +195,8 @@ class WorstCase(ReadOnly):
         """The risk without the constant that the noise of a likelihood adds."""
         return self.risk - self._decomposition.displacement.noise_risk
 
-    def _stationarity(
-        self, moved: Array, dx: Array, dy: Array, threshold: float
-    ) -> tuple[float, float]:
-        r"""Root mean squares of Cᵀr' - λv over κ√R and of κv over √R, without the forced move."""
-        displacement = self._decomposition.displacement
-        root = math.sqrt(max(self._free_risk, 0.0))
-        kappa = math.sqrt(threshold)
-        if kappa * root == 0 or math.isinf(self.multiplier):
-            return 0.0, 0.0
-        if displacement.base is not None:
-            dx, dy = dx - displacement.base[0], dy - displacement.base[1]
-
-        steepest = displacement.displace(moved)  # the displacement that belongs to v = Cᵀr'
-        scale = kappa * root  # divided first: its square may not be a float
-        defect = self._length(
-            (steepest[0] - self.multiplier * dx) / scale,
-            (steepest[1] - self.multiplier * dy) / scale,
-        )
-        return defect, self._length(dx * (kappa / root), dy * (kappa / root))
-
     def _upper_value(
-        self, primal: float, threshold: float, stationarity: float, spent: float
+        self, found: Recomputed, threshold: float, stationarity: float, spent: float
     ) -> float:
         """The dual above λ, with potentials bounded through the defect (see `Certificate`).
 
@@ -223,11 +205,10 @@ class WorstCase(ReadOnly):
         """
         reach = self._solution.radius * math.sqrt(threshold)
         if reach == 0:  # the adversary has no budget, or moves nothing that B sees
-            return primal
+            return found.primal
         risk = self._free_risk
         if risk <= 0 or math.isinf(self.multiplier):
-            residual = self._decomposition.displacement.residual
-            return (math.sqrt(float(self.weights @ squared_norms(residual))) + reach) ** 2
+            return (math.sqrt(found.started) + reach) ** 2
         free = reach / math.sqrt(risk)
         step = np.concatenate([[0.0], np.geomspace(1e-18, 1e3, 400)])
         above = self.multiplier / threshold + step
@@ -235,7 +216,7 @@ class WorstCase(ReadOnly):
         step, above = step[usable], above[usable]
         values = above * (free - spent) * (free + spent)
         values += (stationarity + step * spent) ** 2 / (above - 1)
-        return primal + risk * float(values.min())
+        return found.primal + risk * float(values.min())
 
     def verify(self) -> Certificate:
         """Recompute risk and transport cost from the displacements, applying B itself.

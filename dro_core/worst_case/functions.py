@@ -7,6 +7,7 @@ from typing import Unpack
 from numpy.typing import ArrayLike
 
 from dro_core.linear_map import MapLike
+from dro_core.samples import SamplesLike
 from dro_core.structure import Structure
 from dro_core.types import Real
 from dro_core.worst_case.answer import WorstCase, WorstCaseCurve
@@ -15,8 +16,8 @@ from dro_core.worst_case.problem import LinearReconstruction, MatrixFree
 
 def worst_case_risk(
     B: MapLike,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: SamplesLike,
+    y: ArrayLike | None,
     radius: Real,
     structure: str | Structure = "y|x",
     *,
@@ -37,7 +38,8 @@ def worst_case_risk(
     B : (n, m) matrix, scipy sparse matrix, operator of `dro_core.operators`, or LinearOperator
         Reconstruction map from y to x; see `LinearReconstruction`.
     x, y : (N, n) and (N, m) arrays
-        Signals and measurements, samples as rows.
+        Signals and measurements, samples as rows; memory maps, Dask arrays, or in place of x and
+        with y None blocks of both, see `LinearReconstruction`.
     radius : float
         W2 radius >= 0 in the units of the data; the transport budget is its square.
     structure : "joint", "y|x", "x|y" or a Structure (for instance ``XShift(forward)``)
@@ -77,8 +79,8 @@ def worst_case_risk(
 
 def worst_case_curve(
     B: MapLike,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: SamplesLike,
+    y: ArrayLike | None,
     radii: ArrayLike,
     structure: str | Structure = "y|x",
     *,
@@ -105,8 +107,8 @@ def worst_case_curve(
 
 def dual_value(
     B: MapLike,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: SamplesLike,
+    y: ArrayLike | None,
     multiplier: Real,
     radius: Real,
     structure: str | Structure = "y|x",

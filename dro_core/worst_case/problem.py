@@ -27,6 +27,7 @@ from dro_core.gaussian_law import check_entropic, maximising_law
 from dro_core.linear_data import LinearData
 from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings
+from dro_core.samples import SamplesLike, as_blocks
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import AffineDisplacement, Structure, as_structure
 from dro_core.types import Array, Integer, Real
@@ -70,9 +71,14 @@ class LinearReconstruction(LinearData):
         Reconstruction map from y to x. Matrices (and sparse ones, and convolutions that no fast
         transform diagonalises, up to 2048² entries) are decomposed densely, operators by their
         transform; everything else is only applied, see below.
-    x, y : (N, n) and (N, m) arrays
+    x, y : (N, n) and (N, m) arrays, or blocks and None
         Samples as rows; integers and float32 are computed in float64. Never modified, and not
-        copied either: do not change them while the object is in use.
+        copied either: do not change them while the object is in use. Memory maps and large arrays
+        of other types are read and widened block by block, Dask arrays are reduced where their
+        scheduler puts them. In place of x, without y: blocks (x, y) or (x, y, weights), in a list,
+        a DataLoader or any object that hands them out anew whenever it is iterated. Peak memory is
+        that of some blocks and of (n, m) matrices, whatever N. (A LinearOperator needs all
+        residuals in memory, and blocks in the same order every time.)
     weights : (N,) array, optional
         Non-negative, summing to one; default uniform.
     norm_bound : float, optional
@@ -97,7 +103,9 @@ class LinearReconstruction(LinearData):
     ------
     ValueError, TypeError
         For NaN or infinite entries, wrong shapes or dtypes, empty samples, bad weights, a
-        LinearOperator without adjoint or below its `norm_bound`; the message names the argument.
+        LinearOperator without adjoint or below its `norm_bound`; the message names the argument
+        and the block. Entries of what is read in blocks are checked when they are read first, with
+        the first question; blocks that can be read only once are refused.
     OverflowError
         If the squares of the residuals exceed the largest float.
     """
@@ -105,8 +113,8 @@ class LinearReconstruction(LinearData):
     def __init__(
         self,
         B: MapLike,
-        x: ArrayLike,
-        y: ArrayLike,
+        x: SamplesLike,
+        y: ArrayLike | None = None,
         *,
         weights: ArrayLike | None = None,
         norm_bound: Real | None = None,
@@ -124,24 +132,32 @@ class LinearReconstruction(LinearData):
             _as_seed(seed),
         )
         super().__init__(
-            as_linear_map(B, "B", norm_bound=norm_bound, seed=self._settings.seed), x, y, weights
+            as_linear_map(B, "B", norm_bound=norm_bound, seed=self._settings.seed),
+            as_blocks(x, y, weights),
         )
         self._own: ResidualDecomposition | QuadratureDecomposition | None = None
         self._protect()
 
     def __repr__(self) -> str:
         n, m = self.map.shape
-        return f"LinearReconstruction({n} x {m} map, {len(self.x)} samples, M={self.fidelity:.6g})"
+        fidelity = self.fidelity  # reads blocks, and then knows how many samples there are
+        return (
+            f"LinearReconstruction({n} x {m} map, {self.samples.count} samples, M={fidelity:.6g})"
+        )
 
     def _decompose(self, structure: Structure) -> ResidualDecomposition | QuadratureDecomposition:
-        displacement = structure.displacement(self.map, self.x, self.y, self.residual)
-        own = displacement.factor is self.map and displacement.residual is self.residual
+        displacement = structure.displacement(self.map)
+        own = displacement.factor is self.map and displacement.forced is None
         if own and self._own is not None:
             return self._own.with_displacement(displacement)
-        decomposition: ResidualDecomposition | QuadratureDecomposition | None
-        decomposition = decompose(displacement, self.weights)
-        if decomposition is None:
-            decomposition = QuadratureDecomposition(displacement, self.weights, self._settings)
+        decomposition: ResidualDecomposition | QuadratureDecomposition
+        exact = decompose(self.map, displacement, self.samples)
+        if exact is None:
+            decomposition = QuadratureDecomposition.of_samples(
+                self.map, displacement, self.samples, self._settings
+            )
+        else:
+            decomposition, self._fidelity = exact, exact.fidelity
         if own:
             self._own = decomposition
         return decomposition
@@ -155,7 +171,10 @@ class LinearReconstruction(LinearData):
         return self.exact_decomposition(as_structure(structure), "an exact spectrum").spectrum
 
     def _free_radius(
-        self, structure: Structure, displacement: AffineDisplacement, radius: float
+        self,
+        structure: Structure,
+        decomposition: ResidualDecomposition | QuadratureDecomposition,
+        radius: float,
     ) -> float:
         """The radius left after the moves that the structure forces, or an empty-ball error."""
         largest = self.map.largest_entry or 0.0
@@ -164,7 +183,7 @@ class LinearReconstruction(LinearData):
                 f"B: the largest magnitude is {largest:g}, whose square is not a float to use, "
                 f"although it matters at radius {radius:g}; rescale y, and B with it"
             )
-        smallest = math.sqrt(displacement.forced_cost(self.weights))
+        smallest = math.sqrt(decomposition.forced + decomposition.displacement.noise_cost)
         if smallest == 0.0:
             return radius
         if radius < smallest * (1 - 1e-12):
@@ -184,9 +203,8 @@ class LinearReconstruction(LinearData):
         name: str,
     ) -> Answer:
         """The dual at one radius, whatever the kind of spectrum."""
-        displacement = decomposition.displacement
-        free = self._free_radius(structure, displacement, radius)
-        noise = displacement.noise_risk
+        free = self._free_radius(structure, decomposition, radius)
+        noise = decomposition.displacement.noise_risk
         found = decomposition.solve(free)
         fidelity, top = found.decomposition.spectrum.fidelity, found.upper_top
         answer = Answer(
@@ -230,14 +248,16 @@ class LinearReconstruction(LinearData):
         lam = as_scalar(multiplier, "multiplier", "a number above the threshold sigma_max^2")
         rho, resolved = as_radius(radius), as_structure(structure)
         entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
+        decomposition: ResidualDecomposition | QuadratureDecomposition
         if entropy_weight > 0:
-            decomposition = self.exact_decomposition(resolved, "the entropic dual")
-            check_entropic(resolved, decomposition.displacement)
-            displacement, spectrum = decomposition.displacement, decomposition.spectrum
+            exact = self.exact_decomposition(resolved, "the entropic dual")
+            check_entropic(resolved, exact)
+            decomposition, spectrum = exact, exact.spectrum
         else:
-            found = self._decompose(resolved)
-            displacement, spectrum = found.displacement, found.upper_spectrum()
-        free = self._free_radius(resolved, displacement, rho)
+            decomposition = self._decompose(resolved)
+            spectrum = decomposition.upper_spectrum()
+        displacement = decomposition.displacement
+        free = self._free_radius(resolved, decomposition, rho)
         size = float(sum(self.map.shape))
         if spectrum.top > 0:
             size *= max(1.0, displacement.terms / math.sqrt(spectrum.top))
