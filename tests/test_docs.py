@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 import theorem_table  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
+NUMBER = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
 
 
 def test_the_documentation_builds_without_warnings(tmp_path):
@@ -78,6 +79,23 @@ def test_the_readme_example_prints_what_it_shows():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == output
+
+
+def test_the_other_blocks_of_the_readme_run_and_print_what_they_show():
+    """Numbers to a hundredth: a network that was trained for twenty steps is behind them."""
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S)
+    assert len(blocks) == README.count("```python")
+    for code, output in blocks[1:]:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        shown = output.removesuffix("  ...\n").splitlines()
+        printed = done.stdout.splitlines()[: len(shown)]
+        for ours, line in zip(printed, shown, strict=True):
+            assert re.sub(NUMBER, "#", ours) == re.sub(NUMBER, "#", line)
+            expected = [pytest.approx(float(value), rel=1e-2) for value in re.findall(NUMBER, line)]
+            assert [float(value) for value in re.findall(NUMBER, ours)] == expected
 
 
 @pytest.mark.parametrize("name", ["howto", "audit"])
