@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dro_core.checks import as_scalar
+from dro_core.described import Described
 
 
-@dataclass(frozen=True)
-class Bisection:
+@dataclass(frozen=True, repr=False)
+class Bisection(Described):
     """Where the loop ended, and every candidate on the way.
 
     Attributes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dro_core.described import Described
 from dro_core.types import EPS
 
 #: Larger risks are refused: the sums they are made of would overflow.
@@ -15,8 +16,8 @@ LARGEST_RISK = 1e300
 SUBNORMAL = float(np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Described):
     r"""What `WorstCase.verify` recomputed from the displacements, through B itself.
 
     Attributes

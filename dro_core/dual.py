@@ -27,12 +27,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dro_core.checks import as_non_negative, as_radius, check_magnitude
+from dro_core.described import Described
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.types import EPS, Array
 
 
-@dataclass(frozen=True)
-class DualSolution:
+@dataclass(frozen=True, repr=False)
+class DualSolution(Described):
     r"""Minimiser of the quadratic dual, entropic or not.
 
     Attributes

@@ -28,6 +28,7 @@ from dro_core.checks import (
     check_magnitude,
     unknown,
 )
+from dro_core.described import Described
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.gaussian_law import GaussianMover, check_entropic, gaussian_law
 from dro_core.linear_map import DenseMap, MapLike
@@ -61,8 +62,8 @@ def _entropy_weight(epsilon: Real) -> float:
     return weight
 
 
-@dataclass(frozen=True)
-class EntropicCertificate:
+@dataclass(frozen=True, repr=False)
+class EntropicCertificate(Described):
     r"""What `EntropicWorstCase.verify` recomputed from the Gaussians, through B itself.
 
     Attributes
@@ -118,7 +119,7 @@ class EntropicCertificate:
         )
 
 
-class EntropicWorstCase(ReadOnly):
+class EntropicWorstCase(ReadOnly, Described):
     r"""Entropic worst case of a linear map: value, multiplier and the worst-case Gaussians.
 
     Attributes
@@ -137,6 +138,16 @@ class EntropicWorstCase(ReadOnly):
     nominal_risk : float
         Mean squared error of the data.
     """
+
+    described_by = (
+        "risk",
+        "structure",
+        "adjusted_radius",
+        "epsilon",
+        "cost",
+        "multiplier",
+        "nominal_risk",
+    )
 
     def __init__(
         self,
@@ -280,13 +291,6 @@ class EntropicWorstCase(ReadOnly):
     def gap(self) -> float:
         """Relative duality gap, recomputed (see `verify`)."""
         return self._certificate.gap
-
-    def __repr__(self) -> str:
-        return (
-            f"EntropicWorstCase(risk={self.risk:.6g}, structure={self.structure.name!r}, "
-            f"adjusted_radius={self.adjusted_radius:.6g}, epsilon={self.epsilon:.6g}, "
-            f"cost={self.cost!r}, multiplier={self.multiplier:.6g})"
-        )
 
 
 def _recomputed(

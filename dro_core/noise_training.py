@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 
 from dro_core.checks import as_count, as_radius, as_samples, as_weights
+from dro_core.described import Described
 from dro_core.structure import Joint, Structure, YGivenX, as_covariance, as_structure
 from dro_core.transport import as_square
 from dro_core.types import Array, Integer, Real
@@ -140,8 +141,8 @@ def tuned_level(risk: Callable[[float], float], levels: Array) -> float:
     return level if value < risk(0.0) else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class ShapedNoise:
+@dataclass(frozen=True, eq=False, repr=False)
+class ShapedNoise(Described):
     r"""Noise for training, at the level that is best for the worst case.
 
     Attributes
@@ -157,6 +158,8 @@ class ShapedNoise:
     worst : WorstCase
         Its worst case, on samples with the same second moments as the given ones.
     """
+
+    described_by = ("level", "guess", "risk", "covariance", "matrix")
 
     level: float
     guess: float

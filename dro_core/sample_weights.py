@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 from dro_core.certificate import Certificate, relative_gap, risk_rounding
 from dro_core.checks import as_radii, as_radius, as_real_array, check_magnitude
+from dro_core.described import Described
 from dro_core.dual import DualSolution, minimize_quadratic_dual
 from dro_core.linear_data import LinearData, gradient_sum
 from dro_core.linear_map import MapLike, as_linear_map
@@ -199,7 +200,7 @@ class SampleWeightedReconstruction(LinearData):
         return total
 
 
-class SampleWeightedWorstCase(ReadOnly):
+class SampleWeightedWorstCase(ReadOnly, Described):
     r"""Worst case of a linear map with weights of each sample.
 
     Attributes
@@ -213,6 +214,8 @@ class SampleWeightedWorstCase(ReadOnly):
         :math:`\sigma_{\max}(C_i)`.
     nominal_risk, radius : float
     """
+
+    described_by = ("risk", "radius", "multiplier", "bound", "nominal_risk")
 
     def __init__(self, problem: SampleWeightedReconstruction, solution: DualSolution) -> None:
         self._problem, self._solution = problem, solution
@@ -296,13 +299,6 @@ class SampleWeightedWorstCase(ReadOnly):
     def verify(self) -> Certificate:
         """Recompute risk and cost of the law through B, and the dual by Cholesky; cached."""
         return self._certificate
-
-    def __repr__(self) -> str:
-        return (
-            f"SampleWeightedWorstCase(risk={self.risk:.6g}, radius={self.radius:.6g}, "
-            f"multiplier={self.multiplier:.6g}, bound={self.bound:.6g}, "
-            f"nominal_risk={self.nominal_risk:.6g})"
-        )
 
 
 def sample_weighted_worst_case(

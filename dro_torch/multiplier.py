@@ -24,6 +24,7 @@ from dro_core.checks import (
     as_scalar,
     check_option,
 )
+from dro_core.described import Described
 
 
 class Multiplier(nn.Module):
@@ -166,8 +167,8 @@ class StochasticDescent:
             model.load_state_dict(average.module.state_dict())
 
 
-@dataclass(frozen=True)
-class BisectedMultiplier:
+@dataclass(frozen=True, repr=False)
+class BisectedMultiplier(Described):
     """What `bisect_multiplier` found: λ, its objective, and the outer loop with every candidate."""
 
     multiplier: float

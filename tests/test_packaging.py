@@ -23,8 +23,16 @@ ALLOWED = {
 }
 
 
+def run_time(node):
+    """The nodes below one, without those that only type checkers see."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from run_time(child)
+
+
 def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in run_time(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

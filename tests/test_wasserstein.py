@@ -758,7 +758,7 @@ def test_gaussian_conditionals_by_hand():
     assert same.value < 1e-14
     near = gaussian_conditional_wasserstein(zero, c0, zero, (1 + 1e-7) ** 2 * c0)
     assert near.value == pytest.approx(1e-7 * 5**0.5, rel=1e-6)
-    assert "conditions=1" in repr(near)
+    assert "masses=[1]" in repr(near)
 
 
 def test_gaussian_certificate_of_a_wrong_answer_does_not_hold():

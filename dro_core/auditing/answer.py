@@ -12,6 +12,7 @@ import numpy as np
 from dro_core.auditing.layout import Layout, Samples
 from dro_core.auditing.radius import RadiusSource
 from dro_core.auditing.shares import SpectralShares
+from dro_core.described import Described, plain
 from dro_core.types import Array
 
 #: What the adversary of each structure moves, in words.
@@ -25,8 +26,8 @@ MOVES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class StructureAudit:
+@dataclass(frozen=True, eq=False, repr=False)
+class StructureAudit(Described):
     r"""What one structure does to the map.
 
     Attributes
@@ -56,6 +57,18 @@ class StructureAudit:
         Budget and risk by singular value, for linear maps that have a spectrum.
     reason : str
     """
+
+    described_by = (
+        "structure",
+        "radius",
+        "lower",
+        "upper",
+        "exact",
+        "holds",
+        "failure_probability",
+        "multiplier",
+        "reason",
+    )
 
     structure: str
     radius: float
@@ -103,8 +116,8 @@ class StructureAudit:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class BestLinear:
+@dataclass(frozen=True, eq=False, repr=False)
+class BestLinear(Described):
     """The linear map of smallest worst-case risk at the audit's radius, beside the audited one.
 
     Attributes
@@ -120,6 +133,8 @@ class BestLinear:
         The nearest radii below and above the audit's from which on the audited map has the smaller
         worst-case risk; None where that does not happen.
     """
+
+    described_by = ("structure", "risk", "lower", "nominal", "overtaken_below", "overtaken_above")
 
     structure: str
     matrix: Array
@@ -310,12 +325,3 @@ class Findings:
             "versions": dict(self.versions),
             "command": self.command,
         }
-
-
-def plain(value: Any) -> Any:
-    """A value for JSON: numbers that are not finite as None, arrays as lists."""
-    if isinstance(value, np.ndarray | tuple | list):
-        return [plain(part) for part in np.asarray(value).tolist()]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

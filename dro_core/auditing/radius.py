@@ -15,6 +15,7 @@ import numpy as np
 
 from dro_core.auditing.layout import as_rows
 from dro_core.checks import as_non_negative, as_positive_integer, as_radius
+from dro_core.described import Described
 from dro_core.linear_map import MapLike
 from dro_core.radii import radius_of_noise, radius_of_operator_change, radius_of_poisson_noise
 from dro_core.types import Array, Indices, Integer, Real
@@ -32,8 +33,8 @@ RESAMPLES = 1000
 OUTSIDE = 0.05
 
 
-@dataclass(frozen=True)
-class RadiusSource:
+@dataclass(frozen=True, repr=False)
+class RadiusSource(Described):
     """A radius with its reason.
 
     Attributes

@@ -14,14 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dro_core.auditing.answer import MOVES, Findings, StructureAudit
 from dro_core.auditing.layout import Layout, Samples
 from dro_core.auditing.pictures import COLOURS, Series, chart, data_uri, grey, heat, png, standalone
+from dro_core.described import Drawn
 from dro_core.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PAGE, NUMBERS, FIGURES = "report.html", "audit.json", "figures"
 #: Pictures of a page are at most this wide and high: larger ones are thinned out, so that a page of
@@ -43,7 +47,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);padding:
 """
 
 
-class Audit(Findings):
+class Audit(Findings, Drawn):
     """A robustness report for a map: what was found, and the page that shows it.
 
     See `Findings` for the numbers: `.summary()`, `.to_dict()`, `.structures`, `.best`.
@@ -83,6 +87,17 @@ class Audit(Findings):
     def with_command(self, command: str) -> Audit:
         """The same audit with another command that makes it again."""
         return replace(self, command=command)
+
+    def _draw(self, ax: Axes) -> None:
+        """The certified interval of the RMSE per entry against the radius, by structure."""
+        for found in self.structures.values():
+            low, high = _rmses(self, found.curve_lower), _rmses(self, found.curve_upper)
+            line = ax.plot(found.radii, low, label=found.structure)[0]
+            ax.fill_between(found.radii, low, high, alpha=0.3, linewidth=0, color=line.get_color())
+        ax.axvline(self.radius.value, color="k", linewidth=1, label="radius of the audit")
+        ax.set_xlabel("W2 radius, in the units of the data")
+        ax.set_ylabel("RMSE per entry of x")
+        ax.legend()
 
     def __repr__(self) -> str:
         names = ", ".join(self.structures)

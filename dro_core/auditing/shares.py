@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dro_core.described import Described
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.types import Array
@@ -19,8 +20,8 @@ from dro_core.types import Array
 DIRECTIONS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class SpectralShares:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectralShares(Described):
     r"""The budget and the risk by singular value of C, in decreasing order of it.
 
     Attributes

@@ -12,6 +12,7 @@ from dro_core.budgets.price import as_two_radii, best_price, budget_factors
 from dro_core.budgets.worst_case import TwoBudgetWorstCase, two_budget_worst_case
 from dro_core.certificate import relative_gap
 from dro_core.checks import as_samples, as_weights
+from dro_core.described import Described
 from dro_core.estimator import Law, LinearFit, fit_linear
 from dro_core.linear_map import MapLike
 from dro_core.structure import SignalNoise
@@ -22,8 +23,8 @@ from dro_core.types import Array, Real
 PRICES, LARGEST_PRICE = 1e7, 1e13
 
 
-@dataclass(frozen=True, eq=False)
-class TwoBudgetFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class TwoBudgetFit(Described):
     """A fitted map with its worst case, and a lower value for every linear map.
 
     Attributes
@@ -36,6 +37,8 @@ class TwoBudgetFit:
     costs : tuple of two floats
         What that law spends on signal and noise.
     """
+
+    described_by = ("matrix", "risk", "lower", "gap", "costs", "worst")
 
     matrix: Array
     worst: TwoBudgetWorstCase

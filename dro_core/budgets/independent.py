@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 
 from dro_core.certificate import relative_gap
 from dro_core.checks import as_matrix, as_non_negative, as_positive_integer, as_radius
+from dro_core.described import Described
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import as_covariance
@@ -59,8 +60,8 @@ def _worst_second_moment(D: Array, moment: Array, radius: float) -> _Worst:
     return _Worst(solution.value, solution.multiplier, V @ moved @ V.T, cost + left)
 
 
-@dataclass(frozen=True, eq=False)
-class IndependentWorstCase:
+@dataclass(frozen=True, eq=False, repr=False)
+class IndependentWorstCase(Described):
     r"""Worst case of a linear map for independent signal and noise.
 
     Attributes
@@ -77,6 +78,8 @@ class IndependentWorstCase:
     primal_risk : float
         The mean squared error at those moments.
     """
+
+    described_by = ("risk", "risk_x", "risk_noise", "primal_risk", "gap", "multipliers", "costs")
 
     risk_x: float
     risk_noise: float
@@ -186,8 +189,8 @@ def independent_worst_case(
     return problem.worst(matrix)
 
 
-@dataclass(frozen=True, eq=False)
-class WassersteinMMSE:
+@dataclass(frozen=True, eq=False, repr=False)
+class WassersteinMMSE(Described):
     """The Wasserstein MMSE estimator with its certificate.
 
     Attributes
@@ -201,6 +204,8 @@ class WassersteinMMSE:
     evaluations : int
         Worst cases that were computed.
     """
+
+    described_by = ("matrix", "risk", "lower", "gap", "evaluations", "worst")
 
     matrix: Array
     worst: IndependentWorstCase

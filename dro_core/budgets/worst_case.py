@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from dro_core.budgets.price import as_two_radii, best_price, budget_factors
 from dro_core.certificate import relative_gap
+from dro_core.described import Described
 from dro_core.linear_map import MapLike
 from dro_core.read_only import ReadOnly
 from dro_core.structure import SignalNoise
@@ -19,8 +20,8 @@ from dro_core.types import Array, Real
 from dro_core.worst_case import LinearReconstruction, WorstCase
 
 
-@dataclass(frozen=True)
-class TwoBudgetCertificate:
+@dataclass(frozen=True, repr=False)
+class TwoBudgetCertificate(Described):
     r"""What `TwoBudgetWorstCase.verify` recomputed from the law and the multipliers.
 
     Attributes
@@ -57,7 +58,7 @@ class TwoBudgetCertificate:
         )
 
 
-class TwoBudgetWorstCase(ReadOnly):
+class TwoBudgetWorstCase(ReadOnly, Described):
     r"""Worst case of a linear map with a budget for the signal and one for the noise.
 
     Attributes
@@ -76,6 +77,8 @@ class TwoBudgetWorstCase(ReadOnly):
     radius_x, radius_noise : float
     nominal_risk : float
     """
+
+    described_by = ("risk", "radius_x", "radius_noise", "multipliers")
 
     def __init__(
         self,
@@ -149,13 +152,6 @@ class TwoBudgetWorstCase(ReadOnly):
     def verify(self) -> TwoBudgetCertificate:
         """Recompute risk and costs of the law, and the dual, afresh; cached."""
         return self._certificate
-
-    def __repr__(self) -> str:
-        return (
-            f"TwoBudgetWorstCase(risk={self.risk:.6g}, radius_x={self.radius_x:.6g}, "
-            f"radius_noise={self.radius_noise:.6g}, multipliers=({self.multipliers[0]:.6g}, "
-            f"{self.multipliers[1]:.6g}))"
-        )
 
 
 def two_budget_worst_case(

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from dro_core.auditing import Audit, audit
-from dro_core.auditing.answer import plain
 from dro_core.auditing.audit import versions
 from dro_core.auditing.layout import as_rows
 from dro_core.auditing.radius import RadiusSource, audit_radius
 from dro_core.cli.files import load_array, load_pairs
 from dro_core.cli.maps import load_map
+from dro_core.described import plain
 from dro_core.estimator import fit_linear
 
 

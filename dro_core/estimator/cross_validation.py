@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,18 +17,22 @@ from dro_core.checks import (
     as_samples,
     check_option,
 )
+from dro_core.described import Drawn
 from dro_core.estimator.search import fit_linear
 from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.structure import PointStructure, Structure, as_structure
 from dro_core.types import Array, Integer
 from dro_core.worst_case import LinearReconstruction
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: A fixed map, or a function (x, y, radius) -> map; None fits for the structure.
 Fit: TypeAlias = MapLike | Callable[[Array, Array, float], MapLike] | None
 
 
-@dataclass(frozen=True, eq=False)
-class CrossValidatedRadius:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossValidatedRadius(Drawn):
     """The radius that cross-validation chose, and what it saw.
 
     Attributes
@@ -44,6 +48,8 @@ class CrossValidatedRadius:
     criterion : "risk" or "coverage"
     """
 
+    described_by = ("radius", "criterion", "radii", "held_out", "certified", "coverage")
+
     radius: float
     radii: Array
     held_out: Array
@@ -54,6 +60,19 @@ class CrossValidatedRadius:
     def coverage(self) -> Array:
         """Share of folds whose held-out risk is covered by the certificate, (K,)."""
         return np.asarray((self.held_out <= self.certified * (1 + 1e-12)).mean(axis=1))
+
+    def _draw(self, ax: Axes) -> None:
+        """Held-out and certified risk of the folds against the radius, and the chosen one."""
+        for values, label in ((self.held_out, "held out"), (self.certified, "certified")):
+            line = ax.plot(self.radii, values.mean(axis=1), ".-", label=f"{label}, mean of folds")[
+                0
+            ]
+            low, high = values.min(axis=1), values.max(axis=1)
+            ax.fill_between(self.radii, low, high, alpha=0.2, linewidth=0, color=line.get_color())
+        ax.axvline(self.radius, color="k", linewidth=1, label=f"chosen by {self.criterion}")
+        ax.set_xlabel("W2 radius, in the units of the data")
+        ax.set_ylabel("risk, in squared units of x")
+        ax.legend()
 
 
 def cross_validated_radius(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.certificate import relative_gap, risk_rounding
 from dro_core.checks import as_samples
+from dro_core.described import Described, Drawn
 from dro_core.entropic import EntropicWorstCase
 from dro_core.estimator.law import Law
 from dro_core.linear_map import DenseMap
@@ -19,9 +21,12 @@ from dro_core.structure import PointStructure, Structure
 from dro_core.types import Array
 from dro_core.worst_case import WorstCase
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True)
-class FitCertificate:
+
+@dataclass(frozen=True, repr=False)
+class FitCertificate(Described):
     """What `LinearFit.verify` recomputed through the map and the law.
 
     Attributes
@@ -60,7 +65,7 @@ class FitCertificate:
         )
 
 
-class LinearFit(ReadOnly):
+class LinearFit(ReadOnly, Drawn):
     """A fitted linear map with its worst-case risk and its distance from optimality.
 
     Attributes
@@ -79,6 +84,17 @@ class LinearFit(ReadOnly):
         The name of the structure.
     radius, epsilon : float
     """
+
+    described_by = (
+        "matrix",
+        "structure",
+        "radius",
+        "epsilon",
+        "risk",
+        "lower",
+        "gap",
+        "multiplier",
+    )
 
     def __init__(
         self,
@@ -148,9 +164,12 @@ class LinearFit(ReadOnly):
             risk_rounding(upper, 16 * self._size),
         )
 
-    def __repr__(self) -> str:
-        n, m = self.matrix.shape
-        return (
-            f"LinearFit({n} x {m} map, structure={self._moves!r}, radius={self.radius:.6g}, "
-            f"epsilon={self.epsilon:.6g}, risk={self.risk:.6g}, gap={self.gap:.2g})"
+    def _draw(self, ax: Axes) -> None:
+        """Singular values of the map."""
+        values = self.singular_values
+        ax.semilogy(np.arange(1, len(values) + 1), values, ".-")
+        ax.set_xlabel("index")
+        ax.set_ylabel("singular value of the map")
+        ax.set_title(
+            f"worst-case risk {self.risk:.4g} at radius {self.radius:.4g}, gap {self.gap:.1g}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from dro_core.blocks import Candidates
+from dro_core.described import Described
 from dro_core.read_only import ReadOnly
 from dro_core.types import EPS, Array, Indices
 
@@ -23,8 +24,8 @@ def penalised_losses(loss: Array, cost: Array, multiplier: float) -> Array:
     return scores
 
 
-@dataclass(frozen=True)
-class FiniteCertificate:
+@dataclass(frozen=True, repr=False)
+class FiniteCertificate(Described):
     r"""What `FiniteWorstCase.verify` recomputed from the plan and the multiplier.
 
     Attributes
@@ -71,7 +72,7 @@ class FiniteCertificate:
         )
 
 
-class FiniteWorstCase(ReadOnly):
+class FiniteWorstCase(ReadOnly, Described):
     r"""Exact worst case on a finite support.
 
     Attributes
@@ -91,6 +92,8 @@ class FiniteWorstCase(ReadOnly):
     radius : float
     weights : (N,) array
     """
+
+    described_by = ("risk", "radius", "multiplier", "primal_risk", "transport_cost", "gap", "plan")
 
     def __init__(
         self,
@@ -135,9 +138,3 @@ class FiniteWorstCase(ReadOnly):
         size += multiplier * budget
         gap = (dual - primal) / size if size > 0 else dual - primal
         return FiniteCertificate(self.risk, primal, dual, gap, cost_used, budget, error, size)
-
-    def __repr__(self) -> str:
-        return (
-            f"FiniteWorstCase(risk={self.risk:.6g}, radius={self.radius:.6g}, "
-            f"multiplier={self.multiplier:.6g}, transport_cost={self.transport_cost:.6g})"
-        )

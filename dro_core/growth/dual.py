@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_non_negative, as_radius, as_weights
+from dro_core.described import Described
 from dro_core.growth.profiles import GrowthProfiles
 from dro_core.types import EPS, Array
 
@@ -26,8 +27,8 @@ from dro_core.types import EPS, Array
 _ROUNDINGS = 64.0 * EPS
 
 
-@dataclass(frozen=True)
-class GrowthBound:
+@dataclass(frozen=True, repr=False)
+class GrowthBound(Described):
     r"""A bound on the worst-case risk, and what proves it.
 
     Attributes

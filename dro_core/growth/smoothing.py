@@ -40,6 +40,7 @@ from dro_core.checks import (
     check_magnitude,
     non_negative_array,
 )
+from dro_core.described import Described
 from dro_core.growth.dual import growth_bound
 from dro_core.growth.profiles import GrowthProfiles
 from dro_core.read_only import read_only
@@ -176,8 +177,8 @@ def mean_lower_bound(values: ArrayLike, least: float, most: float, failure: floa
     return float(kept.mean()) - deviation - 7.0 * (b - a) * log / (3.0 * (len(x) - 1))
 
 
-@dataclass(frozen=True)
-class SmoothedLosses:
+@dataclass(frozen=True, repr=False)
+class SmoothedLosses(Described):
     r"""What is known of the losses :math:`g_i` of unmoved samples under the smoothing noise.
 
     Parameters
@@ -204,6 +205,8 @@ class SmoothedLosses:
     ValueError, TypeError
         Arrays that do not fit together, levels that do not increase, probabilities above 1.
     """
+
+    described_by = ("centre", "levels", "exceedances", "failure_probability", "draws")
 
     centres: Array
     levels: Array
@@ -265,8 +268,8 @@ class SmoothedLosses:
         return classes * (1 + _ROUNDING), np.add.reduceat(mu[order], firsts)
 
 
-@dataclass(frozen=True)
-class SmoothedBound:
+@dataclass(frozen=True, repr=False)
+class SmoothedBound(Described):
     r"""A bound on the worst-case risk of a smoothed map, and what proves it.
 
     Attributes

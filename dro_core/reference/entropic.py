@@ -18,14 +18,15 @@ from dro_core.checks import (
     check_option,
     check_samples_and_map,
 )
+from dro_core.described import Described
 from dro_core.dual import threshold_rounding
 from dro_core.linear_map import MapLike
 from dro_core.reference.worst_case import DISPLACEMENTS
 from dro_core.types import Real
 
 
-@dataclass(frozen=True)
-class MonteCarloEstimate:
+@dataclass(frozen=True, repr=False)
+class MonteCarloEstimate(Described):
     """A Monte-Carlo value and its standard error.
 
     Attributes

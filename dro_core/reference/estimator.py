@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_radius, as_samples, as_weights
+from dro_core.described import Described
 from dro_core.optional import needed
 from dro_core.types import Array, Real
 
 
-@dataclass(frozen=True)
-class ReferenceFit:
+@dataclass(frozen=True, repr=False)
+class ReferenceFit(Described):
     """Optimal value of the programme, and the map it is attained at, (n, m)."""
 
     value: float

@@ -15,12 +15,13 @@ from dro_core.checks import (
     as_weights,
     check_option,
 )
+from dro_core.described import Described
 from dro_core.optional import needed
 from dro_core.types import Array, Indices, Real
 
 
-@dataclass(frozen=True, eq=False)
-class ReferenceSolution:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReferenceSolution(Described):
     """Optimum reported by an outside solver.
 
     Attributes
@@ -143,8 +144,8 @@ def finite_worst_case_cvxpy(
     return ReferenceSolution(float(problem.value), float(spent.dual_value), plan.value)
 
 
-@dataclass(frozen=True, eq=False)
-class PureChoice:
+@dataclass(frozen=True, eq=False, repr=False)
+class PureChoice(Described):
     """Best choice of one candidate per sample, without mixing.
 
     Attributes

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dro_core.described import Described
 from dro_core.types import Array
 
 
-@dataclass(frozen=True, eq=False)
-class FrankWolfeMMSE:
+@dataclass(frozen=True, eq=False, repr=False)
+class FrankWolfeMMSE(Described):
     """Estimator and worst-case covariances after the last step.
 
     Attributes

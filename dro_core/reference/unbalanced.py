@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_non_negative, as_positive_integer, as_real_array, unknown
+from dro_core.described import Described
 from dro_core.optional import needed
 from dro_core.types import Array, Real
 
 
-@dataclass(frozen=True, eq=False)
-class UnbalancedReference:
+@dataclass(frozen=True, eq=False, repr=False)
+class UnbalancedReference(Described):
     """Unbalanced transport by an outside solver.
 
     Attributes

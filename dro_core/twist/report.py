@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dro_core.described import Described
 from dro_core.linear_map import LinearMap, MapLike
 from dro_core.twist.twisted import LinearTwisted, as_twisted
 from dro_core.types import Array
 
 
-@dataclass(frozen=True)
-class TwistCertificate:
+@dataclass(frozen=True, repr=False)
+class TwistCertificate(Described):
     """What `TwistReport.verify` recomputed.
 
     For a violation: `residual` = ``|F(x1) - F(x2)|``, the `rounding` it may have, the `distance` of
@@ -39,8 +40,8 @@ class TwistCertificate:
         return self.violated
 
 
-@dataclass(frozen=True)
-class TwistReport:
+@dataclass(frozen=True, repr=False)
+class TwistReport(Described):
     """Whether the twist condition holds, why, and by how much.
 
     Attributes
@@ -69,6 +70,20 @@ class TwistReport:
     checklist : tuple of (hypothesis, "checked" | "assumed" | "violated", reason)
         The hypotheses of the existence theorem.
     """
+
+    described_by = (
+        "holds",
+        "certificate",
+        "margin",
+        "witness",
+        "residual",
+        "distance",
+        "sufficient_weight",
+        "sufficient_certificate",
+        "monotone_weight",
+        "failing_weights",
+        "weight",
+    )
 
     holds: bool | None
     certificate: str

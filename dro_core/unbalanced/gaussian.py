@@ -18,13 +18,14 @@ from dro_core.checks import (
     check_magnitude,
     magnitude,
 )
+from dro_core.described import Described
 from dro_core.linear_map import MapLike
 from dro_core.types import Array, Real
 from dro_core.unbalanced.problem import as_weight
 
 
-@dataclass(frozen=True, eq=False)
-class UnbalancedGaussian:
+@dataclass(frozen=True, eq=False, repr=False)
+class UnbalancedGaussian(Described):
     r"""Optimum of unbalanced transport between two Gaussian measures.
 
     Attributes
@@ -42,6 +43,8 @@ class UnbalancedGaussian:
         The measures that were given.
     weight : float
     """
+
+    described_by = ("value", "mass", "weight", "source_mean", "target_mean", "matrix")
 
     value: float
     mass: float

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
 from dro_core.checks import as_matrix, as_non_negative, as_positive_integer, magnitude
+from dro_core.described import Described, Drawn
 from dro_core.read_only import protect_arrays
 from dro_core.threads import single_threaded
 from dro_core.types import Array, Integer, Real, SparseArray
@@ -28,6 +30,9 @@ from dro_core.unbalanced.problem import (
 )
 from dro_core.unbalanced.semidual import transform_blocks
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Shares of a point's mass below which an entry of the plan may be rounding; each is tried.
 _NEGLIGIBLE = (0.0, 1e-12, 1e-9, 1e-6)
 #: Rounds of marginals, plan and forest; one is enough unless the first step ended early.
@@ -37,8 +42,8 @@ _ROUNDING = 1e-13
 SMALL = 2**20
 
 
-@dataclass(frozen=True)
-class UnbalancedCertificate:
+@dataclass(frozen=True, repr=False)
+class UnbalancedCertificate(Described):
     r"""What `UnbalancedTransport.verify` recomputed from the plan, the potentials and the cost.
 
     Attributes
@@ -82,8 +87,8 @@ class UnbalancedCertificate:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class UnbalancedTransport:
+@dataclass(frozen=True, eq=False, repr=False)
+class UnbalancedTransport(Drawn):
     r"""Optimum of unbalanced transport.
 
     Attributes
@@ -111,6 +116,18 @@ class UnbalancedTransport:
     cost : (N, M) array
         As given; not copied.
     """
+
+    described_by = (
+        "value",
+        "dual_value",
+        "gap",
+        "mass",
+        "converged",
+        "steps",
+        "divergence",
+        "weight",
+        "plan",
+    )
 
     value: float
     plan: SparseArray
@@ -140,10 +157,16 @@ class UnbalancedTransport:
         gap = (primal - dual) / size
         return UnbalancedCertificate(self.value, primal, dual, gap, violation, error, size)
 
-    def __repr__(self) -> str:
-        return (
-            f"UnbalancedTransport(value={self.value:.6g}, mass={self.mass:.6g}, gap={self.gap:.2g})"
-        )
+    def _draw(self, ax: Axes) -> None:
+        """Share of every atom's mass that is transported, of both measures."""
+        for axis, (mass, label) in enumerate(((self.a, "first"), (self.b, "second"))):
+            moved = np.asarray(self.plan.sum(axis=1 - axis), np.float64)
+            share = np.divide(moved, mass, out=np.zeros_like(moved), where=mass > 0)
+            ax.plot(np.sort(share), np.linspace(0, 1, len(share)), label=f"{label} measure")
+        ax.axvline(1.0, color="k", linewidth=1, label="all of it")
+        ax.set_xlabel("mass after / mass before of an atom")
+        ax.set_ylabel("share of the atoms below")
+        ax.legend()
 
 
 class NotConvergedError(RuntimeError):

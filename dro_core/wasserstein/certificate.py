@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dro_core.described import Described
 from dro_core.types import EPS
 
 
-@dataclass(frozen=True)
-class DistanceCertificate:
+@dataclass(frozen=True, repr=False)
+class DistanceCertificate(Described):
     r"""What `verify` recomputed from the plan and the potentials.
 
     Attributes

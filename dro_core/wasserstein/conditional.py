@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,7 @@ from dro_core.checks import (
     check_option,
     magnitude,
 )
+from dro_core.described import Drawn
 from dro_core.read_only import ReadOnly, read_only
 from dro_core.types import Array, Real, SparseArray
 from dro_core.wasserstein.certificate import DistanceCertificate, cost_gap
@@ -24,12 +26,15 @@ from dro_core.wasserstein.grouping import as_text, equal_rows
 from dro_core.wasserstein.problem import MASS_TOLERANCE, Difference, TransportProblem
 from dro_core.wasserstein.solvers import Solution, solve_groups, solve_sorted
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 METHODS = ("exact", "relaxed", "sinkhorn")
 #: Larger ground costs are refused: sums of them would overflow.
 LARGEST_COST = 1e300
 
 
-class ConditionalDistance(ReadOnly):
+class ConditionalDistance(ReadOnly, Drawn):
     r"""A conditional Wasserstein distance with its plan and potentials.
 
     Attributes
@@ -65,6 +70,8 @@ class ConditionalDistance(ReadOnly):
     marginal_error : float
         As in `DistanceCertificate`.
     """
+
+    described_by = ("value", "method", "p", "epsilon", "beta", "reason", "conditions", "masses")
 
     def __init__(
         self,
@@ -185,10 +192,14 @@ class ConditionalDistance(ReadOnly):
             cost, primal, dual, cost_gap(primal, dual), self.marginal_error, size
         )
 
-    def __repr__(self) -> str:
-        inside = f"value={self.value:.6g}, method={self.method!r}, p={self.p:g}"
-        inside += f", reason={self.reason!r}" if self.reason else f", conditions={len(self.masses)}"
-        return f"ConditionalDistance({inside})"
+    def _draw(self, ax: Axes) -> None:
+        """Cost of every condition, largest first, against the mass that has it."""
+        order = np.argsort(-self.per_condition, kind="stable")
+        mass = np.concatenate([[0.0], np.cumsum(self.masses[order])])
+        ax.stairs(self.per_condition[order], mass, fill=True, alpha=0.4)
+        ax.set_xlabel("mass of the conditions, those that move most first")
+        ax.set_ylabel(f"cost of a condition, distance to the power {self.p:g}")
+        ax.set_title(f"conditional distance {self.value:.4g}")
 
 
 def _reason(found: Difference, tolerance: float) -> str:

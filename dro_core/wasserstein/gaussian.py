@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.checks import as_real_array, as_samples, as_weights, check_magnitude
+from dro_core.described import Described
 from dro_core.read_only import ReadOnly
 from dro_core.types import EPS, Array
 from dro_core.wasserstein.certificate import DistanceCertificate, cost_gap
@@ -14,7 +15,7 @@ from dro_core.wasserstein.certificate import DistanceCertificate, cost_gap
 NEGATIVE_EIGENVALUE = 1e-10
 
 
-class GaussianDistance(ReadOnly):
+class GaussianDistance(ReadOnly, Described):
     r"""Conditional W2 distance of Gaussian conditionals.
 
     Attributes
@@ -27,6 +28,8 @@ class GaussianDistance(ReadOnly):
     cross_covariances : (K, m, m) array
         :math:`E (y - m_0)(y' - m_1)^\top` under the optimal coupling.
     """
+
+    described_by = ("value", "masses", "per_condition")
 
     def __init__(self, shift: Array, left: Array, right: Array, masses: Array) -> None:
         self._shift, self._left, self._right = shift, left, right
@@ -70,9 +73,6 @@ class GaussianDistance(ReadOnly):
         size = self.value**2 + EPS * float(self.masses @ total)
         error = float(self.masses @ defect)
         return DistanceCertificate(self.value**2, cost, dual, cost_gap(cost, dual), error, size)
-
-    def __repr__(self) -> str:
-        return f"GaussianDistance(value={self.value:.6g}, conditions={len(self.masses)})"
 
 
 def _roots(matrices: Array) -> tuple[Array, Array]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dro_core.blocks import BLOCK_ENTRIES
 from dro_core.checks import as_real_array
+from dro_core.described import Drawn
 from dro_core.types import Array, Real
 from dro_core.wasserstein.conditional import ConditionalDistance, conditional_wasserstein
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True, eq=False)
-class RelaxedCurve:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RelaxedCurve(Drawn):
     """The relaxed distance for growing beta, and its limit.
 
     Attributes
@@ -36,6 +41,16 @@ class RelaxedCurve:
     mean_move_x: Array
     limit: float
     sufficient_beta: float
+
+    def _draw(self, ax: Axes) -> None:
+        """The relaxed distance against beta, and its limit."""
+        ax.plot(self.beta, self.value, ".-", label="relaxed distance")
+        if np.isfinite(self.limit):
+            ax.axhline(self.limit, color="k", linewidth=1, label="conditional distance")
+        ax.set_xscale("log")
+        ax.set_xlabel("price of moving x, beta")
+        ax.set_ylabel("distance, in units of y")
+        ax.legend()
 
 
 def relaxed_curve(

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import svdvals
 
 from dro_core.certificate import LARGEST_RISK, Certificate, relative_gap, risk_rounding
 from dro_core.decomposition import Decomposition
+from dro_core.described import Drawn
 from dro_core.dual import DualSolution
 from dro_core.linear_data import LinearData
 from dro_core.read_only import ReadOnly, read_only
@@ -26,8 +28,11 @@ from dro_core.worst_case.law import (
     worst_case_law,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-class WorstCase(ReadOnly):
+
+class WorstCase(ReadOnly, Drawn):
     r"""Worst-case risk of a linear map, its multiplier, and the law that attains it.
 
     Displacements are stored, positions derived from them, so small radii keep their digits; all
@@ -58,6 +63,17 @@ class WorstCase(ReadOnly):
     radius : float
         :math:`\rho`, a W2 radius in the units of the data.
     """
+
+    described_by = (
+        "risk",
+        "upper",
+        "failure_probability",
+        "structure",
+        "radius",
+        "multiplier",
+        "bound",
+        "nominal_risk",
+    )
 
     def __init__(
         self,
@@ -242,20 +258,29 @@ class WorstCase(ReadOnly):
         """Relative duality gap (risk - primal_risk) / risk, recomputed (see `verify`)."""
         return self._certificate.gap
 
-    def __repr__(self) -> str:
-        risk = f"risk={self.risk:.6g}"
-        if not self._decomposition.exact:
-            known = "proved" if self.failure_probability == 0 else "probably"
-            risk = f"risk in [{self.risk:.9g}, {self.upper:.9g}] ({known})"
-        return (
-            f"WorstCase({risk}, structure={self.structure.name!r}, "
-            f"radius={self.radius:.6g}, multiplier={self.multiplier:.6g}, "
-            f"bound={self.bound:.6g}, nominal_risk={self.nominal_risk:.6g})"
+    def _draw(self, ax: Axes) -> None:
+        """The sample on which the law spends most, before and after: its y, or x if that moves."""
+        spent, sample, moved, before, move = -1.0, 0, "y", np.zeros(0), np.zeros(0)
+        for block in self._problem.samples.blocks():
+            dx, dy = self._law.moves(block)
+            costs = block.weights * self.structure.transport_cost(dx, dy)
+            k = int(np.argmax(costs))
+            if costs[k] > spent:
+                spent, sample = float(costs[k]), block.rows.start + k
+                moved = "y" if dy[k] @ dy[k] >= dx[k] @ dx[k] else "x"
+                before, move = (block.y[k], dy[k]) if moved == "y" else (block.x[k], dx[k])
+        ax.plot(before + move, label=f"{moved} under the worst-case law")
+        ax.plot(before, "k--", linewidth=1, label=f"{moved} of the data")
+        ax.set_xlabel(f"entry of {moved}, sample {sample}")
+        ax.set_ylabel(f"{moved}, in its units")
+        ax.set_title(
+            f"risk {self.nominal_risk:.4g} becomes {self.risk:.4g} at radius {self.radius:.4g}"
         )
+        ax.legend()
 
 
-@dataclass(frozen=True, eq=False)
-class WorstCaseCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class WorstCaseCurve(Drawn):
     """Worst-case risk along a sequence of radii.
 
     Attributes
@@ -276,6 +301,16 @@ class WorstCaseCurve:
     bound: Array
     nominal_risk: float
     upper: Array
+
+    def _draw(self, ax: Axes) -> None:
+        """Risk and explicit bound against the radius."""
+        ax.fill_between(self.radius, self.risk, self.upper, alpha=0.3, linewidth=0)
+        ax.plot(self.radius, self.risk, label="worst case")
+        ax.plot(self.radius, self.bound, "--", label="explicit bound")
+        ax.axhline(self.nominal_risk, color="k", linewidth=1, label="no adversary")
+        ax.set_xlabel("W2 radius, in the units of the data")
+        ax.set_ylabel("risk, in squared units of x")
+        ax.legend()
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dro_core.described import Drawn, plain
 
-@dataclass(frozen=True)
-class Certificate:
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate(Drawn):
     r"""An interval that contains the worst-case risk, and what it was made of.
 
     Attributes
@@ -62,6 +68,20 @@ class Certificate:
         The law, as `Structure.displace` takes it.
     """
 
+    described_by = (
+        "map",
+        "structure",
+        "radius",
+        "samples",
+        "nominal",
+        "lower",
+        "upper",
+        "upper_missing",
+        "linearised",
+        "modulus",
+        "failure_probability",
+    )
+
     lower: float
     upper: float | None
     linearised: float
@@ -112,10 +132,19 @@ class Certificate:
         in_order = self.upper is None or self.lower <= self.upper * (1 + rtol)
         return in_order and self.transport_cost <= self.budget * (1 + rtol)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, without the displacement, for JSON."""
+        content = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        del content["displacement"]
+        return {**content, "budget": self.budget, "slack": self.slack, "holds": self.holds()}
+
     def to_json(self) -> str:
-        """All numbers (without the displacement) as JSON."""
-        content = {name: getattr(self, name) for name in asdict(self) if name != "displacement"}
-        return json.dumps({**content, "budget": self.budget, "slack": self.slack}, indent=2)
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def summary(self) -> str:
+        """The interval, what it rests on, the attacks, and the cost, as text."""
+        return str(self)
 
     def __str__(self) -> str:
         upper = f"{self.upper:.6g}" if self.upper is not None else f"none ({self.upper_missing})"
@@ -147,3 +176,15 @@ class Certificate:
             f"{self.seconds_per_sample:.3g} s per sample"
         )
         return "\n".join(lines)
+
+    def _draw(self, ax: Axes) -> None:
+        """The certified interval with the attacks in it."""
+        upper = self.lower if self.upper is None else self.upper
+        ax.plot([self.lower, upper], [0, 0], "|-", linewidth=5, markersize=24, label="certified")
+        ax.plot(self.nominal, 0, "k|", markersize=16, label="no adversary")
+        for name, risk in self.attacks.items():
+            ax.plot(risk, 0, ".", label=f"attack, {name}")
+        ax.set_yticks([])
+        ax.set_xlabel("risk, in squared units of x")
+        ax.set_title(f"{self.structure}, radius {self.radius:.4g}")
+        ax.legend()

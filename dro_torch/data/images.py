@@ -8,12 +8,13 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dro_core.described import Drawn
 from dro_torch.data.files import (
     AnyArray,
     check_option,
@@ -24,6 +25,9 @@ from dro_torch.data.files import (
     read_idx,
     read_npz,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Images in one batch file of CIFAR-10.
 CIFAR10_BATCH = 10_000
@@ -41,8 +45,8 @@ CIFAR10_CLASSES = (
 )
 
 
-@dataclass(frozen=True)
-class LabelledImages:
+@dataclass(frozen=True, repr=False)
+class LabelledImages(Drawn):
     """Images with their classes.
 
     Attributes
@@ -59,6 +63,12 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _draw(self, ax: Axes) -> None:
+        """The first image, with its class."""
+        ax.imshow(self.images[0].movedim(0, -1).squeeze(-1).numpy(), cmap="gray")
+        ax.set_title(self.classes[int(self.labels[0])])
+        ax.set_axis_off()
 
 
 def labelled(

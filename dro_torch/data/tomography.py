@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from dro_core.checks import (
     check_magnitude,
     unknown,
 )
+from dro_core.described import Drawn
 from dro_core.types import Array
 from dro_torch.data.files import (
     AnyArray,
@@ -33,6 +35,9 @@ from dro_torch.data.files import (
     read_tiff,
     swapped,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Patients of `ct_slices` that are held out for validation.
 CT_VALIDATION_PATIENTS = ("A046441", "A056642", "A062055", "A072894")
@@ -46,8 +51,8 @@ RAW_SHAPE = (3601, 1912)
 SMALLEST_TRANSMISSION = 1e-6
 
 
-@dataclass(frozen=True)
-class CTSlices:
+@dataclass(frozen=True, repr=False)
+class CTSlices(Drawn):
     """Axial CT slices.
 
     Attributes
@@ -66,6 +71,15 @@ class CTSlices:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _draw(self, ax: Axes) -> None:
+        """The first slice, in millimetres."""
+        image, side = self.images[0, 0].numpy(), float(self.pixel_mm[0])
+        height, width = image.shape
+        ax.imshow(image, cmap="gray", extent=(0.0, width * side, height * side, 0.0))
+        ax.set_title(f"patient {self.patients[0]}")
+        ax.set_xlabel("mm")
+        ax.set_ylabel("mm")
 
 
 def ct_slices(
@@ -147,8 +161,8 @@ def _check_hounsfield(path: Path, hu: AnyArray) -> None:
         raise fault(path, f"array 'hu' has no entry below zero, but {remedy}", "npz")
 
 
-@dataclass(frozen=True)
-class FanBeamScan:
+@dataclass(frozen=True, repr=False)
+class FanBeamScan(Drawn):
     """A measured fan-beam scan: line integrals and everything needed to reconstruct from them.
 
     Attributes
@@ -180,6 +194,12 @@ class FanBeamScan:
     image_pixel_mm: float
     mask: Tensor | None = None
     reference: Tensor | None = None
+
+    def _draw(self, ax: Axes) -> None:
+        """The sinogram."""
+        ax.imshow(self.sinogram.numpy(), cmap="gray", aspect="auto")
+        ax.set_xlabel("detector pixel")
+        ax.set_ylabel(f"view, {len(self.angles)} of them")
 
 
 def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> FanBeamScan:

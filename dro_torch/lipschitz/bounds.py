@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dro_core.checks import as_positive_integer
+from dro_core.described import Described
 from dro_torch.models import bare_copy
 from dro_torch.nets.norms import rounding_factor
 
@@ -34,8 +35,8 @@ class RefusedError(Exception):
     """What a rule says about a layer; it becomes an `UnsupportedLayerError` with the path."""
 
 
-@dataclass(frozen=True)
-class LayerBound:
+@dataclass(frozen=True, repr=False)
+class LayerBound(Described):
     """Proved Lipschitz constant of one layer: its path in the network, its type, the constant."""
 
     path: str
@@ -43,8 +44,8 @@ class LayerBound:
     value: float
 
 
-@dataclass(frozen=True)
-class LipschitzBound:
+@dataclass(frozen=True, repr=False)
+class LipschitzBound(Described):
     r"""A guaranteed upper bound of a network's global Lipschitz constant.
 
     Attributes
@@ -56,6 +57,8 @@ class LipschitzBound:
     rounding : str
         What is and what is not covered by the guarantee.
     """
+
+    described_by = ("value", "layers")
 
     value: float
     layers: tuple[LayerBound, ...] = field(repr=False)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core.checks import as_positive_integer
+from dro_core.described import Described
 from dro_torch.checks import check_batch
 from dro_torch.linearisation import JacobianProducts, vector_jacobian
 from dro_torch.lipschitz.bounds import checked_copy
@@ -15,8 +16,8 @@ from dro_torch.models import call_model
 from dro_torch.nets.spectral import frozen
 
 
-@dataclass(frozen=True, eq=False)
-class LipschitzLower:
+@dataclass(frozen=True, eq=False, repr=False)
+class LipschitzLower(Described):
     r"""A lower bound of a Lipschitz constant and the two points that prove it.
 
     Attributes

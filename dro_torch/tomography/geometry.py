@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +13,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import as_positive_integer, as_real_array, as_scalar, check_option
+from dro_core.described import Drawn
 from dro_core.types import Array
 from dro_torch.data.files import AnyArray
 from dro_torch.data.tomography import FanBeamScan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DETECTORS = ("flat", "curved")
 #: Larger spans of angles are taken for degrees (16 turns, were they radians).
@@ -24,8 +28,8 @@ LARGEST_SPAN = 100.0
 Coordinate = TypeVar("Coordinate", float, Array, Tensor)
 
 
-@dataclass(frozen=True)
-class FanBeamGeometry:
+@dataclass(frozen=True, repr=False)
+class FanBeamGeometry(Drawn):
     r"""A circular fan-beam scan; coordinates and signs are in the notes of the module.
 
     Parameters
@@ -90,6 +94,31 @@ class FanBeamGeometry:
                 f"{reach:g} from the axis; the source must be outside"
             )
         check_option(self.detector, "detector", DETECTORS)
+
+    def _draw(self, ax: Axes) -> None:
+        """The image, the source of every view, and the fan of the first one."""
+        half = self.image_size * self.pixel_size / 2
+        ax.plot([-half, half, half, -half, -half], [-half, -half, half, half, -half], label="image")
+        angles = np.asarray(self.angles)
+        x, y = self._plane(-self.centre_offset, -self.source_origin, angles)
+        ax.plot(x, y, ".", markersize=3, label=f"source, {len(angles)} views")
+        fan = self.fan_angles
+        depth, lateral = self.source_detector * np.ones_like(fan), self.detector_positions
+        if self.detector == "curved":
+            depth, lateral = (self.source_detector * part for part in (np.cos(fan), np.sin(fan)))
+        u, v = self._plane(lateral - self.centre_offset, depth - self.source_origin, angles[0])
+        ax.plot(u, v, linewidth=3, label="detector, first view")
+        ax.fill([x[0], u[0], u[-1]], [y[0], v[0], v[-1]], alpha=0.15)
+        ax.set_aspect("equal")
+        ax.set_xlabel("x, in the unit of the lengths")
+        ax.set_ylabel("y")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+
+    @staticmethod
+    def _plane(lateral: Any, depth: Any, angle: Any) -> tuple[Array, Array]:
+        """Coordinates (x, y) of lateral coordinates t and depths s at an angle."""
+        cosine, sine = np.cos(angle), np.sin(angle)
+        return lateral * cosine - depth * sine, lateral * sine + depth * cosine
 
     @classmethod
     def two_detect(

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dro_core.described import Described
 from dro_torch.host import Checks
 from dro_torch.training.batching import Source, as_sources
 from dro_torch.training.best import Goal
@@ -30,8 +31,8 @@ from dro_torch.training.run import Run
 from dro_torch.training.schedule import Schedule
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainingResult(Described):
     """What `fit` returns; all modules are in evaluation mode.
 
     Parameters
@@ -54,6 +55,16 @@ class TrainingResult:
     best_row : dict or None
         That row of the validation.
     """
+
+    described_by = (
+        "step",
+        "interrupted",
+        "checkpoint",
+        "best_row",
+        "modules",
+        "history",
+        "validation",
+    )
 
     modules: Mapping[str, nn.Module]
     trained: Mapping[str, nn.Module]
