@@ -18,6 +18,7 @@ from dro_torch import data, tomography
 from dro_torch.physics import check_adjoint
 from dro_torch.tomography import (
     CoverageWarning,
+    FanBeamFBP,
     FanBeamGeometry,
     FanBeamProjector,
     fan_beam_fbp,
@@ -271,6 +272,37 @@ def test_fbp_keeps_dtype_device_and_batch(device):
 # --- geometries of data sets ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("filter", ["ramp", "hann"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"detector": "curved"}, {"detector_offset": 9.0, "centre_offset": 1.5}]
+)
+def test_the_stored_back_projection_is_the_same_map(changes, filter):
+    geometry = scan(20, views=14, **changes)
+    fbp = FanBeamFBP(geometry, filter=filter, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 2, *geometry.sinogram_shape)
+    y = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    given = torch.randn(3, 2, 20, 20, generator=generator, dtype=torch.float64)
+    results = []
+    for image in (fbp(y), fan_beam_fbp(y, geometry, filter=filter)):
+        (gradient,) = torch.autograd.grad((image * given).sum(), y)
+        results.append((image, gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
+
+
+def test_the_stored_back_projection_of_a_narrow_detector():
+    """Pixels out of view see the views' continuation, whose margin is limited."""
+    geometry = dataclasses.replace(scan(24, views=9), detector_count=7)
+    y = torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(1))
+    expected = fan_beam_fbp(y, geometry)
+    torch.testing.assert_close(FanBeamFBP(geometry)(y), expected, rtol=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        FanBeamFBP(scan(3, views=3, cells=4), dtype=torch.float64),
+        torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True),
+        check_forward_ad=True,
+    )
+
+
 def test_presets():
     two = FanBeamGeometry.two_detect()
     assert two.sinogram_shape == (3600, 956)
@@ -458,6 +490,7 @@ GOOD = {field.name: getattr(SMALL, field.name) for field in dataclasses.fields(S
 PROJECTOR = FanBeamProjector(SMALL)
 SINOGRAM = torch.zeros(1, 4, 9)
 SCAN = data.FanBeamScan(SINOGRAM[0], torch.arange(4.0), 100.0, 150.0, 1.0, 8, 1.0)
+HUGE = FanBeamGeometry.two_detect(views=3600, image_size=1024)
 ROWS = [
     (
         FanBeamGeometry,
@@ -573,6 +606,25 @@ ROWS = [
             ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
             ({"geometry": None}, TypeError, "geometry: None"),
             ({"filter": "ram-lak"}, ValueError, "filter: unknown value 'ram-lak'"),
+        ],
+    ),
+    (
+        FanBeamFBP,
+        {"geometry": SMALL},
+        [
+            ({"geometry": None}, TypeError, "geometry: None"),
+            ({"filter": "ram-lak"}, ValueError, "filter: unknown value 'ram-lak'"),
+            ({"dtype": torch.float16}, TypeError, "dtype: torch.float16; allowed"),
+            ({"geometry": HUGE}, ValueError, "geometry: 7.5e.09 entries of the back-projection"),
+        ],
+    ),
+    (
+        FanBeamFBP(SMALL),
+        {"sinogram": SINOGRAM},
+        [
+            ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*sinograms.*: sinogram\[None\]"),
+            ({"sinogram": SINOGRAM.double()}, ValueError, "computed in torch.float64"),
+            ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
         ],
     ),
     (scan_weights, {"geometry": SMALL}, [({"geometry": 1}, TypeError, "geometry: 1")]),

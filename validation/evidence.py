@@ -53,6 +53,7 @@ QUEUE = {
     "mnist onset": Entry("mnist onset", "onset", ("radius=2", "seeds=1")),
     "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
     "cifar10": Entry("cifar10", "cifar10"),
+    "ct": Entry("ct", "ct"),
     "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),
     "isum levels": Entry("isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance")),
     "isum sr": Entry("isum", "isum-sr", ("task=sr",)),

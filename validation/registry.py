@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "mnist onset": "validation.mnist.onset",
     "mnist linear": "validation.mnist.linear",
     "cifar10": "validation.cifar10",
+    "ct": "validation.ct.study",
     "frontier isotropic": "validation.frontier.isotropic",
     "frontier weighted": "validation.frontier.weighted",
     "evidence": "validation.evidence",

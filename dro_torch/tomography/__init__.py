@@ -17,7 +17,7 @@ length :math:`u = D_d\arctan((t + c)/(D + s))`, with c the `centre_offset`. Cell
 
 from __future__ import annotations
 
-from dro_torch.tomography.backprojection import FILTERS, fan_beam_fbp
+from dro_torch.tomography.backprojection import FILTERS, FanBeamFBP, fan_beam_fbp
 from dro_torch.tomography.geometry import DETECTORS, FanBeamGeometry, check_geometry
 from dro_torch.tomography.projector import FanBeamProjector, fan_beam_matrix
 from dro_torch.tomography.weights import CoverageWarning, scan_weights
@@ -25,6 +25,7 @@ from dro_torch.tomography.weights import CoverageWarning, scan_weights
 __all__ = [
     "FanBeamGeometry",
     "FanBeamProjector",
+    "FanBeamFBP",
     "fan_beam_fbp",
     "fan_beam_matrix",
     "scan_weights",

@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy import sparse
+from torch import Tensor, nn
 
 from dro_core.checks import check_option
 from dro_torch.checks import check_tensor
-from dro_torch.physics.linear import linear_product
+from dro_torch.physics.linear import SparseMatrix, check_dtype, linear_product
 from dro_torch.precision import in_full_precision
 from dro_torch.tomography.geometry import (
+    LARGEST_MATRIX,
     FanBeamGeometry,
     check_geometry,
     check_last_axes,
@@ -78,7 +80,7 @@ def fan_beam_fbp(sinogram: Tensor, geometry: FanBeamGeometry, *, filter: str = "
     check_option(filter, "filter", FILTERS)
 
     def reconstruct(values: Tensor) -> Tensor:
-        filtered = _filter_views(values, geometry, filter)
+        filtered = _RampFilter(geometry, filter)(values)
         stack = filtered.reshape(-1, *filtered.shape[-2:])
         backprojection = _Backprojection(geometry)
         image = linear_product(stack, backprojection.product, backprojection.transposed)
@@ -87,30 +89,39 @@ def fan_beam_fbp(sinogram: Tensor, geometry: FanBeamGeometry, *, filter: str = "
     return in_full_precision(reconstruct, given)
 
 
-def _filter_views(sinogram: Tensor, geometry: FanBeamGeometry, window: str) -> Tensor:
-    """Views, weighted by the cosine and convolved with the ramp."""
-    step = geometry.detector_pixel / geometry.source_detector
-    fan = geometry.fan_angles
-    weight = geometry.source_origin * np.cos(fan) + geometry.centre_offset * np.sin(fan)
-    weight = weight * scan_weights(geometry)
-    margin = _margin(geometry)
-    count = geometry.detector_count + 2 * margin
-    length = 2 ** math.ceil(math.log2(2 * count))
-    lag = np.minimum(np.arange(length), length - np.arange(length))
-    distance = np.sin(lag * step) if geometry.detector == "curved" else lag * step
-    ramp = np.zeros(length)
-    odd = (lag % 2 == 1) & (lag < count)  # on an arc: below half a turn
-    ramp[odd] = -1 / (np.pi * distance[odd]) ** 2
-    ramp[0] = 1 / (4 * step**2)
-    # in float64: its mean is a small difference of large numbers
-    response = torch.fft.rfft(torch.from_numpy(ramp * step)).real
-    share = torch.linspace(0, 1, len(response), dtype=torch.float64)
-    response = (response * FILTERS[window](share)).to(sinogram)
-    weighted = sinogram * torch.from_numpy(weight).to(sinogram)
-    weighted = torch.nn.functional.pad(weighted, (margin, margin))
-    spectrum = torch.fft.rfft(weighted, n=length) * response
-    result: Tensor = torch.fft.irfft(spectrum, n=length)[..., :count]
-    return result
+class _RampFilter(nn.Module):
+    """Views, weighted by the cosine and convolved with the ramp; with a margin at both ends."""
+
+    weight: Tensor
+    response: Tensor
+
+    def __init__(self, geometry: FanBeamGeometry, window: str) -> None:
+        super().__init__()
+        step = geometry.detector_pixel / geometry.source_detector
+        fan = geometry.fan_angles
+        weight = geometry.source_origin * np.cos(fan) + geometry.centre_offset * np.sin(fan)
+        self.margin = _margin(geometry)
+        self.count = geometry.detector_count + 2 * self.margin
+        self.length = 2 ** math.ceil(math.log2(2 * self.count))
+        lag = np.minimum(np.arange(self.length), self.length - np.arange(self.length))
+        distance = np.sin(lag * step) if geometry.detector == "curved" else lag * step
+        ramp = np.zeros(self.length)
+        odd = (lag % 2 == 1) & (lag < self.count)  # on an arc: below half a turn
+        ramp[odd] = -1 / (np.pi * distance[odd]) ** 2
+        ramp[0] = 1 / (4 * step**2)
+        # in float64: its mean is a small difference of large numbers
+        response = torch.fft.rfft(torch.from_numpy(ramp * step)).real
+        share = torch.linspace(0, 1, len(response), dtype=torch.float64)
+        weighted = torch.from_numpy(weight * scan_weights(geometry))
+        self.register_buffer("weight", weighted, persistent=False)
+        self.register_buffer("response", response * FILTERS[window](share), persistent=False)
+
+    def forward(self, sinogram: Tensor) -> Tensor:
+        weighted = sinogram * self.weight.to(sinogram)
+        weighted = torch.nn.functional.pad(weighted, (self.margin, self.margin))
+        spectrum = torch.fft.rfft(weighted, n=self.length) * self.response.to(sinogram)
+        result: Tensor = torch.fft.irfft(spectrum, n=self.length)[..., : self.count]
+        return result
 
 
 def _margin(geometry: FanBeamGeometry) -> int:
@@ -127,7 +138,7 @@ def _margin(geometry: FanBeamGeometry) -> int:
 class _Backprojection:
     """Pixel-driven weighted back-projection (N, views, cells) -> (N, n²), and its transpose.
 
-    Cells are counted with the margin that `_filter_views` adds and one empty cell before it.
+    Cells are counted with the margin that `_RampFilter` adds and one empty cell before it.
     """
 
     def __init__(self, geometry: FanBeamGeometry) -> None:
@@ -168,3 +179,87 @@ class _Backprojection:
             padded[:, number].index_add_(1, cell, image * left)
             padded[:, number].index_add_(1, cell + 1, image * right)
         return padded[..., 1:-1]
+
+    def matrix(self, dtype: torch.dtype) -> sparse.csr_array:
+        """All views at once: (n², views x cells)."""
+        views, cells = len(self._geometry.angles), self._count + 2
+        pixels = np.arange(math.prod(self._geometry.image_shape))
+        like = torch.empty(0, dtype=dtype)
+        rows, columns, values = [], [], []
+        for number in range(views):
+            cell, left, right = (part.numpy() for part in self._view(number, like))
+            for at, weight in ((cell, left), (cell + 1, right)):
+                inside = (at > 0) & (at < cells - 1)  # an empty cell is before and behind
+                rows.append(pixels[inside])
+                columns.append(number * self._count + at[inside] - 1)
+                values.append(weight[inside])
+        shape = len(pixels), views * self._count
+        joined = [np.concatenate(parts) for parts in (values, rows, columns)]
+        return sparse.csr_array((joined[0], (joined[1], joined[2])), shape=shape)
+
+
+class FanBeamFBP(nn.Module):
+    r"""`fan_beam_fbp` as a module with its matrix stored: for many calls with one geometry.
+
+    Back-projection is a sparse matrix of two entries per pixel and view, kept with its transpose,
+    so a pass within a training loop costs a product; exact adjoint, derivatives of every order.
+
+    Parameters
+    ----------
+    geometry : FanBeamGeometry
+    filter : "ramp", "shepp-logan", "cosine", "hann" or "hamming"
+        Window on the ramp.
+    dtype : torch.dtype
+        Of the matrix: float32 (default) or float64; sinograms must have it, or be narrower.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a geometry whose matrix would be too large, another dtype, an unknown filter,
+        sinograms of the wrong shape, dtype or device.
+
+    Examples
+    --------
+    >>> import math, torch
+    >>> import numpy as np
+    >>> from dro_torch.tomography import FanBeamFBP, FanBeamGeometry
+    >>> angles = np.linspace(0, 2 * math.pi, 8, endpoint=False)
+    >>> fbp = FanBeamFBP(FanBeamGeometry(100.0, 150.0, 2.0, 31, angles, 16, 1.0))
+    >>> fbp(torch.ones(1, 1, 8, 31)).shape
+    torch.Size([1, 1, 16, 16])
+    """
+
+    def __init__(
+        self,
+        geometry: FanBeamGeometry,
+        *,
+        filter: str = "ramp",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.geometry = check_geometry(geometry)
+        check_option(filter, "filter", FILTERS)
+        check_dtype(dtype)
+        entries = 2 * math.prod(geometry.image_shape) * len(geometry.angles)
+        if entries > LARGEST_MATRIX:
+            raise ValueError(
+                f"geometry: {entries:.2g} entries of the back-projection, allowed: "
+                f"{LARGEST_MATRIX:.2g}; fan_beam_fbp stores none"
+            )
+        self.ramp = _RampFilter(geometry, filter)
+        self.sparse = SparseMatrix(_Backprojection(geometry).matrix(dtype), dtype)
+
+    def extra_repr(self) -> str:
+        """Shapes."""
+        return f"sinogram={self.geometry.sinogram_shape}, image={self.geometry.image_shape}"
+
+    def forward(self, sinogram: Tensor) -> Tensor:
+        """The image (..., n, n) of a sinogram (..., views, cells)."""
+        given = check_tensor(sinogram, "sinogram")
+        check_last_axes(given, "sinogram", self.geometry.sinogram_shape, "sinograms")
+        return in_full_precision(self._reconstruct, given)
+
+    def _reconstruct(self, sinogram: Tensor) -> Tensor:
+        filtered = self.ramp(sinogram).reshape(-1, self.sparse.matrix.shape[1])
+        image: Tensor = self.sparse.product(filtered)
+        return image.reshape(*sinogram.shape[:-2], *self.geometry.image_shape)

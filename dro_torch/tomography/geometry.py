@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DETECTORS = ("flat", "curved")
 #: Larger spans of angles are taken for degrees (16 turns, were they radians).
 LARGEST_SPAN = 100.0
+#: Matrices with more entries than this (about 4 GiB with the transpose, in float32) are not built.
+LARGEST_MATRIX = 2**28
 
 Coordinate = TypeVar("Coordinate", float, Array, Tensor)
 

@@ -15,15 +15,13 @@ from dro_torch.physics.forward import LinearForward
 from dro_torch.physics.linear import SparseMatrix, check_dtype
 from dro_torch.tomography.backprojection import fan_beam_fbp
 from dro_torch.tomography.geometry import (
+    LARGEST_MATRIX,
     FanBeamGeometry,
     check_geometry,
     check_last_axes,
     pixel_centres,
     slope_at,
 )
-
-#: Matrices with more entries than this (about 4 GiB with the transpose, in float32) are not built.
-LARGEST_MATRIX = 2**28
 
 Corners = tuple[Array, Array, Array, Array]
 

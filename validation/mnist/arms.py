@@ -34,8 +34,10 @@ from dro_torch import (
 from validation.mnist.losses import (
     AdversarialTraining,
     Half,
+    ImageJitter,
     JacobianPenalty,
     Jitter,
+    PoissonTraining,
 )
 from validation.mnist.settings import Config, Precision, Preset
 from validation.mnist.tasks import Task, fingerprint
@@ -79,6 +81,8 @@ class Arm:
             ),
             "jacobian": lambda **more: JacobianPenalty(residual, structure, **more),
             "jitter": lambda level: Jitter(residual, structure, level),
+            "poisson": lambda **doses: PoissonTraining(residual, list(doses.values())),
+            "image jitter": lambda level: ImageJitter(level),
             "ball": lambda **more: WassersteinBallLoss(
                 self.radius, structure, residual=residual, **more
             ),
@@ -128,9 +132,13 @@ def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm
     probe[..., probe.shape[-2] // 2, probe.shape[-1] // 2] = probe[..., 0, 0] = 1.0
     response = copy.deepcopy(task.forward).to("cpu")(probe)
     if task.weight is not None:
-        described["weight"] = zlib.crc32(task.weight.numpy().tobytes())
+        weight = task.weight if isinstance(task.weight, Tensor) else task.weight(probe, response)
+        described["weight"] = zlib.crc32(weight.numpy().tobytes())
         described["lowest_multiplier"] = task.lowest_multiplier
-    described["forward"] = [f"{value:.5g}" for value in response[response != 0].tolist()]
+    if task.first_multiplier != Task.first_multiplier:
+        described["first_multiplier"] = task.first_multiplier
+    listed = [f"{value:.5g}" for value in response[response != 0].tolist()]
+    described["forward"] = listed if len(listed) < 1000 else zlib.crc32(" ".join(listed).encode())
     described["pixels"] = fingerprint(learn)
     return {key: str(value) for key, value in described.items()}
 
@@ -164,7 +172,7 @@ def reconstruction_of(
     multiplier: Multiplier | None = None
     rates = {"model": config.rate}
     if arm.learns_multiplier:
-        multiplier = Multiplier(arm.radius, 20.0, lower=task.lowest_multiplier)
+        multiplier = Multiplier(arm.radius, task.first_multiplier, lower=task.lowest_multiplier)
         rates["multiplier"] = 0.02
     phase = training.reconstruction_phase(
         model,

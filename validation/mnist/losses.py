@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
-from dro_torch import reconstruction_residual
+from dro_torch import physics, reconstruction_residual
 from dro_torch.keyed_noise import standard_normal
 from dro_torch.residual import MovedSamples
 from dro_torch.shaped_noise import ShapedNoise
 from dro_torch.structure import Structure, as_structure
 from validation.mnist.tasks import Map, Residual
+from validation.noisy_training import MeanSquaredError
 
 
 class AdversarialTraining(nn.Module):
@@ -95,3 +99,59 @@ class Half(nn.Module):
             if len(x[part])
         ]
         return torch.stack(losses).mean()
+
+
+class PoissonTraining(nn.Module):
+    """Mean squared error on measurements with photon noise: every sample at one of some doses.
+
+    A dose is the mean number of photons where the measurement is one.
+    """
+
+    def __init__(self, residual: Residual, doses: Sequence[float]) -> None:
+        super().__init__()
+        self.loss, self.doses = MeanSquaredError(residual), tuple(doses)
+
+    def forward(
+        self, model: Map, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """The loss of a batch; counts and doses are drawn by seed and step."""
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        chosen = torch.randint(len(self.doses), (len(y),), generator=generator)
+        noisy = y.clamp(min=0.0)
+        for place, dose in enumerate(self.doses):
+            at = (chosen == place).nonzero().flatten().to(y.device)
+            if len(at):
+                noise = physics.PoissonNoise(dose, low=0.0, high=1.0)
+                noisy = noisy.index_copy(0, at, noise(noisy[at], generator=generator))
+        loss: Tensor = self.loss(model, x, noisy)
+        return loss
+
+
+class Restoring(Protocol):
+    """A reconstruction in two stages: a fixed one into images, and a network on them."""
+
+    def start(self, y: Tensor) -> Tensor:
+        """The fixed stage."""
+
+    def restore(self, image: Tensor) -> Tensor:
+        """The network."""
+
+
+class ImageJitter(nn.Module):
+    """Mean squared error of a network whose input image is noisy: jitter after the fixed stage."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(
+        self, model: Restoring, x: Tensor, y: Tensor, *, index: Tensor, seed: int, step: int
+    ) -> Tensor:
+        """The loss of a batch; the noise is keyed by the sample."""
+        with torch.no_grad():
+            image = model.start(y)
+        noise = standard_normal(
+            index, 1, image[0].numel(), seed=seed, step=step, dtype=image.dtype
+        ).view_as(image)
+        residual = x - model.restore(image + self.level * noise)
+        return residual.square().flatten(1).sum(1).mean()

@@ -51,13 +51,19 @@ def models_of(arms: Sequence[Trained]) -> dict[str, nn.Module]:
     return {arm.arm.name: arm.model for arm in arms}
 
 
-def radius_of(task: Task, test: data.IndexedDataset, kind: str, level: float, device: str) -> float:
-    """Wasserstein radius that the noise of a level corresponds to."""
-    if kind == "gaussian":
-        return radius_of_noise(level**2, task.images.pixels)
+def radius_of(
+    task: Task, test: data.IndexedDataset, noise: physics.Noise | None, device: str
+) -> float:
+    """Wasserstein radius that a noise corresponds to."""
+    if noise is None:
+        return 0.0
     images = test[torch.arange(min(200, len(test)))][1].to(device)
     clean = task.input_and_target(images)[0].clamp(min=0.0).flatten(1)
-    return radius_of_poisson_noise(clean.double().cpu().numpy(), level)
+    if isinstance(noise, physics.GaussianNoise):
+        return radius_of_noise(noise.level**2, clean.shape[1])
+    if isinstance(noise, physics.PoissonNoise):
+        return radius_of_poisson_noise(clean.double().cpu().numpy(), noise.photons)
+    raise TypeError(f"noise: {type(noise).__name__}; no radius is known for it")
 
 
 def noisy_pairs(
@@ -90,12 +96,13 @@ def measure(
     test: data.IndexedDataset,
     trials: Trials,
     kind: str = "gaussian",
+    levels: Mapping[float, physics.Noise | None] | None = None,
 ) -> list[Row]:
     """RMSE and stability of every map at every noise level, over trials on random test subsets."""
     task.forward.to(trials.device)
     rows: list[Row] = []
-    for level, noise in noises(kind).items():
-        radius = radius_of(task, test, kind, level, trials.device)
+    for level, noise in (levels or noises(kind)).items():
+        radius = radius_of(task, test, noise, trials.device)
         scores: dict[str, list[tuple[float, float]]] = {name: [] for name in maps}
         for trial in range(trials.count):
             given, target = noisy_pairs(task, test, trials, trial, noise)

@@ -22,7 +22,7 @@ def names_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(str(row["arm"]) for row in rows))
 
 
-def plot_noise(path: Path, rows: Sequence[Row], xlabel: str) -> None:
+def plot_noise(path: Path, rows: Sequence[Row], xlabel: str, *, logarithmic: bool = False) -> None:
     """RMSE and stability against the level, bands of one standard deviation."""
     canvas, axes = new_figure(2)
     for axis, column in zip(axes[0], ("rmse", "stability"), strict=True):
@@ -35,6 +35,8 @@ def plot_noise(path: Path, rows: Sequence[Row], xlabel: str) -> None:
         axis.set(
             xlabel=xlabel, ylabel="RMSE" if column == "rmse" else "stability (lower is better)"
         )
+        if logarithmic:
+            axis.set(xscale="log", yscale="log")
     axes[0, 0].legend(fontsize=7)
     save_figure(path, canvas)
 

@@ -93,7 +93,9 @@ class Task:
     role: str = "reconstruction"
     images: ImageSet = MNIST
     forward: physics.Forward = field(default_factory=lambda: blur(BLUR))
-    weight: Tensor | None = None  #: of the transport cost, per pixel of the network's input
+    #: of the transport cost, per entry of the network's input: for all samples, or from (x, y)
+    weight: Tensor | Callable[[Tensor, Tensor], Tensor] | None = None
+    first_multiplier: float = 20.0  #: where a learned λ starts
     lowest_multiplier: float = 0.1  #: a learned λ stays above it
 
     @property

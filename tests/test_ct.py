@@ -1,0 +1,155 @@
+"""Low-dose tomography: the physics against a disk, the shifts, and the experiment in small."""
+
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dro_torch.data.tomography import CT_VALIDATION_PATIENTS
+from validation.ct import scanner, settings, shifts, study
+from validation.mnist.arms import Arm
+from validation.mnist.losses import ImageJitter, PoissonTraining
+
+ROOT = Path(__file__).parent.parent
+SMALL = scanner.Scanner(24, 20, 36)
+
+
+class Small(study.Tomography):
+    """The experiment on a scanner of a few rays."""
+
+    scanner = SMALL
+    task = study.task_on(SMALL)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data root with slices of smooth bodies, of three patients."""
+    rng = np.random.default_rng(0)
+    at = np.linspace(-1, 1, 32)
+    count = 24
+    hu = np.full((count, 32, 32), -1000.0)
+    for image in hu:
+        x, y, r = *rng.uniform(-0.2, 0.2, 2), rng.uniform(0.4, 0.7)
+        image[(at[:, None] - y) ** 2 + (at[None] - x) ** 2 < r**2] = rng.uniform(-100, 200)
+    checked = [name for name in CT_VALIDATION_PATIENTS for _ in range(2)]
+    names = np.array([*checked, *["tested"] * 8, *["learned"] * (count - 8 - len(checked))])
+    np.savez(
+        tmp_path / "ct_axial_hu256.npz",
+        hu=hu.astype(np.int16),
+        patient=names,
+        pixel_mm=np.ones(count, np.float32),
+        is_test=names == "tested",
+    )
+    return tmp_path
+
+
+def test_light_through_a_disk_follows_beer_and_lambert():
+    """A centred disk of value v and radius r: the central ray loses exp(-2 r v μ)."""
+    fine = scanner.Scanner(128, 4, 129)
+    geometry = fine.geometry
+    at = (np.arange(128) - 63.5) * geometry.pixel_size
+    disk = ((at[:, None] ** 2 + at[None] ** 2) < 30.0**2).astype(np.float32)
+    light = scanner.Transmission(geometry)(torch.from_numpy(0.5 * disk)[None, None])
+    centre = -torch.log(light[0, 0, :, 64])
+    np.testing.assert_allclose(centre, 2 * 30.0 * 0.5 * scanner.BRIGHT, rtol=0.02)
+    assert float(light[0, 0, :, 0].min()) == 1.0  # beside the disk
+
+
+def test_back_projection_undoes_the_scan_in_the_units_of_the_slices():
+    fine = scanner.Scanner(64, 180, 128)
+    at = torch.linspace(-1, 1, 64)
+    disk = ((at[:, None] ** 2 + at[None] ** 2) < 0.5).float()[None, None]
+    light = scanner.Transmission(fine.geometry)(0.4 * disk)
+    found = scanner.Reconstruction(fine, None)(light)
+    inside = (at[:, None] ** 2 + at[None] ** 2) < 0.3
+    assert float(found[0, 0][inside].mean()) == pytest.approx(0.4, rel=0.02)
+
+
+def test_a_unit_of_the_weighted_cost_is_a_standard_deviation_of_the_photon_noise():
+    """The mean cost of photon noise is the number of rays."""
+    light = torch.full((2, 1, 40, 50), 0.3)
+    weight = scanner.ExpectedPhotons(1000.0)(light, light)
+    noisy = scanner.noise_of(1000.0)(light, torch.Generator().manual_seed(0))
+    cost = (weight * (noisy - light).square()).flatten(1).sum(1) / 2000
+    torch.testing.assert_close(cost, torch.ones(2), rtol=0.1, atol=0.0)
+    assert scanner.noise_of(math.inf) is None
+
+
+@pytest.mark.parametrize("name", list(shifts.SHIFTS))
+def test_shifts_change_what_they_say(name):
+    x = torch.zeros(2, 1, 24, 24)
+    x[..., 6:18, 6:18] = 0.5
+    clean = scanner.Transmission(SMALL.geometry)(x)
+    slices, light = shifts.shifted(shifts.SHIFTS[name], x, SMALL, 1e7, 0)
+    same, plain = shifts.shifted(shifts.SHIFTS["none"], x, SMALL, 1e7, 0)
+    assert torch.equal(same, x)
+    moved = float((light - plain).abs().max())
+    assert float((plain - clean).abs().max()) < 0.01
+    if name == "none":
+        assert moved == 0.0
+    elif name in ("half the dose", "a tenth of the dose", "bowtie"):
+        assert 0 < moved < 0.02  # only the noise differs: the flat field undoes the filter
+    else:
+        assert moved > 0.02
+    assert torch.equal(slices, x) == (name != "metal")
+
+
+def test_photon_noise_in_training_has_the_variance_of_its_dose():
+    loss = PoissonTraining(lambda model, x, y: y - x, [100.0])
+    light = torch.full((4, 1, 50, 50), 0.5)
+    key = {"index": torch.arange(4), "seed": 1, "step": 2}
+    value = float(loss(None, light, light, **key)) / 2500
+    assert value == pytest.approx(0.5 / 100, rel=0.05)
+    assert float(loss(None, light, light, **key)) / 2500 == value
+    assert float(loss(None, light, light, **{**key, "step": 3})) / 2500 != value
+    mixed = PoissonTraining(lambda model, x, y: y - x, [50.0, 1e9])
+    several = [float(mixed(None, light, light, **{**key, "step": k})) / 2500 for k in range(40)]
+    assert np.mean(several) == pytest.approx(0.5 * 0.5 / 50, rel=0.3)
+
+
+def test_jitter_of_images_comes_after_the_back_projection():
+    model = scanner.Reconstruction(SMALL, None)
+    x = torch.zeros(3, 1, 24, 24)
+    y = scanner.Transmission(SMALL.geometry)(x)
+    value = ImageJitter(0.1)(model, x, y, index=torch.arange(3), seed=0, step=0)
+    assert float(value) / 576 == pytest.approx(0.01, rel=0.1)
+
+
+def test_the_experiment_writes_what_the_page_of_claims_reads(root, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    few = {"jitter": (0.005, 0.01), "photon_ball": (2.0,)}
+    monkeypatch.setattr(study, "GRIDS", few)
+    config = settings.Config(preset="smoke", data=str(root), select=True)
+    assert all(check.holds for check in Small().run(config, out))
+    written = json.loads((out / "ct.json").read_text())
+    told = tomllib.loads((ROOT / "docs" / "results" / "claims.toml").read_text())["claim"]
+    wanted = {e["check"] for e in told if e.get("result") == "desk/ct/ct.json"}
+    assert wanted
+    assert wanted <= {claim["claim"] for claim in written["claims"]}
+    chosen = json.loads((out / "selection.json").read_text())["chosen"]
+    assert set(chosen) == set(few)
+    assert {row["shift"] for row in written["shifts"]} == set(shifts.SHIFTS)
+    assert {row["arm"] for row in written["dose"]} >= {study.FBP, study.MSE, study.PHOTON_BALL}
+    by_dose = {row["level"]: row["rmse"] for row in written["dose"] if row["arm"] == study.FBP}
+    assert by_dose[100.0] > by_dose[1e5]
+    for name in ("dose", "slices"):
+        assert (out / f"{name}.svg").stat().st_size > 1000
+
+
+def test_only_arms_by_photons_are_weighted():
+    experiment = Small()
+    for arm in experiment.declared(settings.Config(preset="smoke")):
+        weighted = experiment.task_of(arm).weight is not None
+        assert weighted == (arm.name in study.WEIGHTED)
+    assert experiment.task_of(Arm("DRO by photons at 2", "entropic")).weight is not None
+
+
+def test_settings_of_the_digits_are_refused():
+    from validation.mnist.settings import Config as Digits
+
+    with pytest.raises(TypeError, match="tomography has settings of its own"):
+        Small().declared(Digits(preset="smoke"))
