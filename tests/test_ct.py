@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tomllib
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from dro_torch.data.tomography import CT_VALIDATION_PATIENTS
-from validation.ct import scanner, settings, shifts, study
+from validation.ct import measured, scanner, settings, shifts, study
 from validation.mnist.arms import Arm
 from validation.mnist.losses import ImageJitter, PoissonTraining
 
 ROOT = Path(__file__).parent.parent
 SMALL = scanner.Scanner(24, 20, 36)
+DATA = Path(os.environ.get("DRO_DATA") or ROOT.parent / "shared" / "data")
 
 
 class Small(study.Tomography):
@@ -138,6 +140,22 @@ def test_the_experiment_writes_what_the_page_of_claims_reads(root, tmp_path, mon
     assert by_dose[100.0] > by_dose[1e5]
     for name in ("dose", "slices"):
         assert (out / f"{name}.svg").stat().st_size > 1000
+
+
+@pytest.mark.skipif(
+    not (DATA / "htc2022_real_sinograms.npz").exists(), reason="no measured sinograms"
+)
+def test_measured_phantoms_are_found_by_filtered_back_projection():
+    """At 96 pixels and without a network; a limited angle is worse."""
+    plain = {"FBP": scanner.Reconstruction(SMALL, None)}
+    rows = {row["scan"]: row["iou"] for row in measured.measured_rows(plain, 96, str(DATA))}
+    assert rows["tb, whole"] > 0.9
+    assert rows["tb, 90 degrees"] < rows["tb, whole"]
+    assert set(rows) == set(measured.SCANS)
+
+
+def test_without_measured_sinograms_there_are_no_rows(tmp_path):
+    assert measured.measured_rows({}, 24, str(tmp_path)) == []
 
 
 def test_only_arms_by_photons_are_weighted():

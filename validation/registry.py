@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "mnist linear": "validation.mnist.linear",
     "cifar10": "validation.cifar10",
     "ct": "validation.ct.study",
+    "ct linear": "validation.ct.linear",
     "frontier isotropic": "validation.frontier.isotropic",
     "frontier weighted": "validation.frontier.weighted",
     "evidence": "validation.evidence",

@@ -26,6 +26,7 @@ from validation.ct.arms import (
     candidate,
     declared,
 )
+from validation.ct.measured import measured_rows
 from validation.ct.scanner import (
     ExpectedPhotons,
     Reconstruction,
@@ -139,7 +140,9 @@ class Tomography(ImageStudy):
     def measures(self, config: ImageConfig, data: Splits, arms: Sequence[Trained]) -> Tables:
         """The sweep of the dose; quality by other measures; shifts; attacks."""
         models = models_of(arms)
+        measured = measured_rows(models, self.scanner.side, config.data)
         return {
+            **({"measured": measured} if measured else {}),
             "dose": self.swept(Trials.of(config), data.test, models),
             "quality": self.quality(config, data, models),
             "shifts": self.shifts(config, data, models),
