@@ -48,7 +48,7 @@ def plan_rows(
     known: dict[str, float] = {}
     rows = []
     for arm in arms:
-        kind = f"{arm.kind} {sorted(arm.options.items())}"
+        kind = f"{arm.kind} {arm.structure} {sorted(arm.options.items())}"
         if kind not in known:
             known[kind] = seconds_per_step(config, task, arm, learn)
         steps = steps_of(config.size, arm)
