@@ -108,6 +108,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers and editors
         YShift as YShift,
         admissible_candidates as admissible_candidates,
     )
+    from dro_core.swapped import SwappedWarning as SwappedWarning
     from dro_core.twist import (
         TwistCertificate as TwistCertificate,
         TwistReport as TwistReport,
@@ -243,6 +244,7 @@ _HOMES = {
         "YShift",
         "admissible_candidates",
     ),
+    "swapped": ("SwappedWarning",),
     "twist": (
         "TwistCertificate",
         "TwistReport",

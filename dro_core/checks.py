@@ -7,8 +7,9 @@ float64; a float64 input is returned as it is (never copied, never modified).
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +61,8 @@ def as_real_array(value: object, name: str, *, finite: bool = True) -> Array:
         array = np.asarray(value)
     except ValueError as error:  # ragged nested sequences
         raise ValueError(f"{name}: not a rectangular array of numbers ({error})") from None
+    except (TypeError, RuntimeError) as error:  # tensors with a graph, or of other devices
+        raise TypeError(f"{name}: {_unread(value, name, error)}") from None
     if array.dtype.kind == "O" and _is_nullable(value):
         frame: Any = value
         array = frame.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -83,6 +86,15 @@ def as_real_array(value: object, name: str, *, finite: bool = True) -> Array:
             f"the first ({array[first]}) at index {first}; every entry must be {allowed}"
         )
     return array
+
+
+def _unread(value: object, name: str, error: Exception) -> str:
+    """Why something is no array, and the line that makes it one."""
+    if not hasattr(value, "detach"):
+        return f"{type(value).__name__} is not an array of numbers ({error})"
+    if getattr(value, "requires_grad", False):
+        return f"a tensor that requires grad; pass {name}.detach(), answers have no graph"
+    return f"a tensor that numpy cannot read ({error}); pass {name}.cpu(), as float32 or float64"
 
 
 def _is_nullable(value: object) -> bool:
@@ -230,10 +242,13 @@ def as_scalar(value: object, name: str, allowed: str) -> float:
     """A finite real number."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):  # ragged sequences, tensors of other devices
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or tensors, see above
+        if hasattr(value, "detach"):
+            raise TypeError(f"{name}: {_unread(value, name, error)}") from None
         array = np.asarray(None)
     if array.dtype.kind not in "iuf" or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: {value!r} is not a real number; allowed: {allowed}")
+        call = f" (call it: {name}())" if callable(value) else ""
+        raise TypeError(f"{name}: {value!r} is not a real number{call}; allowed: {allowed}")
     if array.ndim != 0:
         raise ValueError(
             f"{name}: one number is needed, given an array of shape {array.shape}; "
@@ -321,7 +336,37 @@ def check_option(value: object, name: str, known: Iterable[str]) -> None:
 def unknown(kind: str, value: object, known: Iterable[str]) -> str:
     """The message for an unknown name: what was given, the nearest known one, and all of them."""
     names = list(known)
+    allowed = ", ".join(map(repr, names))
+    return f"{kind}: unknown value {value!r}{_nearest(value, names)}; allowed: {allowed}"
+
+
+def _nearest(value: object, names: list[str]) -> str:
+    """A hint at the known name that is most like what was given, or nothing."""
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
-    hint = f" (did you mean {lowered[near[0]]!r}?)" if near else ""
-    return f"{kind}: unknown value {value!r}{hint}; allowed: {', '.join(map(repr, names))}"
+    return f" (did you mean {lowered[near[0]]!r}?)" if near else ""
+
+
+def check_keywords(
+    function: Callable[..., object], given: Mapping[str, object], options: type
+) -> None:
+    """Refuse keywords that a function would hand on, in its own name and with the nearest one.
+
+    Parameters
+    ----------
+    function : callable
+        Whose arguments, besides the options, are known too.
+    given : mapping
+        Its ``**keywords``.
+    options : TypedDict
+        What they may be.
+    """
+    handed: frozenset[str] = vars(options)["__optional_keys__"] | vars(options)["__required_keys__"]
+    own = inspect.signature(function).parameters.values()
+    names = [p.name for p in own if p.kind is not p.VAR_KEYWORD] + sorted(handed)
+    for name in given:
+        if name not in handed:
+            raise TypeError(
+                f"{function.__name__}() got an unexpected keyword argument {name!r}"
+                f"{_nearest(name, names)}; allowed: {', '.join(names)}"
+            )

@@ -22,7 +22,8 @@ class NotFiniteError(ValueError):
 def check_tensor(value: object, name: str, *, dimensions: int | None = None) -> Tensor:
     """A non-empty floating-point tensor whose entries are finite, of `dimensions` axes if given."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor")
+        hint = f"; pass torch.as_tensor({name})" if hasattr(value, "__array__") else ""
+        raise TypeError(f"{name}: {type(value).__name__} is not a torch.Tensor{hint}")
     if value.layout != torch.strided or value.is_meta:
         raise TypeError(
             f"{name}: layout {value.layout} on {value.device}; allowed: dense tensors with values"

@@ -1298,6 +1298,7 @@ WITHOUT_INPUT = {
     "UnbalancedTransport",
     "NotConvergedError",
     "NotOptimalWarning",
+    "SwappedWarning",
     "UnbalancedReference",
     "DualSolution",
     "EntropicCertificate",

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from dro_core import (
     LinearDRO,
     NotOptimalWarning,
+    YGivenX,
     cross_validated_radius,
     entropic_worst_case,
     fit_linear,
@@ -326,6 +327,35 @@ def test_784_pixels_with_data_of_rank_200_within_a_minute():
 # --- the scikit-learn interface -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_intercept_is_a_frozen_measurement_of_one(seed, weighted):
+    x, y, _ = random_data(seed)
+    rng = np.random.default_rng(seed)
+    x, y = x + rng.standard_normal(x.shape[1]), y + 3.0 * rng.standard_normal(y.shape[1])
+    weights = rng.dirichlet(np.ones(len(x))) if weighted else None
+    model = LinearDRO(0.3, fit_intercept=True).fit(y, x, weights)
+    ones = np.hstack([y, np.ones((len(y), 1))])
+    prices = np.r_[np.ones(y.shape[1]), np.inf]
+    best = fit_linear(x=x, y=ones, radius=0.3, structure=YGivenX(prices), weights=weights)
+    assert model.fit_.risk == pytest.approx(best.risk, rel=1e-6)
+    size = np.abs(best.matrix).max()
+    np.testing.assert_allclose(model.coef_, best.matrix[:, :-1], atol=1e-4 * size)
+    np.testing.assert_allclose(model.intercept_, best.matrix[:, -1], atol=1e-4 * size)
+    np.testing.assert_allclose(model.predict(y), y @ model.coef_.T + model.intercept_, rtol=1e-12)
+
+
+def test_the_intercept_is_zero_unless_it_is_asked_for(rng):
+    x, y, _ = random_data(1)
+    np.testing.assert_array_equal(LinearDRO().fit(y, x).intercept_, np.zeros(x.shape[1]))
+    several = LinearDRO([0.1, 0.2], fit_intercept=True).fit(y + 5.0, x - 7.0)
+    assert several.score(y + 5.0, x - 7.0) == pytest.approx(
+        LinearDRO(several.radius_, fit_intercept=True).fit(y, x).score(y, x), rel=1e-6
+    )
+    with pytest.raises(TypeError, match="fit_intercept: 'yes'; allowed: True or False"):
+        LinearDRO(fit_intercept="yes").fit(y, x)
+
+
 def test_linear_dro_fits_predicts_and_is_cloned(rng):
     x, y, _ = random_data(4)
     model = LinearDRO(radius=0.3, structure="joint").fit(y, x)
@@ -422,6 +452,7 @@ def test_linear_dro_passes_the_checks_of_scikit_learn():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sys.modules["sklearn.exceptions"].SkipTestWarning)
         checks.check_estimator(LinearDRO())
+        checks.check_estimator(LinearDRO(fit_intercept=True))
         checks.check_estimator(LinearDRO(radius=0.2, epsilon=0.01, structure="joint"))
 
 

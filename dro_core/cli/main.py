@@ -23,12 +23,15 @@ def main(line: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Zero, or two for wrong input, with one line on stderr.
+        Zero, or two for wrong input and 130 for Ctrl-C, with one line on stderr.
     """
     words = list(sys.argv[1:] if line is None else line)
     given = parser().parse_args(words)
     try:
         answer = COMMANDS[given.command](given, words)
+    except KeyboardInterrupt:
+        print("structured-dro: interrupted; nothing was written", file=sys.stderr)
+        return 130
     except FAULTS as error:
         if given.traceback:
             raise

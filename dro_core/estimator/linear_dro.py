@@ -24,7 +24,7 @@ from dro_core.types import Array, Integer, Real
 
 
 class LinearDRO:
-    """`fit_linear` as a scikit-learn estimator; scikit-learn is not needed for it.
+    r"""`fit_linear` as a scikit-learn estimator; scikit-learn is not needed for it.
 
     In that interface the features X come first and the targets y second: X are the measurements
     (the ``y`` of `fit_linear`) and y the signals to be predicted from them (its ``x``).
@@ -42,6 +42,10 @@ class LinearDRO:
         Of the cross-validation.
     seed : int
         Of the assignment of samples to folds.
+    fit_intercept : bool
+        Whether to predict :math:`B X + b` with the best b for the worst case. That is
+        :math:`\bar y - B\bar X`, whatever B and the radius: B is fitted to centred data (centred
+        once, before the folds of a cross-validation).
 
     Attributes
     ----------
@@ -49,6 +53,8 @@ class LinearDRO:
         Set by `fit`, with its certificate.
     coef_ : (n, m) array
         The fitted map from measurements to signals (n = 1 for 1-D targets).
+    intercept_ : (n,) array
+        b; zeros without `fit_intercept`.
     radius_ : float
         The radius that was used.
     n_features_in_ : int
@@ -62,7 +68,7 @@ class LinearDRO:
         As `fit_linear`, when `fit` is called.
     """
 
-    _names = ("radius", "epsilon", "structure", "folds", "seed")
+    _names = ("radius", "epsilon", "structure", "folds", "seed", "fit_intercept")
 
     def __init__(
         self,
@@ -71,9 +77,10 @@ class LinearDRO:
         structure: str | Structure = "y|x",
         folds: Integer = 5,
         seed: int = 0,
+        fit_intercept: bool = False,
     ) -> None:
         self.radius, self.epsilon, self.structure = radius, epsilon, structure
-        self.folds, self.seed = folds, seed
+        self.folds, self.seed, self.fit_intercept = folds, seed, fit_intercept
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments, as scikit-learn's ``clone`` needs them."""
@@ -115,6 +122,15 @@ class LinearDRO:
         measurements, (signals, flat) = _features(X), _targets(y)
         if len(signals) != len(measurements):
             raise ValueError(f"y: {len(signals)} rows, but X has {len(measurements)}")
+        if not isinstance(self.fit_intercept, bool | np.bool_):
+            raise TypeError(f"fit_intercept: {self.fit_intercept!r}; allowed: True or False")
+        weights = _shares(sample_weight, len(signals))
+        centre_x, centre_y = (np.zeros(part.shape[1]) for part in (signals, measurements))
+        if self.fit_intercept:
+            centre_x, centre_y = (
+                np.average(part, axis=0, weights=weights) for part in (signals, measurements)
+            )
+            signals, measurements = signals - centre_x, measurements - centre_y
         radius: Any = self.radius
         if as_real_array(radius, "radius").ndim > 0:
             if sample_weight is not None:
@@ -134,9 +150,10 @@ class LinearDRO:
             radius=radius,
             epsilon=self.epsilon,
             structure=self.structure,
-            weights=_shares(sample_weight, len(signals)),
+            weights=weights,
         )
         self.coef_, self.radius_ = self.fit_.matrix, radius
+        self.intercept_ = centre_x - self.coef_ @ centre_y
         self.n_features_in_ = measurements.shape[1]
         self._flat = flat
         names = _column_names(X)
@@ -157,7 +174,7 @@ class LinearDRO:
             raise _not_fitted("LinearDRO: call fit(X, y) before predict")
         rows = _features(X)
         self._check_columns(X, rows)
-        predicted = rows @ self.coef_.T
+        predicted = rows @ self.coef_.T + self.intercept_
         return predicted[:, 0] if self._flat else predicted
 
     def _check_columns(self, X: ArrayLike, rows: Array) -> None:
@@ -209,7 +226,8 @@ class LinearDRO:
 
 def _numbers(value: object, name: str) -> Array:
     """As `as_real_array`; arrays of Python numbers are converted, as scikit-learn does."""
-    if hasattr(value, "dtypes") or hasattr(value, "toarray") or isinstance(value, list | tuple):
+    others = ("dtypes", "toarray", "detach")  # data frames, sparse matrices, tensors
+    if isinstance(value, list | tuple) or any(hasattr(value, name) for name in others):
         return as_real_array(value, name)
     given = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     kind = getattr(getattr(given, "dtype", None), "kind", "")

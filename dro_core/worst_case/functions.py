@@ -6,6 +6,7 @@ from typing import Unpack
 
 from numpy.typing import ArrayLike
 
+from dro_core.checks import check_keywords
 from dro_core.linear_map import MapLike
 from dro_core.samples import SamplesLike
 from dro_core.structure import Structure
@@ -73,6 +74,8 @@ def worst_case_risk(
     >>> worst.risk, worst.verify().primal_risk  # (RMSE + radius * |B|)² = (1 + 0.5 * 2)²
     (4.0, 4.0)
     """
+    check_keywords(worst_case_risk, matrix_free, MatrixFree)
+    check_keywords(worst_case_risk, matrix_free, MatrixFree)
     problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
     return problem.worst_case(radius, structure)
 
@@ -101,6 +104,8 @@ def worst_case_curve(
     ValueError, TypeError, InfeasibleRadiusError, OverflowError
         As `worst_case_risk`; `radii` must be 1-D and not empty.
     """
+    check_keywords(worst_case_curve, matrix_free, MatrixFree)
+    check_keywords(worst_case_curve, matrix_free, MatrixFree)
     problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
     return problem.curve(radii, structure)
 
@@ -147,5 +152,7 @@ def dual_value(
         positive under structure x with data off the graph of the forward map; for other bad
         input as `worst_case_risk`.
     """
+    check_keywords(dual_value, matrix_free, MatrixFree)
+    check_keywords(dual_value, matrix_free, MatrixFree)
     problem = LinearReconstruction(B, x, y, weights=weights, **matrix_free)
     return problem.dual_value(multiplier, radius, structure, epsilon=epsilon)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from collections.abc import Callable
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +31,7 @@ from dro_core.quadrature import QuadratureDecomposition, QuadratureSettings
 from dro_core.samples import SamplesLike, as_blocks
 from dro_core.spectrum import ResidualSpectrum
 from dro_core.structure import AffineDisplacement, Structure, as_structure
+from dro_core.swapped import LOOKED_AT, warn_if_swapped
 from dro_core.types import Array, Integer, Real
 from dro_core.worst_case.answer import (
     Answer,
@@ -89,15 +91,16 @@ class LinearReconstruction(LinearData):
         by a relative :math:`3\delta` at most in all that was tried.
     rtol : float
         A LinearOperator is applied until lower and upper value agree to this, relatively (or until
-        neither changes any more, or for `max_steps`).
+        neither changes any more, or for `max_steps`); default 1e-6. Only a LinearOperator (or an
+        operator that is too large for a matrix) takes this and the next four.
     max_steps : int
-        Most products with B and its adjoint per sample.
+        Most products with B and its adjoint per sample; default 300.
     random_starts : int
-        Random vectors that are followed besides the residuals.
+        Random vectors that are followed besides the residuals; default 4.
     failure_probability : float
-        In (0, 1), of upper values without `norm_bound`.
+        In (0, 1), of upper values without `norm_bound`; default 1e-6.
     seed : int
-        Of the random vectors.
+        Of the random vectors; default 0.
 
     Raises
     ------
@@ -108,6 +111,11 @@ class LinearReconstruction(LinearData):
         the first question; blocks that can be read only once are refused.
     OverflowError
         If the squares of the residuals exceed the largest float.
+
+    Warns
+    -----
+    SwappedWarning
+        If B takes x to y much better than y to x.
     """
 
     def __init__(
@@ -118,23 +126,33 @@ class LinearReconstruction(LinearData):
         *,
         weights: ArrayLike | None = None,
         norm_bound: Real | None = None,
-        rtol: Real = 1e-6,
-        max_steps: Integer = 300,
-        random_starts: Integer = 4,
-        failure_probability: Real = 1e-6,
-        seed: Integer = 0,
+        rtol: Real | None = None,
+        max_steps: Integer | None = None,
+        random_starts: Integer | None = None,
+        failure_probability: Real | None = None,
+        seed: Integer | None = None,
     ) -> None:
-        self._settings = QuadratureSettings(
-            as_non_negative(rtol, "rtol"),
-            as_positive_integer(max_steps, "max_steps"),
-            as_positive_integer(random_starts, "random_starts"),
-            _as_probability(failure_probability, "failure_probability"),
-            _as_seed(seed),
-        )
-        super().__init__(
-            as_linear_map(B, "B", norm_bound=norm_bound, seed=self._settings.seed),
-            as_blocks(x, y, weights),
-        )
+        given: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
+            "rtol": (rtol, as_non_negative),
+            "max_steps": (max_steps, as_positive_integer),
+            "random_starts": (random_starts, as_positive_integer),
+            "failure_probability": (failure_probability, _as_probability),
+            "seed": (seed, _as_seed),
+        }
+        known: dict[str, Any] = {
+            name: check(value, name) for name, (value, check) in given.items() if value is not None
+        }
+        self._settings = QuadratureSettings(**known)
+        linear = as_linear_map(B, "B", norm_bound=norm_bound, seed=self._settings.seed)
+        if known and linear.is_small:
+            raise ValueError(
+                f"{next(iter(known))}: only a LinearOperator is iterated, but B is a "
+                f"{type(B).__name__}, whose answer is exact; leave it out"
+            )
+        super().__init__(linear, as_blocks(x, y, weights))
+        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.shape == y.shape:
+            few_x, few_y = (np.asarray(part[:LOOKED_AT], np.float64) for part in (x, y))
+            warn_if_swapped(few_x, few_y, linear.apply(few_y), linear.apply(few_x))
         self._own: ResidualDecomposition | QuadratureDecomposition | None = None
         self._protect()
 
@@ -321,9 +339,9 @@ class LinearReconstruction(LinearData):
         return law.gradient(), derivative
 
 
-def _as_seed(value: object) -> int:
+def _as_seed(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"seed: {value!r}; allowed: an integer >= 0")
+        raise ValueError(f"{name}: {value!r}; allowed: an integer >= 0")
     return int(value)
 
 

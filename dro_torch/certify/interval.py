@@ -85,6 +85,11 @@ def certify(
     ValueError, TypeError
         Bad arguments, named.
 
+    Warns
+    -----
+    SwappedWarning
+        If the network takes x to y much better than y to x.
+
     Source: theory §4 (linearised law), §5 and §11 (upper end, paper Theorem 4.2 and growth
     profiles); the interval: this project.
     """
@@ -157,6 +162,8 @@ def certificate_curve(
     if smooth is not None:
         attacked = SmoothedModel(model, smooth.sigma, smooth.attack, seed=seed, fixed=True)
     problem = Problem(attacked, x[kept], y[kept], kind, measured, mu[kept], batch_size)
+    if residual is None and smooth is None and x.shape == y.shape:
+        problem.warn_if_swapped()
     bound = upper_end(problem, residual, known, clipped)
     lower = None
     if smooth is not None:

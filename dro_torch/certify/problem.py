@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dro_core.swapped import LOOKED_AT, warn_if_swapped
 from dro_torch.models import bare_copy
 from dro_torch.nets.spectral import frozen
 from dro_torch.residual import MovedSamples, Residual, squared_norm
@@ -92,6 +93,13 @@ class Problem:
                 "model: it runs on the data but not in float64, in which certificates are "
                 f"evaluated: {error}"
             ) from error
+
+    @torch.no_grad()
+    def warn_if_swapped(self) -> None:
+        """Warn if the network maps x to y much better than y to x (both of one shape)."""
+        x, y = self.x[:LOOKED_AT], self.y[:LOOKED_AT]
+        parts = (x, y, self.model(y), self.model(x))
+        warn_if_swapped(*(part.double().flatten(1).cpu().numpy() for part in parts))
 
     @torch.no_grad()
     def precision_defect(self) -> float:

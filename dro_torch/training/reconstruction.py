@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from dro_core.checks import as_non_negative
+from dro_core.checks import as_non_negative, check_keywords
 from dro_torch.checks import check_weights
 from dro_torch.training.phase import Batch, Phase, PhaseOptions, StepContext, Values
 
@@ -69,6 +69,7 @@ def reconstruction_phase(
     -----
     Source: DRO paper, section 6.1 (with the multiplier learned instead of bisected).
     """
+    check_keywords(reconstruction_phase, options, PhaseOptions)
     if not callable(criterion):
         raise TypeError(f"criterion: {type(criterion).__name__} is not callable")
     learned = isinstance(multiplier, nn.Module)

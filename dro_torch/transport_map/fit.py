@@ -9,7 +9,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from dro_core.checks import as_non_negative, as_positive_integer
+from dro_core.checks import as_non_negative, as_positive_integer, check_keywords
 from dro_torch.data.sampling import Batches, IndexedDataset
 from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.nets.transport import Potential, TransportMap
@@ -114,6 +114,7 @@ def fit_transport_map(
     >>> found.restore(x / 2).shape, sorted(found.training.validation[-1])
     (torch.Size([16, 1, 8, 8]), ['step', 'weight 0'])
     """
+    check_keywords(fit_transport_map, options, FitOptions)
     if not isinstance(loss, UnbalancedOTLoss):
         raise TypeError(f"loss: {type(loss).__name__}; allowed: UnbalancedOTLoss")
     if not isinstance(potential, Potential):

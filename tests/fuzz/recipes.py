@@ -1271,6 +1271,7 @@ EXEMPT = {
             "InfeasibleRadiusError",
             "NotConvergedError",
             "NotOptimalWarning",
+            "SwappedWarning",
             "EstimatorWarning",
             "UnsupportedLayerError",
             "data.DataFileError",
