@@ -1116,6 +1116,17 @@ def _(rng: Rng) -> Arguments:
 
 
 @recipe(
+    "tomography.FanBeamFBP",
+    lambda sinogram: tomography.FanBeamFBP(geometry(**SCAN, angles=TURN), dtype=torch.float64)(
+        sinogram
+    ),
+    known_as=("x",),
+)
+def _(rng: Rng) -> Arguments:
+    return {"sinogram": tensor(rng, 1, 1, 12, 9)}
+
+
+@recipe(
     "tomography.FanBeamProjector",
     lambda x: tomography.FanBeamProjector(geometry(**SCAN, angles=TURN), dtype=torch.float64)(x),
 )
