@@ -85,6 +85,11 @@ def fit_two_budgets(
     ------
     ValueError, TypeError
         For bad arrays, maps or radii.
+
+    Warns
+    -----
+    NotOptimalWarning
+        If the gap of one of those fits exceeds 1e-3.
     """
     x, y = as_samples(x, "x"), as_samples(y, "y")
     mu = as_weights(weights, len(x))

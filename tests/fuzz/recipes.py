@@ -155,7 +155,12 @@ recipe("two_budget_worst_case", lambda **a: certified(dro_core.two_budget_worst_
 )
 
 
-@recipe("fit_two_budgets", lambda **a: dro_core.fit_two_budgets(**a).risk, agreement=1e-3)
+@recipe(
+    "fit_two_budgets",
+    lambda **a: dro_core.fit_two_budgets(**a).risk,
+    agreement=1e-3,
+    warns=(dro_core.NotOptimalWarning,),
+)
 def _(rng: Rng) -> Arguments:
     made = two_budgets(rng)
     return {name: made[name] for name in made if name != "B"}
