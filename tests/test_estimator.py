@@ -20,7 +20,7 @@ from dro_core import (
     fit_linear,
     worst_case_risk,
 )
-from dro_core.estimator import search
+from dro_core.estimator import newton, search
 from dro_core.operators import Integration
 
 STRUCTURES = ["y|x", "joint", "x|y"]
@@ -315,6 +315,24 @@ def test_degenerate_data():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [40, 210])
+@pytest.mark.parametrize(("structure", "epsilon"), [("y|x", 0.0), ("joint", 0.0), ("y|x", 1e-3)])
+def test_noisy_data_take_a_dozen_factorizations(size, structure, epsilon, monkeypatch):
+    """Straight to the minimum: a step has three (the larger problem starts in single precision)."""
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((3 * size, size))
+    y = x @ rng.standard_normal((size, size)) / math.sqrt(size)
+    y += rng.standard_normal(y.shape)
+    counted, eigh = [], newton.eigh
+    monkeypatch.setattr(newton, "eigh", lambda *a, **k: counted.append(a[0].dtype) or eigh(*a, **k))
+    radius = 0.3 * np.linalg.norm(y) / math.sqrt(len(y))
+    fit = fit_linear(x=x, y=y, radius=radius, epsilon=epsilon * radius**2, structure=structure)
+    assert fit.gap <= 1e-9
+    assert fit.verify().holds(1e-9)
+    assert len(counted) <= 24
+    assert (np.dtype(np.float32) in counted) == (size == 210)
+
+
 def test_784_pixels_with_data_of_rank_200_within_a_minute():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1000, 200)) @ rng.standard_normal((200, 784)) / 30

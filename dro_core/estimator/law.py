@@ -69,7 +69,8 @@ def _schur_complement(moments: Array, m: int) -> float | None:
     r"""Trace of what is left of second moments without the first m variables; None if inexact.
 
     From a Cholesky factor its error is eps times the moments times :math:`(1 + \|B\|)^2`, with B
-    the regression on those variables: given only where that is below 1e-12 of the value.
+    the regression on those variables (:math:`\|B\|^4 \le \|B^\top B\|_F^2`): given only where that
+    is below 1e-12 of the value.
     """
     try:
         root = np.linalg.cholesky(moments[:m, :m])
@@ -78,7 +79,8 @@ def _schur_complement(moments: Array, m: int) -> float | None:
     half = solve_triangular(root, moments[:m, m:], lower=True, check_finite=False)
     slope = solve_triangular(root, half, lower=True, trans="T", check_finite=False)
     value = float(np.trace(moments[m:, m:])) - float((half * half).sum())
-    error = float(np.trace(moments)) * (1.0 + math.sqrt(float((slope * slope).sum()))) ** 2
+    norm = math.sqrt(float(np.linalg.norm(slope.T @ slope)))
+    error = float(np.trace(moments)) * (1.0 + norm) ** 2
     return value if value > 1e-3 * error else None
 
 
@@ -95,12 +97,13 @@ def _residual_of_projection(targets: Array, rows: Array, size: int) -> Array:
 
 def law_of_gaussians(worst: EntropicWorstCase, without: float = 0.0) -> Law:
     """The worst-case Gaussians of an entropic problem, less some white noise (after whitening)."""
-    structure = worst.structure
+    structure, (n, m) = worst.structure, worst.covariance_xy.shape
     blocks = worst.covariance_x, worst.covariance_xy, worst.covariance_y
     covariance = np.block([[blocks[0], blocks[1]], [blocks[1].T, blocks[2]]])
-    n = worst.displacement_x.shape[1]
     white = structure.whitened(structure.whitened(covariance, n).T, n)
-    values, vectors = np.linalg.eigh(white)
+    free = structure.free_axes(n, m)
+    values, vectors = np.linalg.eigh(white[np.ix_(free, free)])
     kept = values > without
-    roots = (vectors[:, kept] * np.sqrt(values[kept] - without)).T
+    roots = np.zeros((int(kept.sum()), n + m))
+    roots[:, free] = (vectors[:, kept] * np.sqrt(values[kept] - without)).T
     return Law(worst.displacement_x, worst.displacement_y, structure.unwhitened(roots, n))

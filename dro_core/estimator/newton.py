@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import cho_solve, eigh, solve_triangular
+from scipy.linalg.lapack import dtrcon as trcon
 
 from dro_core.dual import minimize_quadratic_dual
 from dro_core.spectrum import ResidualSpectrum
@@ -16,153 +17,275 @@ from dro_core.types import EPS, Array
 
 #: Without entropy the path ends at this share of the squared radius.
 LEAST_ENTROPY = 1e-8
+#: Decreases below this share of the value are not seen in it.
+ROUNDING = 1e-11
+#: A first attempt ends when a step promises to decrease the value by less than this share of it:
+#: the one after would by less than a billionth, or what single precision can tell.
+LAST_SINGLE, LAST_DOUBLE = 1e-4, 1e-6
+#: Maps of more entries are first improved in single precision.
+LARGE_MAP = 40_000
+#: Second moments whose root has a smaller reciprocal condition number are not formed.
+WORST_CONDITION = 1e-5
+
+
+def gram_root(rows: Array) -> Array | None:
+    """Triangular R with the rows' second moments, by Cholesky; None where that loses digits."""
+    if len(rows) <= rows.shape[1]:
+        return None
+    try:
+        root = np.ascontiguousarray(np.linalg.cholesky(rows.T @ rows).T)
+    except np.linalg.LinAlgError:
+        return None
+    condition, _ = trcon(root)
+    return root if condition > WORST_CONDITION else None
 
 
 class Subspace:
-    """Singular basis of the span of some weighted rows, and their coordinates in it."""
+    """The span of some weighted rows, with an orthonormal basis and their coordinates in it."""
 
     def __init__(self, rows: Array) -> None:
         self.rows = rows
+        self._root = gram_root(rows)
+
+    @cached_property
+    def singular(self) -> tuple[Array, Array]:
+        """Singular values, in decreasing order, and right singular vectors as columns."""
+        rows = self.rows
+        if self._root is not None:
+            squared, basis = np.linalg.eigh(self._root.T @ self._root)
+            return np.sqrt(squared[::-1]), basis[:, ::-1]
         if len(rows) > rows.shape[1]:
-            squared, basis = np.linalg.eigh(rows.T @ rows)
-            if squared[0] > 1e-6 * squared[-1]:  # the Gram matrix has enough digits
-                self.values, self.basis = np.sqrt(squared[::-1]), basis[:, ::-1]
-                return
             rows = np.asarray(np.linalg.qr(rows, mode="r"))
         _, values, right = np.linalg.svd(rows, full_matrices=False)
         kept = values > max(self.rows.shape) * EPS * values[:1].sum()
-        self.values, self.basis = values[kept], right[kept].T
+        return values[kept], right[kept].T
+
+    @cached_property
+    def basis(self) -> Array:
+        """Columns: all axes, where the rows span the whole space and are not close to less."""
+        return np.eye(self.rows.shape[1]) if self._root is not None else self.singular[1]
 
     @cached_property
     def coordinates(self) -> Array:
         """The rows in the basis."""
-        result: Array = self.rows @ self.basis
-        return result
+        return self.rows if self._root is not None else np.asarray(self.rows @ self.basis)
 
     def regress(self, others: Array) -> Array:
         """Least-squares map of smallest norm from these rows to others, (others, these)."""
-        image = (others.T @ self.rows) @ self.basis
-        if self.values.size and self.values[-1] < 1e-4 * self.values[0]:
+        if self._root is not None:
+            return np.asarray(cho_solve((self._root, False), self.rows.T @ others).T)
+        values, basis = self.singular
+        image = (others.T @ self.rows) @ basis
+        if values.size and values[-1] < 1e-4 * values[0]:
             image = others.T @ self.coordinates  # the digits of small directions
-        return np.asarray((image / self.values**2) @ self.basis.T)
+        return np.asarray((image / values**2) @ basis.T)
 
     def inverse_moments(self, vectors: Array) -> Array:
         """Pseudo-inverse of the second moments times columns."""
-        return np.asarray(self.basis @ ((self.basis.T @ vectors).T / self.values**2).T)
+        if self._root is not None:
+            return np.asarray(cho_solve((self._root, False), vectors))
+        values, basis = self.singular
+        return np.asarray(basis @ ((basis.T @ vectors).T / values**2).T)
 
 
 class Reduced:
     """The problem in the data's own coordinates, every length relative to one unit.
 
-    `x` (p, k) and `y` (p, l) are weighted rows with the second moments of the data. y moves at
+    `rows` (p, l + k) are weighted rows (y, x) with the second moments of the data. y moves at
     weight one, x at the `inverse_weights` (k,), zero for what is frozen; `counts` directions of x
     with the inverse weights `complement` are left that no sample has.
     """
 
     def __init__(
         self,
-        x: Array,
-        y: Array,
+        rows: Array,
         inverse_weights: Array,
         complement: Array,
         counts: Array,
         radius: float,
     ) -> None:
-        self.x, self.y, self.inverse_weights = x, y, inverse_weights
+        size = rows.shape[1] - len(inverse_weights)
+        triangle = gram_root(rows)
+        if triangle is None:
+            triangle = np.asarray(np.linalg.qr(rows, mode="r"))
+        #: Rows of y, the same of x, and what x has beside them: no row of y belongs to those.
+        self.root, self.mixed = triangle[:size, :size], triangle[:size, size:]
+        self.rest = triangle[size:, size:]
+        self.moments = self.root.T @ self.root
+        self.inverse_weights = inverse_weights
         self.complement, self.counts = complement, counts
         self.radius = radius
 
-    def point(self, B: Array, epsilon: float) -> _Point:
-        return _Point(self, B, epsilon)
+    def single(self) -> Reduced:
+        """The same problem in single precision, for steps that are not the last ones."""
+        other = copy(self)
+        for name in ("root", "mixed", "rest", "moments", "inverse_weights"):
+            setattr(other, name, getattr(self, name).astype(np.float32))
+        return other
+
+    @property
+    def is_large(self) -> bool:
+        """Whether single precision is worth its while."""
+        return self.mixed.size > LARGE_MAP
+
+    @property
+    def least_squares(self) -> Array:
+        """The map without residual, but for what x has beside y."""
+        return np.asarray(solve_triangular(self.root, self.mixed).T)
+
+    def ridge(self, weight: float) -> Array:
+        """The least-squares map with that much added to the second moments of y."""
+        regularised = self.moments + weight * np.eye(len(self.moments), dtype=self.moments.dtype)
+        return np.asarray(np.linalg.solve(regularised, self.root.T @ self.mixed).T)
+
+    def point(self, B: Array, epsilon: float) -> Point:
+        return Point(self, B, epsilon)
 
 
-class _Point:
+class Point:
     r"""Worst-case risk at B with what Newton's method needs of it.
 
     With :math:`A = \lambda I - CC^\top`, :math:`G = A^{-1}`, :math:`\Sigma = \mathbb E rr^\top`,
     :math:`S = \mathbb E r y^\top` and :math:`T = (\Sigma G + \tfrac\varepsilon2)B - S` the gradient
-    at the optimal multiplier is :math:`2\lambda GT`.
+    at the optimal multiplier is :math:`2\lambda GT`. Everything is in the eigenvectors of
+    :math:`CC^\top`, where G is diagonal; `basis` brings a step back.
     """
 
     def __init__(self, problem: Reduced, B: Array, epsilon: float) -> None:
         self.problem, self.B, self.epsilon = problem, B, epsilon
-        residual = problem.x - problem.y @ B.T
-        self.sigma = residual.T @ residual
-        self.cross = residual.T @ problem.y
-        squared, basis = np.linalg.eigh(np.diag(problem.inverse_weights) + B @ B.T)
+        squared, self.basis = _eigh(np.diag(problem.inverse_weights) + B @ B.T)
         if not np.isfinite(squared).all():
             raise np.linalg.LinAlgError("the squares of the map are no numbers")
         squared = np.maximum(squared, 0.0)
-        mass = ((residual @ basis) ** 2).sum(axis=0)
-        values = np.append(squared, problem.complement)
-        mass = np.append(mass, np.zeros(len(problem.complement)))
-        count = np.append(np.ones(len(squared)), problem.counts)
-        spectrum = ResidualSpectrum(values, mass, count)
+        self._residual = (problem.mixed - problem.root @ B.T) @ self.basis
+        self._rest = problem.rest @ self.basis
+        mass = (self._residual**2).sum(axis=0) + (self._rest**2).sum(axis=0)
+        self._values = np.append(squared, problem.complement)
+        self._mass = np.append(mass, np.zeros(len(problem.complement)))
+        self._count = np.append(np.ones(len(squared)), problem.counts)
+        spectrum = ResidualSpectrum(self._values, self._mass, self._count)
         solution = minimize_quadratic_dual(spectrum, problem.radius, epsilon)
         self.value, self.multiplier = solution.value, solution.multiplier
         top = spectrum.top
-        apart = top * solution.margin + (top - values)
-        self.smooth = bool((apart > 0).all()) and math.isfinite(self.multiplier)
-        if not self.smooth:
-            return
-        self.inverse = (basis / apart[: len(squared)]) @ basis.T
-        self.stationarity = self.sigma @ self.inverse @ B + 0.5 * epsilon * B - self.cross
-        self.gradient = 2 * self.multiplier * self.inverse @ self.stationarity
-        # second derivatives in the multiplier, and mixed
-        self._curvature = 2 * float((mass * values / apart**3).sum())
-        self._curvature += (
-            0.5 * epsilon * float((count * (values / apart) ** 2).sum()) / self.multiplier
-        )
-        again = self.inverse @ self.inverse
-        mixed = self.inverse @ self.stationarity - self.multiplier * again @ self.stationarity
-        self._mixed = 2 * (mixed - self.multiplier * self.inverse @ self.sigma @ again @ B)
+        self._apart = top * solution.margin + (top - self._values)
+        self.smooth = bool((self._apart > 0).all()) and math.isfinite(self.multiplier)
+        self.gains: Array = squared
+        if self.smooth:  # in the precision of the map
+            self.gains = (1.0 / self._apart[: len(squared), None]).astype(B.dtype)
+
+    @cached_property
+    def image(self) -> Array:
+        """B."""
+        return self.basis.T @ self.B
+
+    @cached_property
+    def sigma(self) -> Array:
+        """Second moment of the residual."""
+        return np.asarray(self._residual.T @ self._residual + self._rest.T @ self._rest)
+
+    @cached_property
+    def cross(self) -> Array:
+        """Mixed moment of residual and y."""
+        return np.asarray(self._residual.T @ self.problem.root)
+
+    @cached_property
+    def _pulled(self) -> Array:
+        """ΣGB."""
+        return np.asarray(self.sigma @ (self.gains * self.image))
+
+    @cached_property
+    def stationarity(self) -> Array:
+        """T."""
+        return self._pulled + 0.5 * self.epsilon * self.image - self.cross
+
+    @cached_property
+    def gradient(self) -> Array:
+        """2λGT."""
+        return 2 * self.multiplier * self.gains * self.stationarity
+
+    @cached_property
+    def _curvature(self) -> float:
+        """Second derivative in the multiplier."""
+        ratio = self._values / self._apart
+        second = 2 * float((self._mass * ratio / self._apart**2).sum())
+        return second + 0.5 * self.epsilon * float((self._count * ratio**2).sum()) / self.multiplier
+
+    @cached_property
+    def _mixed(self) -> Array:
+        """Derivative of the gradient in the multiplier."""
+        g, lam = self.gains, self.multiplier
+        own = (g - lam * g**2) * self.stationarity
+        return np.asarray(2 * (own - lam * g * (self.sigma @ (g**2 * self.image))))
 
     def hessian(self, D: Array) -> Array:
         """Second derivative along D, the multiplier following."""
-        B, G, lam = self.B, self.inverse, self.multiplier
-        turned = D @ B.T
-        dG = G @ (turned + turned.T) @ G
-        dsigma = D @ self.cross.T
-        dsigma = -(dsigma + dsigma.T)
-        dT = (dsigma @ G + self.sigma @ dG) @ B + self.sigma @ (G @ D) + 0.5 * self.epsilon * D
-        dT += D @ (self.problem.y.T @ self.problem.y)
-        second = 2 * lam * (dG @ self.stationarity + G @ dT)
+        g, lam, half = self.gains, self.multiplier, 0.5 * self.epsilon
+        turned, moved = D @ self.image.T, D @ self.cross.T
+        dG = g * (turned + turned.T) * g.T
+        dT = (self.sigma @ dG - (moved + moved.T) * g.T) @ self.image
+        dT += self.sigma @ (g * D) + half * D + D @ self.problem.moments
+        second = 2 * lam * (dG @ self.stationarity + g * dT)
         result: Array = second - self._mixed * (np.vdot(self._mixed, D) / self._curvature)
         return result
 
-    def preconditioner(self) -> Any:
-        r"""Inverse of the Hessian's Kronecker part, :math:`2\lambda(G D Q_1 + G\Sigma G\,D\,Q_2)`.
+    def preconditioner(self) -> Callable[[Array], Array]:
+        r"""Inverse of what the Hessian is at a stationary point, but for a term of order ε.
 
-        At a stationary point that is all but a term of order :math:`\varepsilon` and the rank-one
-        term of the multiplier, with
+        That is its Kronecker part :math:`2\lambda(G D Q_1 + G\Sigma G\,D\,Q_2)` with
         :math:`Q_2 = I + B^\top GB` and :math:`Q_1 = \mathbb E yy^\top
-        - B^\top(G\Sigma + \tfrac\varepsilon2)GB + \tfrac\varepsilon2`.
-        Two generalised eigenproblems make both terms diagonal.
+        - B^\top(G\Sigma + \tfrac\varepsilon2)GB + \tfrac\varepsilon2`, which two eigenproblems make
+        diagonal, less the rank-one term of the multiplier (Sherman and Morrison).
         """
-        B, G, lam = self.B, self.inverse, self.multiplier
-        identity = np.eye(B.shape[1])
-        image = G @ B
-        second = identity + B.T @ image
-        first = self.problem.y.T @ self.problem.y + 0.5 * self.epsilon * identity
-        first -= B.T @ (G @ self.sigma @ image + 0.5 * self.epsilon * image)
-        left, left_basis = eigh(_symmetric(G @ self.sigma @ G), _symmetric(G), check_finite=False)
+        g, lam, half = self.gains, self.multiplier, 0.5 * self.epsilon
+        root = np.sqrt(g)
+        image, identity = g * self.image, np.eye(self.B.shape[1], dtype=g.dtype)
+        second = identity + self.image.T @ image
+        first = self.problem.moments + half * identity
+        first = first - image.T @ (self._pulled + half * self.image)
+        left, left_basis = _eigh(root * self.sigma * root.T)
+        left_basis /= root
         right, right_basis = eigh(_symmetric(first), _symmetric(second), check_finite=False)
+        if right[0] < 0.0:  # away from the solution, where the rest of the Hessian makes up for it
+            right = np.maximum(right, 1e-2 * right[-1])
         diagonal = np.abs(2 * lam * (np.maximum(left, 0.0)[:, None] + right[None, :]))
         diagonal = np.maximum(diagonal, 1e-12 * diagonal.max())
-        return lambda R: left_basis @ ((left_basis.T @ R @ right_basis) / diagonal) @ right_basis.T
+
+        def kronecker(R: Array) -> Array:
+            return np.asarray(
+                left_basis @ ((left_basis.T @ R @ right_basis) / diagonal) @ right_basis.T
+            )
+
+        along = kronecker(self._mixed)
+        left_over = self._curvature - float(np.vdot(self._mixed, along))
+        if left_over <= 0.0:  # away from the solution
+            return kronecker
+
+        def with_multiplier(R: Array) -> Array:
+            solved = kronecker(R)
+            return solved + along * (float(np.vdot(self._mixed, solved)) / left_over)
+
+        return with_multiplier
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors, in the matrix's own precision."""
+    values, vectors = eigh(matrix, driver="evd", check_finite=False)
+    return values, vectors
 
 
 def _symmetric(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.T)
 
 
-def _newton_step(point: _Point, accuracy: float) -> Array:
-    """Preconditioned conjugate gradients on the Newton equation."""
-    precondition = point.preconditioner()
+def _newton_step(point: Point, precondition: Callable[[Array], Array]) -> Array:
+    """Preconditioned conjugate gradients on the Newton equation, to what the decrease deserves."""
     step = np.zeros_like(point.B)
     left = -point.gradient
     direction = adjusted = precondition(left)
     size = first = float(np.vdot(left, adjusted))
+    accuracy = min(0.3, math.sqrt(max(first, 0.0) / point.value))
+    if point.epsilon == 0.0 and accuracy <= 0.1:  # what the preconditioner leaves out is as small
+        return np.asarray(direction)
     for _ in range(min(200, 2 * step.size + 2)):
         if size <= 0.0:
             break
@@ -183,36 +306,47 @@ def _newton_step(point: _Point, accuracy: float) -> Array:
     return np.asarray(precondition(-point.gradient))
 
 
-def minimize(problem: Reduced, B: Array, epsilon: float) -> _Point:
+def minimize(problem: Reduced, B: Array, epsilon: float, *, last: float = 0.0) -> Point:
     """Newton's method with a line search at one entropy weight.
 
     Where values differ by rounding only, a step is judged by the size of the next one: the law of
-    a map without residual depends on digits of the map that its risk does not show.
+    a map without residual depends on digits of the map that its risk does not show. With `last` it
+    ends after a step that promises to decrease the value by less than that share of it.
     """
     point = problem.point(B, epsilon)
     before = math.inf
-    for iteration in range(100):
+    for _ in range(100):
         if not point.smooth:
             break
-        step = _newton_step(point, 1e-3 if iteration < 3 else 1e-8)
-        decrease = -float(np.vdot(point.gradient, step))
-        if decrease <= 1e-11 * point.value:
+        own = _newton_step(point, point.preconditioner())
+        decrease = -float(np.vdot(point.gradient, own))
+        step = point.basis @ own
+        if decrease <= ROUNDING * point.value:
             if decrease >= 0.5 * before or decrease <= 0:
                 break
             before = decrease
             point = problem.point(point.B + step, epsilon)
-            continue
-        length, moved = 1.0, None
-        while length > 1e-8:
-            trial = problem.point(point.B + length * step, epsilon)
-            if trial.value <= point.value - 0.1 * length * decrease:
-                moved = trial
+            if last > 0.0:
                 break
-            length /= 2
+            continue
+        moved = _decreased(point, step, decrease)
         if moved is None:  # no further decrease above rounding
             break
         point = moved
+        if decrease <= last * point.value:
+            break
     return point
+
+
+def _decreased(point: Point, step: Array, decrease: float) -> Point | None:
+    """The first point of a halving line search whose value is low enough."""
+    length = 1.0
+    while length > 1e-8:
+        trial = point.problem.point(point.B + length * step, point.epsilon)
+        if trial.value <= point.value - 0.1 * length * decrease:
+            return trial
+        length /= 2
+    return None
 
 
 def _better_than_zero(problem: Reduced, B: Array, epsilon: float) -> Array:
@@ -223,10 +357,12 @@ def _better_than_zero(problem: Reduced, B: Array, epsilon: float) -> Array:
     and :math:`\Sigma = \mathbb E xx^\top`, steepest along :math:`D = \Sigma^{-1}S`. Newton's method
     gets caught there, unless it starts lower.
     """
-    zero = float((problem.x**2).sum())
+    zero = float((problem.mixed**2).sum()) + float((problem.rest**2).sum())
     if problem.point(B, epsilon).value < zero:
         return B
-    ray = np.linalg.lstsq(problem.x, problem.y, rcond=None)[0]
+    x = np.vstack([problem.mixed, problem.rest])
+    y = np.vstack([problem.root, np.zeros((len(problem.rest), len(problem.moments)))])
+    ray = np.linalg.lstsq(x, y, rcond=None)[0]
     length = float(np.linalg.norm(B)) / (float(np.linalg.norm(ray)) or 1.0)
     maps: list[Array] = [
         B,
@@ -235,16 +371,30 @@ def _better_than_zero(problem: Reduced, B: Array, epsilon: float) -> Array:
     return min(maps, key=lambda trial: problem.point(trial, epsilon).value)
 
 
-def entropy_path(problem: Reduced, epsilon: float) -> Iterator[_Point]:
+def start(problem: Reduced, epsilon: float, weight: float) -> Array:
+    """A ridge map, or a better one near zero."""
+    B = problem.ridge(weight)
+    return B if problem.inverse_weights.any() else _better_than_zero(problem, B, epsilon)
+
+
+def first_attempts(problem: Reduced, epsilon: float) -> Iterator[Point]:
+    """Straight to the minimum, to more and more digits: right where no kink of the risk is near."""
+    rough = problem.single() if problem.is_large else problem
+    B = start(rough, epsilon, problem.radius**2 / len(problem.moments))
+    if problem.is_large:
+        B = minimize(rough, B, epsilon, last=LAST_SINGLE).B.astype(np.float64)
+    for last in (LAST_DOUBLE, LAST_DOUBLE**2):
+        point = minimize(problem, B, epsilon, last=last)
+        B = point.B
+        yield point
+
+
+def entropy_path(problem: Reduced, epsilon: float) -> Iterator[Point]:
     """Minimisers along decreasing entropy weights, down to `epsilon` (or a tiny one for zero)."""
     budget = problem.radius**2
     target = max(epsilon, LEAST_ENTROPY * budget)
     weight = max(target, budget)
-    moments = problem.y.T @ problem.y
-    regularised = moments + budget * np.eye(len(moments))
-    B: Array = np.asarray(np.linalg.solve(regularised, problem.y.T @ problem.x).T)
-    if not problem.inverse_weights.any():
-        B = _better_than_zero(problem, B, weight)
+    B = start(problem, weight, budget)
     while True:
         point = minimize(problem, B, weight)
         B = point.B

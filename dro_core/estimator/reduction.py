@@ -41,6 +41,13 @@ class Modes:
     complement: Array
     counts: Array
 
+    def coordinates(self, rows: Array) -> Array:
+        """Rows in the basis."""
+        n, k = self.basis.shape
+        if n == k and np.array_equal(self.basis, np.eye(n)):
+            return rows
+        return np.asarray(rows @ self.basis)
+
 
 def modes(rows: Array, weight: TransportWeight, subspace: Subspace) -> Modes:
     r"""The smallest such subspace: the rows' parts in every eigenspace of :math:`W^{-1}`.

@@ -21,7 +21,13 @@ from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import LinearFit
 from dro_core.estimator.judge import TOO_FAR_APART, Judge
 from dro_core.estimator.law import Law, law_of_gaussians
-from dro_core.estimator.newton import Reduced, Subspace, entropy_path, minimize
+from dro_core.estimator.newton import (
+    Reduced,
+    Subspace,
+    entropy_path,
+    first_attempts,
+    minimize,
+)
 from dro_core.estimator.reduction import Modes, modes, whitened
 from dro_core.linear_map import DenseMap
 from dro_core.optional import installed, missing, needed
@@ -237,49 +243,88 @@ class _Search(Judge):
         return Subspace(self.rows_y)
 
     def run(self) -> LinearFit:
-        plain = self.space_y.regress(self.rows_x)
         if not self.moves_y:
-            return self.fit(plain, self._laws_of_x(plain))
+            return self.fit(self.plain, self._laws_of_x(self.plain))
         if self.radius == 0.0:
-            return self.fit(self._ridge() if self.epsilon > 0 else plain, [])
+            return self.fit(self._ridge() if self.epsilon > 0 else self.plain, [])
         best: LinearFit | None = None
-        if not self.moves_x:
+        if not self.moves_x and self._may_decorrelate():
             law, exact = self._decorrelating_law
             if exact:
-                return self.fit(np.zeros_like(plain), [law])
+                return self.fit(np.zeros((self.x.shape[1], self.y.shape[1])), [law])
         if self.epsilon == 0.0:
-            maps = [plain]
+            maps = [self.plain] if self._may_be_kinked() else []
             if self.x.shape[1] == 1:
-                maps.insert(0, self._scalar_output(plain))
+                maps.insert(0, self._scalar_output(self.plain))
             for B in maps:
-                found = self.fit(B, self.laws_without_residual(B) if B is plain else [])
+                found = self.fit(B, self.laws_without_residual(B) if B is self.plain else [])
                 best = found if best is None or found.gap < best.gap else best
                 if best.gap <= GOOD_GAP:
                     return best
         return self._by_newton(best)
 
+    @cached_property
+    def plain(self) -> Array:
+        """The least-squares map of smallest norm."""
+        return self.space_y.regress(self.rows_x)
+
+    def _may_decorrelate(self) -> bool:
+        r"""Whether the budget may be enough to take from y what x says of it.
+
+        That costs :math:`\operatorname{tr} S_{yx}S_{xx}^+S_{xy} \ge \|S_{xy}\|_F^2/\|S_{xx}\|_F`.
+        """
+        if self.is_empty:
+            return True
+        cross = self.reduced.root.T @ self.reduced.mixed * self.unit**2
+        moments = self.rows_x.T @ self.rows_x
+        least = float(np.linalg.norm(cross)) / math.sqrt(float(np.linalg.norm(moments)))
+        return self.radius * (1 + 1e-9) >= least
+
+    @cached_property
+    def reduced(self) -> Reduced:
+        """The problem in the coordinates of the data's subspaces, in their unit."""
+        axes = self.modes_x
+        y = self.space_y.coordinates
+        both = np.empty((len(y), y.shape[1] + axes.basis.shape[1]))
+        both[:, : y.shape[1]], both[:, y.shape[1] :] = y, axes.coordinates(self.rows_x)
+        both /= self.unit
+        return Reduced(
+            both, axes.inverse_weights, axes.complement, axes.counts, self.radius / self.unit
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all samples of x, or all of y, are zero."""
+        return 0 in self.modes_x.basis.shape or 0 in self.space_y.basis.shape
+
+    def _may_be_kinked(self) -> bool:
+        """Whether the least-squares map has next to no residual where it can be moved.
+
+        There the risk has a kink, or its gradient 2λG(ΣGB - S) vanishes, for S = 0.
+        """
+        if self.is_empty:
+            return True
+        reduced = self.reduced
+        B = reduced.least_squares
+        image = reduced.mixed @ B
+        return bool(np.linalg.norm(reduced.rest @ B) <= 1e-2 * np.linalg.norm(image))
+
     def _by_newton(self, best: LinearFit | None) -> LinearFit:
         unit, axes, space_y = self.unit, self.modes_x, self.space_y
-        if 0 in axes.basis.shape or 0 in space_y.coordinates.shape:
+        if self.is_empty:
             return self.fit(np.zeros((self.x.shape[1], self.y.shape[1])), [])
-        both = np.hstack([self.rows_x @ axes.basis, space_y.coordinates]) / unit
-        if len(both) > both.shape[1]:
-            both = np.asarray(np.linalg.qr(both, mode="r"))
-        k = axes.basis.shape[1]
-        reduced = Reduced(
-            both[:, :k],
-            both[:, k:],
-            axes.inverse_weights,
-            axes.complement,
-            axes.counts,
-            self.radius / unit,
-        )
+        reduced, smoothed_by = self.reduced, self.epsilon / unit**2
         tried: list[LinearFit] = []
+        if self.epsilon > 0 or best is None:  # no kink in sight
+            for point in first_attempts(reduced, smoothed_by):
+                tried.append(self.fit(axes.basis @ point.B @ space_y.basis.T, []))
+                if tried[-1].gap <= GOOD_GAP:
+                    return tried[-1]
         nearly: list[Law] = []
         if not self.moves_x and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
             law, _ = self._decorrelating_law
             nearly = [law] if self.epsilon > 0 else [self.blurred(law, share) for share in BLURS]
-        for point in entropy_path(reduced, self.epsilon / unit**2):
+        for point in entropy_path(reduced, smoothed_by):
             B = axes.basis @ point.B @ space_y.basis.T
             laws = nearly
             if self.epsilon == 0.0:
@@ -303,7 +348,11 @@ class _Search(Judge):
             if best.gap <= (GOOD_GAP if B.size <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP):
                 break
         assert best is not None
-        if self.epsilon == 0.0 and best.gap > POOR_GAP and both.shape[1] <= LAW_RANK:
+        if (
+            self.epsilon == 0.0
+            and best.gap > POOR_GAP
+            and axes.basis.shape[1] + space_y.basis.shape[1] <= LAW_RANK
+        ):
             exact = self._exact_law()
             laws = [] if exact is None else [self.blurred(exact, share) for share in BLURS]
             better = self.fit(min(tried, key=lambda fit: fit.risk).matrix, laws)
@@ -385,7 +434,7 @@ class _Search(Judge):
     def _scalar_output(self, plain: Array) -> Array:
         r"""Minimiser of RMSE + ρ\|(s, β)\|: β = (S + θ)⁻¹Sβ₀ with one number θ to find."""
         own = float(self.structure.weight_x.half(1)[0, 0])
-        e, basis = self.space_y.values**2, self.space_y.basis
+        e, basis = self.space_y.singular[0] ** 2, self.space_y.singular[1]
         start = plain[0] @ basis
         least = float(((self.rows_x - self.rows_y @ plain.T) ** 2).sum())
 
