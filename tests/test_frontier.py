@@ -1,6 +1,7 @@
 """The frontier at the smoke preset: every arm trains on its ball and meets the same attack."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import math
@@ -41,6 +42,23 @@ def root(tmp_path_factory):
 def rows(path):
     with open(path) as file:
         return list(csv.DictReader(file))
+
+
+def test_attacks_are_kept_and_are_the_same_side_by_side(root, tmp_path, monkeypatch):
+    """Of another radius, or of two processes; what is kept is not attacked again."""
+    experiment = isotropic.Isotropic()
+    config = settings.Config("smoke", str(root))
+    arm = arms.arm_of("jitter", config, 2.0)
+    data = experiment.data(config)
+    trained = [study.fit_arm(config, experiment.task, arm, data.learn, tmp_path)]
+    first = experiment.measured(config, trained, [2.0])
+    together = experiment.measured(dataclasses.replace(config, jobs=2), trained, [4.0])
+    alone = [dataclasses.replace(one, folder=None) for one in trained]
+    assert experiment.measured(config, alone, [4.0])["attacks"] == together["attacks"]
+    monkeypatch.setattr(study, "attacked", lambda *arguments: pytest.fail("attacked again"))
+    again = experiment.measured(config, trained, [2.0])
+    assert [str(row) for row in again["subsets"]] == [str(row) for row in first["subsets"]]
+    assert [row["radius"] for row in again["attacks"]] == [2.0]
 
 
 @pytest.mark.parametrize("name", ["isotropic", "weighted"])

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "differentiation": "validation.differentiation",
     "noise-models": "validation.noise_models",
     "radii": "validation.radii",
+    "coverage": "validation.coverage",
     "conditional-wasserstein": "validation.conditional_wasserstein",
     "unbalanced": "validation.unbalanced",
     "twist": "validation.twist",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +42,7 @@ from validation.mnist.settings import Preset
 from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits, Task
 from validation.results import progress, write_json
+from validation.side_by_side import side_by_side
 from validation.tables import Row, Tables
 
 #: Disjoint sets of test images that are attacked.
@@ -118,15 +123,27 @@ class Frontier(ImageStudy):
 
     def measures(self, config: DigitConfig, data: Splits, arms: Sequence[Trained]) -> Tables:
         """Clean and attacked, on disjoint sets of test images, at half, once, twice the target."""
-        target, count = self.radius(config), config.size.attacked
-        radii = [target / 2, target, 2 * target]
-        rows: list[Row] = []
-        for trained in progress(arms, "attack"):
-            for subset in range(SUBSETS):
-                at = torch.arange(subset * count, (subset + 1) * count) % len(data.test)
-                images, task = data.test[at][1].to(config.device), self.task_of(trained.arm)
-                found = attacked(trained.model, task, images, radii, ATTACK_STEPS)
-                rows += [{"arm": trained.arm.name, "subset": subset, **row} for row in found]
+        target = self.radius(config)
+        return self.measured(config, arms, [target / 2, target, 2 * target])
+
+    def again(self, config: DigitConfig, data: Splits, out: Path) -> Tables:
+        """Claims are about the target radius alone."""
+        return self.measured(config, self.arms(config, data, out), [self.radius(config)])
+
+    def measured(
+        self, config: DigitConfig, arms: Sequence[Trained], radii: Sequence[float]
+    ) -> Tables:
+        """Attacks of all arms, side by side where that is asked for."""
+        asked = [
+            Attack(config, self.task_of(trained.arm), trained, subset, tuple(radii))
+            for trained in arms
+            for subset in range(SUBSETS)
+        ]
+        if config.jobs < 2:
+            found = [attack_rows(one) for one in progress(asked, "attack")]
+        else:
+            found = side_by_side(attack_rows, asked, config.jobs)
+        rows = [row for part in found for row in part]
         return {"subsets": rows, "attacks": averaged(rows), "cost": costs_of(arms)}
 
     def claims(self, config: DigitConfig, measured: Tables) -> list[Claim]:
@@ -174,6 +191,42 @@ def _own(config: DigitConfig) -> Config:
     if not isinstance(config, Config):
         raise TypeError(f"config: {type(config).__name__}; the frontier has settings of its own")
     return config
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """One network on one set of test images."""
+
+    config: DigitConfig
+    task: Task
+    trained: Trained
+    subset: int
+    radii: tuple[float, ...]
+
+
+def attack_rows(asked: Attack) -> list[Row]:
+    """What the attack finds; kept in the arm's folder, and read where it is there."""
+    config, count, task = asked.config, asked.config.size.attacked, asked.task
+    test = task.images.splits(config).test
+    at = torch.arange(asked.subset * count, (asked.subset + 1) * count) % len(test)
+    images = test[at][1].to(config.device)
+    key = zlib.crc32(repr((images.sum().item(), count, asked.radii, ATTACK_STEPS)).encode())
+    path = asked.trained.folder / f"attack-{key:08x}.json" if asked.trained.folder else None
+    if path is not None and path.exists():
+        found: list[Row] = json.loads(path.read_text())["rows"]
+        return [{key: _number(value) for key, value in row.items()} for row in found]
+    task.forward.to(config.device)
+    named: Row = {"arm": asked.trained.arm.name, "subset": asked.subset}
+    errors = attacked(asked.trained.model, task, images, asked.radii, ATTACK_STEPS)
+    rows: list[Row] = [{**named, **row} for row in errors]
+    if path is not None:
+        write_json(path, {"rows": rows})
+    return rows
+
+
+def _number(value: float | str) -> float | str:
+    """JSON has no NaN; it is written as a word."""
+    return math.nan if value == "nan" else value
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:

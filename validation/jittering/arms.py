@@ -29,7 +29,7 @@ def penalised(x: Array, y: Array, level: float) -> Array:
 
 def tikhonov(forward: Array) -> Callable[[float], Array]:
     """Level to (AᵀA + level² I)⁻¹Aᵀ, by one singular value decomposition."""
-    left, values, right = np.linalg.svd(forward)
+    left, values, right = np.linalg.svd(forward, full_matrices=False)
 
     def at(level: float) -> Array:
         tiny = (1e-12 * values[0]) ** 2

@@ -117,6 +117,7 @@ class Trained:
     history: list[dict[str, float]]
     gradient_evaluations: int
     gflop: float = 0.0  #: arithmetic of the training
+    folder: Path | None = None  #: where it is kept
 
 
 def description(config: Config, task: Task, learn: data.IndexedDataset, arm: Arm) -> dict[str, str]:
@@ -239,7 +240,7 @@ def fit_arm(config: Config, task: Task, arm: Arm, learn: data.IndexedDataset, ou
     value = arm.multiplier if multiplier is None else float(multiplier().detach())
     gflop = steps * gigaflops_of_step(config, task, arm)
     task.forward.to(config.device)
-    return Trained(arm, model, value, spent(folder), result.history, steps, gflop)
+    return Trained(arm, model, value, spent(folder), result.history, steps, gflop, folder)
 
 
 def fit_arms(config: Config, task: Task, arms: Sequence[Arm], out: Path) -> list[Trained]:
