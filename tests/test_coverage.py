@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from validation import __main__ as command_line
 from validation import coverage
 
 ROOT = Path(__file__).parent.parent
@@ -75,8 +76,7 @@ def test_digits_are_shifted_in_every_family():
     assert not used & {x.tobytes() for fold, _ in shifts[0].folds for x in fold}
 
 
-def test_without_data_the_error_names_the_file(tmp_path):
-    from validation.errors import UsageError
-
-    with pytest.raises(UsageError, match=r"train-images-idx3-ubyte"):
-        coverage.run(coverage.Config(data=str(tmp_path)), tmp_path / "out")
+def test_without_data_the_message_names_the_file(tmp_path, capsys):
+    arguments = ["coverage", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert command_line.main(arguments) == 2
+    assert "train-images-idx3-ubyte" in capsys.readouterr().err
