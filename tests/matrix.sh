@@ -2,6 +2,7 @@
 # The core tests on other arithmetic, older packages and newer interpreters; no torch needed.
 #   tests/matrix.sh kernels PYTHON [KERNEL ...]  every OpenBLAS kernel with 1 and 2 threads
 #   tests/matrix.sh oldest PYTHON                the oldest versions that pyproject.toml allows
+#   tests/matrix.sh extras PYTHON [EXTRA ...]    every extra alone with its oldest versions
 #   tests/matrix.sh interpreters                 Python 3.12 and 3.13, where there are
 # MATRIX_QUICK=1: only the files that rest on linear algebra; MATRIX_THREADS: other than "1 2".
 set -euo pipefail
@@ -54,6 +55,18 @@ oldest() {
   echo "oldest versions"
   OPENBLAS_NUM_THREADS=1 "$place/bin/python" -m pytest "${core[@]}"
   rm -rf "$place"
+}
+
+extras() { # no test tools in these environments: what a user has who asked for one extra
+  local python=$1 extra place
+  shift
+  for extra in ${@:-transport plot reference validation files testing torch metrics docs}; do
+    place=$(mktemp -d)
+    "$python" -m venv "$place"
+    "$place/bin/python" -m pip install --quiet --constraint constraints-oldest.txt ".[$extra]"
+    "$place/bin/python" tests/extras.py "$extra"
+    rm -rf "$place"
+  done
 }
 
 interpreters() {

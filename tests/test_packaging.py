@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import extras
 import pytest
 
 import dro_core
@@ -13,6 +14,8 @@ from dro_core.optional import EXTRAS, installed, missing, needed
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+#: Declared minima that no environment of the tests has, see constraints-oldest.txt.
+UNTESTED = {"torch"}
 #: What every installation of a floor has.
 BASE = {"dro_core": {"numpy", "scipy", "threadpoolctl"}}
 BASE["dro_torch"] = BASE["dro_core"] | {"torch", "dro_core"}
@@ -128,8 +131,25 @@ def test_the_oldest_versions_tested_are_the_declared_ones():
     )
     declared = minimum_versions()
     for name, version in pinned.items():
-        if name.lower() in declared:
+        if name.lower() in declared and name not in UNTESTED:
             assert version.startswith(declared[name.lower()]), name
+    tried = set().union(*(requirements(extra) for extra in extras.TRIES))
+    assert tried <= {name.lower() for name in pinned}
+
+
+def test_every_extra_is_tried():
+    own = {"test", "dev"}  # for the work on this project
+    assert {*extras.TRIES, *own} == {*PROJECT["optional-dependencies"]}
+    listed = (ROOT / "tests" / "matrix.sh").read_text()
+    assert set(re.search(r"\$\{@:-(transport [\w ]*)\}", listed)[1].split()) == {*extras.TRIES}
+
+
+@pytest.mark.parametrize("extra", ["transport", "reference", "plot", "metrics", "torch"])
+def test_what_an_extra_is_for_works(extra):
+    """Those that no other file tries as a whole; here with the versions of the suite."""
+    if extra in ("torch", "metrics"):
+        pytest.importorskip("torch", reason=f"the extra {extra} needs torch")
+    extras.TRIES[extra]()
 
 
 def test_links_of_the_index_page_hold_elsewhere():
