@@ -62,6 +62,17 @@ def test_nothing_is_said_without_evidence(blurred, rng):
         warn_if_swapped(y, x, images[1], images[0])
 
 
+@pytest.mark.parametrize(("given", "exchanged", "far"), [(0.5, 0.04, True), (0.5, 0.06, False)])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_far_better_is_ten_times(rng, given, exchanged, far, scale):
+    x, y = scale * rng.standard_normal((2, 20, 4))
+    first, second = scale * np.sqrt([given / 4, exchanged / 4])  # of every entry
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_if_swapped(x, y, x + first, y - second)
+    assert bool(caught) is far
+
+
 MISSPELT = [
     (worst_case_risk, {"radius": 1.0}, "worst_case_risk"),
     (worst_case_curve, {"radii": [1.0]}, "worst_case_curve"),
