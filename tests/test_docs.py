@@ -71,8 +71,10 @@ def test_a_dangling_entry_is_found(change, message):
     assert any(message in line for line in theorem_table.dangling([{**good, **change}]))
 
 
-def test_the_readme_example_prints_what_it_shows():
-    code, output = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S).groups()
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_example_prints_what_it_shows(page):
+    text = (ROOT / page).read_text()
+    code, output = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S).groups()
     assert len(code.strip().splitlines()) <= 12
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False

@@ -234,3 +234,13 @@ def test_the_figures_of_the_core_benchmarks(tmp_path):
     """Every row of `python -m validation benchmarks core` at full size (minutes)."""
     for check in core.run(core.Config(), tmp_path):
         assert check.holds, check
+
+
+def test_the_picture_of_the_first_page_is_certified(tmp_path):
+    from validation import landing
+
+    checks = landing.run(landing.Config(), tmp_path)
+    assert all(check.holds for check in checks)
+    written = json.loads((tmp_path / "landing.json").read_text())
+    assert 1.0 < written["risk"] < 4.0
+    assert (tmp_path / "landing.svg").stat().st_size > 10_000

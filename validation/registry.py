@@ -17,6 +17,7 @@ __all__ = ["EXPERIMENTS", "Experiment", "configure", "load", "summary"]
 
 #: Experiment -> module with a frozen dataclass `Config` and `run(config, out) -> list[Check]`.
 EXPERIMENTS = {
+    "landing": "validation.landing",
     "section5": "validation.section5",
     "differentiation": "validation.differentiation",
     "noise-models": "validation.noise_models",
