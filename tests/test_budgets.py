@@ -17,7 +17,7 @@ from dro_core import (
     wasserstein_mmse,
     worst_case_risk,
 )
-from dro_core.reference import wasserstein_mmse_frank_wolfe
+from dro_core.reference import joint_mmse_frank_wolfe, wasserstein_mmse_frank_wolfe
 
 
 def problem(seed, noise=0.3, count=30):
@@ -162,3 +162,15 @@ def test_with_radius_zero_it_is_the_mmse_map(rng):
     expected = 2.0 * A.T @ np.linalg.inv(2.0 * A @ A.T + 0.5 * np.eye(3))
     np.testing.assert_allclose(fit.matrix, expected)
     assert fit.risk == pytest.approx(fit.lower)
+
+
+@pytest.mark.parametrize("radius", [0.2, 1.0, 4.0])
+def test_the_joint_fit_against_frank_wolfe(radius, rng):
+    """Ascent in the covariances and Newton's method in the map meet."""
+    root = rng.standard_normal((9, 9))
+    rows = 3.0 * np.linalg.cholesky(root @ root.T + 0.1 * np.eye(9)).T
+    fit = fit_linear(x=rows[:, :4], y=rows[:, 4:], radius=radius, structure="joint")
+    theirs = joint_mmse_frank_wolfe(rows.T @ rows / 9, 4, radius, tolerance=1e-6)
+    assert theirs.value <= fit.risk * (1 + 1e-9)
+    assert theirs.value + theirs.gap >= fit.risk * (1 - 1e-9)
+    assert theirs.gap <= 1e-6 * theirs.value

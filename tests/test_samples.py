@@ -13,6 +13,7 @@ from dro_core import (
     LinearReconstruction,
     XShift,
     entropic_worst_case,
+    fit_linear,
     radius_of_operator_change,
     radius_of_poisson_noise,
     worst_case_curve,
@@ -208,6 +209,33 @@ def test_dask_arrays_are_reduced_by_dask():
     same(worst.risk, whole.risk)
     assert worst.verify().holds()
     same(np.concatenate([part[1] for part in worst.atoms()]), whole.y)
+
+
+@pytest.mark.parametrize("structure", ["y|x", "joint", "x|y"])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("epsilon", [0.0, 0.01])
+def test_a_fit_of_blocks_is_that_of_the_whole(structure, noise, epsilon):
+    """Only second moments count, also without noise, where those of the residual are tiny."""
+    _, x, y, _, mu = data(12, 400, n=4, m=5, noise=noise)
+    settings = {"radius": 0.3, "epsilon": epsilon, "structure": structure}
+    whole = fit_linear(x=x, y=y, weights=mu, **settings)
+    blocks = fit_linear(x=cut((x, y, mu), range(0, 400, 37)), **settings)
+    same(blocks.risk, whole.risk, 1e-7 if noise == epsilon == 0.0 else 1e-9)
+    same(blocks.lower, blocks.risk, 1e-6)
+    assert blocks.verify().holds()
+    chunked = [Chunked(a, [150, 250]) for a in (x, y, mu)]
+    again = fit_linear(x=chunked[0], y=chunked[1], weights=chunked[2], **settings)
+    same(again.matrix, blocks.matrix, 1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 500])
+def test_the_root_has_the_second_moments_and_the_small_ones_to_their_own_digits(count, rng):
+    rows = rng.standard_normal((count, 6)) * 10.0 ** -np.arange(0, 12, 2)
+    mu = rng.dirichlet(np.ones(count))
+    root = as_blocks(cut((rows[:, :2], rows[:, 2:], mu), range(0, count, 7))).root()
+    moments = rows.T @ (mu[:, None] * rows)
+    scale = np.sqrt(np.outer(np.diag(moments), np.diag(moments)))
+    np.testing.assert_allclose(root.T @ root / scale, moments / scale, atol=1e-13)
 
 
 def test_radii_in_blocks():

@@ -13,10 +13,10 @@ cross-validation, validation; below: worst_case, entropic, dual.
 """
 
 from dro_core.estimator.cross_validation import CrossValidatedRadius, cross_validated_radius
+from dro_core.estimator.entry import NotOptimalWarning, fit_linear
 from dro_core.estimator.fit import FitCertificate, LinearFit
 from dro_core.estimator.law import Law
 from dro_core.estimator.linear_dro import LinearDRO
-from dro_core.estimator.search import NotOptimalWarning, fit_linear
 
 __all__ = [
     "CrossValidatedRadius",

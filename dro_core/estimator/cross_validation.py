@@ -18,7 +18,7 @@ from dro_core.checks import (
     check_option,
 )
 from dro_core.described import Drawn
-from dro_core.estimator.search import fit_linear
+from dro_core.estimator.entry import fit_linear
 from dro_core.linear_map import MapLike, as_linear_map
 from dro_core.structure import PointStructure, Structure, as_structure
 from dro_core.types import Array, Integer

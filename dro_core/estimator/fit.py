@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike
 from dro_core.certificate import relative_gap, risk_rounding
 from dro_core.checks import as_samples
 from dro_core.described import Described, Drawn
-from dro_core.entropic import EntropicWorstCase
+from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.law import Law
 from dro_core.linear_map import DenseMap
 from dro_core.read_only import ReadOnly, read_only
+from dro_core.samples import Samples
 from dro_core.structure import PointStructure, Structure
 from dro_core.types import Array
-from dro_core.worst_case import WorstCase
+from dro_core.worst_case import WorstCase, worst_case_risk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +80,8 @@ class LinearFit(ReadOnly, Drawn):
     worst : WorstCase or EntropicWorstCase
         The worst case of the map; its `structure` has the weights.
     law : Law
-        The law of the ball that proves `lower`.
+        The law of the ball that proves `lower`; for samples that were given in blocks a law around
+        rows with their second moments.
     structure : str
         The name of the structure.
     radius, epsilon : float
@@ -118,6 +120,18 @@ class LinearFit(ReadOnly, Drawn):
 
     def _gap(self, upper: float, lower: float) -> float:
         return 0.0 if upper <= risk_rounding(0.0, 16 * self._size) else relative_gap(upper, lower)
+
+    def of_samples(self, samples: Samples) -> LinearFit:
+        """The same fit with the worst case of its map for samples with these second moments."""
+        arguments = self.matrix, samples, None, self.radius
+        worst: WorstCase | EntropicWorstCase
+        if self.epsilon > 0:
+            worst = entropic_worst_case(*arguments, self.epsilon, self._moves)
+        else:
+            worst = worst_case_risk(*arguments, self._moves)
+        return LinearFit(
+            self.matrix, worst, self.law, self._data, self._moves, self.radius, self.epsilon
+        )
 
     @property
     def gap(self) -> float:

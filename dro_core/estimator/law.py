@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
+from scipy.optimize import brentq
 
 from dro_core.entropic import EntropicWorstCase, covariance_divergence
 from dro_core.structure import PointStructure, Structure
@@ -47,6 +48,23 @@ class Law:
         spent = self.spent(weights, structure)
         factor = math.sqrt(budget / spent) if spent > 0 else 0.0
         return Law(factor * self.displacement_x, factor * self.displacement_y, factor * self.roots)
+
+    def within(
+        self, budget: float, weights: Array, epsilon: float, structure: PointStructure
+    ) -> Law:
+        """The law, or where ε KL exceeds the budget its displacements and roots times a number."""
+
+        def times(factor: float) -> Law:
+            return Law(
+                factor * self.displacement_x, factor * self.displacement_y, factor * self.roots
+            )
+
+        def excess(factor: float) -> float:
+            return times(factor).divergence(weights, epsilon, structure) - budget
+
+        if not excess(1.0) > 0.0:
+            return self
+        return times(brentq(excess, 0.5, 1.0, xtol=1e-15) * (1.0 - 4 * EPS))
 
     def least_squares_risk(self, x: Array, y: Array, weights: Array) -> float:
         """The smallest mean squared error of any linear map under this law: a lower value."""

@@ -18,7 +18,7 @@ from dro_core.checks import (
     unknown,
 )
 from dro_core.estimator.cross_validation import cross_validated_radius
-from dro_core.estimator.search import fit_linear
+from dro_core.estimator.entry import fit_linear
 from dro_core.structure import Structure
 from dro_core.types import Array, Integer, Real
 

@@ -1,4 +1,4 @@
-"""`fit_linear`: candidate maps and laws in full coordinates; the best pair is the answer."""
+"""Candidate maps and laws of `fit_linear` in full coordinates; the best pair is the answer."""
 
 from __future__ import annotations
 
@@ -7,201 +7,39 @@ import warnings
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from dro_core.checks import (
-    as_non_negative,
-    as_radius,
-    as_samples,
-    as_weights,
-    check_option,
-)
 from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import LinearFit
-from dro_core.estimator.judge import TOO_FAR_APART, Judge
+from dro_core.estimator.judge import Judge
 from dro_core.estimator.law import Law, law_of_gaussians
 from dro_core.estimator.newton import (
+    LEAST_ENTROPY,
     Reduced,
     Subspace,
     entropy_path,
     first_attempts,
     minimize,
 )
-from dro_core.estimator.reduction import Modes, modes, whitened
+from dro_core.estimator.reduction import Modes, modes
 from dro_core.linear_map import DenseMap
-from dro_core.optional import installed, missing, needed
-from dro_core.structure import PointStructure, SignalNoise, Structure, as_structure
-from dro_core.threads import single_threaded
-from dro_core.types import Array, Booleans, Real
+from dro_core.optional import installed, needed
+from dro_core.structure import PointStructure
+from dro_core.types import Array, Booleans
 from dro_core.worst_case import LinearReconstruction
 
-#: Structures that a map can be fitted for.
-FITTED = ("y|x", "joint", "x|y")
-ALLOWED = "'y|x', 'joint', 'x|y', or YGivenX, Joint, XGivenY with weights, or SignalNoise"
-#: Up to this many entries of the second moments one thread is faster: Newton steps are short.
-SMALL_MOMENTS = 2**18
 #: A certificate this good ends the search for a better one.
 GOOD_GAP = 1e-9
 #: With a worse one, and data of at most this rank, the law comes from a semidefinite programme.
 POOR_GAP, LAW_RANK = 1e-6, 30
-#: A map with a worse gap comes with a warning.
-LARGEST_QUIET_GAP = 1e-3
-#: Small problems without a good law are left to a semidefinite programme, where there is cvxpy.
-WITHOUT_PROGRAMME = "; " + missing("cvxpy", "a better proof for small data")
 #: Shares of the budget that are tried as isotropic noise.
 BLURS = (1e-9, 1e-8, 1e-7, 1e-6)
 #: Beyond this many entries of the map certificates are costly: fewer laws are tried, and the search
 #: ends at a worse gap.
-LARGE_MAP, GOOD_GAP_OF_LARGE_MAP = 10_000, 5e-5
+LARGE_MAP, GOOD_GAP_OF_LARGE_MAP = 50_000, 5e-5
 
 
-class NotOptimalWarning(UserWarning):
-    """The map of `fit_linear` is not proved optimal: its relative saddle gap exceeds 1e-3."""
-
-
-def fit_linear(
-    *,
-    x: ArrayLike,
-    y: ArrayLike,
-    radius: Real,
-    epsilon: Real = 0.0,
-    structure: str | Structure = "y|x",
-    weights: ArrayLike | None = None,
-) -> LinearFit:
-    r"""The linear map with the smallest (entropic) worst-case risk, certified.
-
-    .. math:: \min_B\ \sup_{\pi}\ \int \|x' - By'\|^2\,d\pi
-
-    over the laws of `worst_case_risk` (``epsilon = 0``) or of `entropic_worst_case`. Keyword-only,
-    so that there is no doubt about which is the signal and which the measurement.
-
-    Parameters
-    ----------
-    x, y : (N, n) and (N, m) arrays
-        Signals and measurements, samples as rows.
-    radius : float
-        W2 radius >= 0 in the units of the data (with ``epsilon > 0``: the adjusted radius). At zero
-        the least-squares map of smallest norm (or the ridge map with weight ε/2).
-    epsilon : float
-        Entropy weight >= 0, in squared units of the data.
-    structure : "y|x", "joint", "x|y", or one of them as an object with weights; `SignalNoise`
-        The weights of the transport cost are those of `Joint`; infinity freezes an axis, whose
-        columns of B are least squares. With entropy what moves is blurred by
-        :math:`N(0, \tfrac\varepsilon2W^{-1})`. Under x|y every least-squares map is optimal,
-        whatever the weights; the one of smallest norm is returned.
-    weights : (N,) array, optional
-        Non-negative, summing to one; default uniform.
-
-    Returns
-    -------
-    LinearFit
-        `.matrix`, `.risk`, `.lower`, `.gap`, `.multiplier`, `.singular_values`, `.predict(y)`,
-        `.verify()`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For bad arrays, radius, epsilon, weights or structure (a norm other than 2 included).
-    OverflowError
-        If x, y, radius and epsilon are too far apart in size.
-
-    Warns
-    -----
-    NotOptimalWarning
-        If `gap` exceeds 1e-3.
-    """
-    x, y = as_samples(x, "x"), as_samples(y, "y")
-    if len(x) != len(y):
-        raise ValueError(f"y: {len(y)} rows, but x has {len(x)}; row i of both belongs to sample i")
-    mu = as_weights(weights, len(x))
-    rho = as_radius(radius)
-    entropy_weight = as_non_negative(epsilon, "epsilon", "an entropy weight >= 0")
-    resolved = as_fitted_structure(structure)
-    if isinstance(resolved, PointStructure):
-        resolved.weight_x.check_size(x.shape[1], "x")
-        resolved.weight_y.check_size(y.shape[1], "y")
-    elif entropy_weight > 0:
-        raise ValueError(f"epsilon: {entropy_weight} with {resolved!r}; allowed: 0.0")
-    elif resolved.forward.shape != (y.shape[1], x.shape[1]):
-        raise ValueError(
-            f"forward: shape {resolved.forward.shape}, but a map from x to y has shape "
-            f"{(y.shape[1], x.shape[1])}"
-        )
-    quiet = np.errstate(over="ignore", divide="ignore", invalid="ignore")
-    try:
-        with quiet, single_threaded((x.shape[1] + y.shape[1]) ** 2, SMALL_MOMENTS):
-            if isinstance(resolved, SignalNoise):
-                found = _uncoupled(x, y, mu, rho, resolved)
-            else:
-                found = _fit(x, y, mu, rho, entropy_weight, resolved)
-    except np.linalg.LinAlgError:  # of matrices that are not numbers any more
-        raise OverflowError(TOO_FAR_APART) from None
-    if not math.isfinite(found.risk + found.lower):
-        raise OverflowError(TOO_FAR_APART)
-    if found.gap > LARGEST_QUIET_GAP:
-        warnings.warn(
-            f"the worst-case risk of the map, {found.risk:.6g}, may be {found.gap:.2g} of itself "
-            f"above the smallest one, which is at least {found.lower:.6g}; rescale the data, or "
-            f"try another radius or epsilon{'' if installed('cvxpy') else WITHOUT_PROGRAMME}",
-            NotOptimalWarning,
-            stacklevel=2,
-        )
-    return found
-
-
-def as_fitted_structure(structure: str | Structure) -> PointStructure | SignalNoise:
-    """A structure that a map can be fitted for, with weights or without."""
-    if not isinstance(structure, Structure):
-        if not isinstance(structure, str):
-            raise TypeError(f"structure: {structure!r}; allowed: {ALLOWED}")
-        check_option(structure, "structure", FITTED)
-    resolved = as_structure(structure)
-    if isinstance(resolved, SignalNoise):
-        return resolved
-    if not isinstance(resolved, PointStructure) or resolved.norm != 2.0:
-        raise ValueError(f"structure: {resolved!r}; allowed: {ALLOWED}, with norm 2")
-    return resolved
-
-
-def _uncoupled(
-    x: Array, y: Array, weights: Array, radius: float, structure: SignalNoise
-) -> LinearFit:
-    """The fit where signal and noise move: that of (x - Γy, y) with uncoupled costs, plus Γ."""
-    gain, costs = structure.equivalent()
-    found = _fit(x - y @ gain.T, y, weights, radius, 0.0, costs)
-    n = x.shape[1]
-    law, roots = found.law, found.law.roots
-    back = Law(
-        law.displacement_x + law.displacement_y @ gain.T,
-        law.displacement_y,
-        np.hstack([roots[:, :n] + roots[:, n:] @ gain.T, roots[:, n:]]),
-    )
-    return Judge(x, y, weights, radius, 0.0, structure).fit(found.matrix + gain, [back])
-
-
-def _fit(
-    x: Array, y: Array, weights: Array, radius: float, epsilon: float, structure: PointStructure
-) -> LinearFit:
-    """The fit of the whitened data, brought back; its law or a better one proves it there."""
-    search = _Search(x, y, weights, radius, epsilon, structure)
-    if structure.weight_y.scalar_inverse == 1.0 or not search.moves_y:
-        return search.run()
-    if radius == 0.0 and epsilon == 0.0:  # least squares of smallest norm, in the data's own units
-        return search.run()
-    data = whitened(x, y, weights, structure)
-    own = _Search(data.x, data.y, weights, radius, epsilon, data.structure)
-    found = own.run()
-    laws = [found.law]
-    if epsilon == 0.0:
-        # what has no variance in these units may have rounding in the given ones
-        laws += [own.blurred(found.law, share) for share in BLURS]
-        # a common shift may be correlated with frozen axes, a blur is not
-        laws += own.laws_without_residual(found.matrix)
-    return search.fit(data.restore(found.matrix), [data.restore_law(law) for law in laws])
-
-
-class _Search(Judge):
+class Search(Judge):
     """Candidate maps and laws, for y of weight one; keeps the best of each."""
 
     structure: PointStructure
@@ -241,6 +79,18 @@ class _Search(Judge):
     @cached_property
     def space_y(self) -> Subspace:
         return Subspace(self.rows_y)
+
+    @property
+    def lives_in_subspaces(self) -> bool:
+        """Whether the data leave out so much that their coordinates are a smaller problem.
+
+        Without entropy, and with one weight for all of x, which keeps every subspace.
+        """
+        if self.epsilon > 0 or self.radius == 0.0 or not self.moves_y or self.is_empty:
+            return False
+        sizes = self.space_x.basis.shape, self.space_y.basis.shape
+        plain = self.structure.weight_x.scalar_inverse is not None
+        return plain and all(2 * k <= n for n, k in sizes)
 
     def run(self) -> LinearFit:
         if not self.moves_y:
@@ -297,6 +147,23 @@ class _Search(Judge):
         """Whether all samples of x, or all of y, are zero."""
         return 0 in self.modes_x.basis.shape or 0 in self.space_y.basis.shape
 
+    def _resolved_entropy(self) -> float:
+        """The entropy weight, or a larger one whose Gaussians have digits where there is a kink."""
+        if self.epsilon == 0.0:
+            return 0.0
+        return max(self.epsilon, LEAST_ENTROPY * self.radius**2)
+
+    def _laws_of_more_entropy(self, B: Array) -> list[Law]:
+        """The Gaussians at that larger weight, brought into the ball of the given one."""
+        weight = self._resolved_entropy()
+        if weight == self.epsilon:
+            return []
+        worst = entropic_worst_case(
+            B, self.x, self.y, self.radius, weight, self.structure, weights=self.weights
+        )
+        law = law_of_gaussians(worst)
+        return [law.within(self.radius**2, self.weights, self.epsilon, self.structure)]
+
     def _may_be_kinked(self) -> bool:
         """Whether the least-squares map has next to no residual where it can be moved.
 
@@ -313,11 +180,12 @@ class _Search(Judge):
         unit, axes, space_y = self.unit, self.modes_x, self.space_y
         if self.is_empty:
             return self.fit(np.zeros((self.x.shape[1], self.y.shape[1])), [])
-        reduced, smoothed_by = self.reduced, self.epsilon / unit**2
+        reduced, smoothed_by = self.reduced, self._resolved_entropy() / unit**2
         tried: list[LinearFit] = []
         if self.epsilon > 0 or best is None:  # no kink in sight
             for point in first_attempts(reduced, smoothed_by):
-                tried.append(self.fit(axes.basis @ point.B @ space_y.basis.T, []))
+                B = axes.basis @ point.B @ space_y.basis.T
+                tried.append(self.fit(B, self._laws_of_more_entropy(B)))
                 if tried[-1].gap <= GOOD_GAP:
                     return tried[-1]
         nearly: list[Law] = []
@@ -343,7 +211,7 @@ class _Search(Judge):
                 sharp = minimize(reduced, point.B, 0.0) if B.size <= LARGE_MAP else point
                 if sharp.smooth and sharp is not point:
                     tried.append(self.fit(axes.basis @ sharp.B @ space_y.basis.T, []))
-            tried.append(self.fit(B, laws))
+            tried.append(self.fit(B, laws + self._laws_of_more_entropy(B)))
             best = min([*tried, *([best] if best else [])], key=lambda fit: fit.gap)
             if best.gap <= (GOOD_GAP if B.size <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP):
                 break

@@ -21,7 +21,11 @@ from dro_core.reference.finite import (
     finite_worst_case_highs,
     finite_worst_case_pure,
 )
-from dro_core.reference.mmse import FrankWolfeMMSE, wasserstein_mmse_frank_wolfe
+from dro_core.reference.mmse import (
+    FrankWolfeMMSE,
+    joint_mmse_frank_wolfe,
+    wasserstein_mmse_frank_wolfe,
+)
 from dro_core.reference.unbalanced import UnbalancedReference, unbalanced_ot_cvxpy, unbalanced_ot_mm
 from dro_core.reference.wasserstein import (
     conditional_wasserstein_lp,
@@ -46,6 +50,7 @@ __all__ = [
     "fit_linear_sdp",
     "unbalanced_ot_cvxpy",
     "unbalanced_ot_mm",
+    "joint_mmse_frank_wolfe",
     "wasserstein_mmse_frank_wolfe",
     "wasserstein_pot",
     "worst_case_risk_sdp",
