@@ -12,7 +12,7 @@ import pytest
 
 import validation.__main__ as command_line
 from validation import radii, registry, results, section5
-from validation.benchmarks import core, matrix_free, timing
+from validation.benchmarks import core, matrix_free, samples, timing
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--set", "size=16", "--set", "samples=12", "--set", "points=7", "--set", "modes=5"]
@@ -185,6 +185,14 @@ def test_small_core_benchmarks_are_certified(capsys):
     for check in rows:
         assert check.holds, check
     assert "in the hard case" in capsys.readouterr().out
+
+
+def test_small_benchmarks_of_samples_are_certified():
+    config = samples.Config(samples=3000, size=8, runs=1, synthetic=9000, width=4)
+    for row in (samples.mapped_row, samples.synthetic_row):
+        found, checks = row(config)
+        assert found["certified"]
+        assert all(check.holds for check in checks if "MiB" in check.claim)
 
 
 def test_the_large_finite_support_runs_in_its_own_process(capsys):

@@ -60,7 +60,8 @@ def run(config: Config, out: Path) -> list[Check]:
     after = B.apply(worst.y[chosen][None])[0]
     middle.plot(grid, after, color=ORANGE, ls="--", label="of the worst measurement")
     middle.set(
-        title=f"... ends as one of size {np.linalg.norm(after - x[chosen]):.2g}", xlabel="grid point"
+        title=f"... ends as one of size {np.linalg.norm(after - x[chosen]):.2g}",
+        xlabel="grid point",
     )
     for structure, style in zip(STRUCTURES, ("-", "--", ":"), strict=True):
         right.plot(

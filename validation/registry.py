@@ -47,6 +47,7 @@ EXPERIMENTS = {
     "gpu": "validation.gpu",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
+    "benchmarks samples": "validation.benchmarks.samples",
     "benchmarks estimator": "validation.benchmarks.estimator",
     "benchmarks mmse": "validation.benchmarks.mmse",
     "benchmarks conditional": "validation.benchmarks.conditional",
