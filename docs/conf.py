@@ -32,5 +32,11 @@ napoleon_use_ivar = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "structured-dro"
-html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 4,  # one row at 1280 pixels
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {"**": ["globaltoc"]}
 html_static_path: list[str] = []
