@@ -383,7 +383,8 @@ def first_attempts(problem: Reduced, epsilon: float) -> Iterator[Point]:
     B = start(rough, epsilon, problem.radius**2 / len(problem.moments))
     if problem.is_large:
         B = minimize(rough, B, epsilon, last=LAST_SINGLE).B.astype(np.float64)
-    for last in (LAST_DOUBLE, LAST_DOUBLE**2):
+    # of small maps all digits, which cost little
+    for last in (LAST_DOUBLE, LAST_DOUBLE**2) if problem.is_large else (LAST_DOUBLE**2,):
         point = minimize(problem, B, epsilon, last=last)
         B = point.B
         yield point
