@@ -623,7 +623,7 @@ ROWS = [
         {"sinogram": SINOGRAM},
         [
             ({"sinogram": SINOGRAM[0]}, ValueError, r"sinogram: .*sinograms.*: sinogram\[None\]"),
-            ({"sinogram": SINOGRAM.double()}, ValueError, "computed in torch.float64"),
+            ({"sinogram": SINOGRAM.double()}, ValueError, "sinogram: computed in torch.float64"),
             ({"sinogram": SINOGRAM + NAN}, ValueError, "sinogram: 36 entries are NaN"),
         ],
     ),

@@ -107,16 +107,16 @@ class SparseMatrix(nn.Module):
         return linear_product(rows, self.transpose.product, self.matrix.product)
 
 
-def check_matrix_dtype(rows: Tensor, values: Tensor) -> None:
+def check_matrix_dtype(rows: Tensor, values: Tensor, name: str = "x") -> None:
     """Refuse data of another precision or device than a stored matrix."""
     if rows.device != values.device:
         raise ValueError(
-            f"x: on device {rows.device}, but the operator is on {values.device}; move one with "
+            f"{name}: on device {rows.device}, but the operator is on {values.device}; move one with "
             ".to(...)"
         )
     if rows.dtype != values.dtype:
         raise ValueError(
-            f"x: computed in {rows.dtype}, but the operator holds {values.dtype}; convert x, or "
+            f"{name}: computed in {rows.dtype}, but the operator holds {values.dtype}; convert it, or "
             f"make the operator with dtype={rows.dtype}"
         )
 

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from dro_core.checks import check_option
 from dro_torch.checks import check_tensor
-from dro_torch.physics.linear import SparseMatrix, check_dtype, linear_product
+from dro_torch.physics.linear import (
+    SparseMatrix,
+    check_dtype,
+    check_matrix_dtype,
+    linear_product,
+)
 from dro_torch.precision import in_full_precision
 from dro_torch.tomography.geometry import (
     LARGEST_MATRIX,
@@ -260,6 +265,7 @@ class FanBeamFBP(nn.Module):
         return in_full_precision(self._reconstruct, given)
 
     def _reconstruct(self, sinogram: Tensor) -> Tensor:
+        check_matrix_dtype(sinogram, self.sparse.matrix.values, "sinogram")
         filtered = self.ramp(sinogram).reshape(-1, self.sparse.matrix.shape[1])
         image: Tensor = self.sparse.product(filtered)
         return image.reshape(*sinogram.shape[:-2], *self.geometry.image_shape)
