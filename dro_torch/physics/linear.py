@@ -111,13 +111,13 @@ def check_matrix_dtype(rows: Tensor, values: Tensor, name: str = "x") -> None:
     """Refuse data of another precision or device than a stored matrix."""
     if rows.device != values.device:
         raise ValueError(
-            f"{name}: on device {rows.device}, but the operator is on {values.device}; move one with "
-            ".to(...)"
+            f"{name}: on device {rows.device}, but the operator is on {values.device}; move one "
+            "with .to(...)"
         )
     if rows.dtype != values.dtype:
         raise ValueError(
-            f"{name}: computed in {rows.dtype}, but the operator holds {values.dtype}; convert it, or "
-            f"make the operator with dtype={rows.dtype}"
+            f"{name}: computed in {rows.dtype}, but the operator holds {values.dtype}; convert it, "
+            f"or make the operator with dtype={rows.dtype}"
         )
 
 
