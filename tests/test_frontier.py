@@ -80,7 +80,7 @@ def test_a_run_has_every_arm_attacked_and_judged(name, root, tmp_path):
     assert (tmp_path / "frontier.svg").exists()
     claims = [claim["claim"] for claim in written["claims"]]
     assert len(claims) == len(set(claims)) == {"isotropic": 8, "weighted": 12}[name]
-    cost = {row["arm"]: float(row["gflop of a step"]) for row in rows(tmp_path / "cost.csv")}
+    cost = {row["arm"]: float(row["gflop of a step"]) for row in rows(tmp_path / "arithmetic.csv")}
     # forward, back to the input and back to the weights cost alike, but for the first layer
     plain = cost["jitter"]
     assert cost["jitter, three times the steps"] == pytest.approx(plain)

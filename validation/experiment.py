@@ -211,6 +211,8 @@ class Study(ABC, Generic[S, Data, Arm, Measured]):
         trainings = [[dataclasses.asdict(claim) for claim in one] for one in judged]
         found = {"claims": verdict.claims, "trainings": trainings, **tables, "checks": checks}
         about = {"cost": cost, **self.about(settings)}
+        if twice := sorted({*about, *made} & {*found}):
+            raise ValueError(f"tables: {', '.join(twice)} stand for something else in the results")
         write_json(out / f"{self.name.split()[-1]}.json", {**made, **about, **found})
         return checks
 

@@ -144,12 +144,12 @@ class Frontier(ImageStudy):
         else:
             found = side_by_side(attack_rows, asked, config.jobs)
         rows = [row for part in found for row in part]
-        return {"subsets": rows, "attacks": averaged(rows), "cost": costs_of(arms)}
+        return {"subsets": rows, "attacks": averaged(rows), "arithmetic": costs_of(arms)}
 
     def claims(self, config: DigitConfig, measured: Tables) -> list[Claim]:
         """What every ball is judged by: the loss of the ball against the best jitter."""
         rows, target = measured["subsets"], self.radius(config)
-        cost = {str(row["arm"]): float(row["gflop of a step"]) for row in measured["cost"]}
+        cost = {str(row["arm"]): float(row["gflop of a step"]) for row in measured["arithmetic"]}
         return [
             *against(rows, MIXED, self.rival, target, self.goal),
             *against(rows, BALL, self.rival, target, self.goal),
