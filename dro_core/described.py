@@ -134,13 +134,19 @@ def short(value: Any) -> str:
     if isinstance(value, Described):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {short(part)}" for key, part in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)}: {short(part)}" for key, part in value.items()) + "}"
     if hasattr(value, "shape"):
         return f"<{' x '.join(map(str, value.shape))} {type(value).__name__}>"
     if isinstance(value, os.PathLike):
         return str(value)
     name = getattr(value, "name", None)
     return repr(name) if isinstance(name, str) else type(value).__name__
+
+
+def _key(key: Any) -> str:
+    """A key of a mapping on one line."""
+    said = str(key)
+    return said if said.isprintable() else repr(key)
 
 
 def _short_array(value: np.ndarray[Any, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dro_core.swapped import LOOKED_AT, warn_if_swapped
-from dro_torch.models import bare_copy
+from dro_torch.models import bare_copy, call_model
 from dro_torch.nets.spectral import frozen
 from dro_torch.residual import MovedSamples, Residual, squared_norm
 from dro_torch.structure import Structure
@@ -98,7 +98,7 @@ class Problem:
     def warn_if_swapped(self) -> None:
         """Warn if the network maps x to y much better than y to x (both of one shape)."""
         x, y = self.x[:LOOKED_AT], self.y[:LOOKED_AT]
-        parts = (x, y, self.model(y), self.model(x))
+        parts = (x, y, call_model(self.model, y), call_model(self.model, x))
         warn_if_swapped(*(part.double().flatten(1).cpu().numpy() for part in parts))
 
     @torch.no_grad()
