@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,7 +82,7 @@ class Described:
         return {name: plain(value) for name, value in self._numbers().items()}
 
 
-class Drawn(Described):
+class Drawn(Described, ABC):
     """A result with a picture; matplotlib is imported when one is asked for."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -111,8 +112,9 @@ class Drawn(Described):
         self._draw(ax)
         return ax
 
+    @abstractmethod
     def _draw(self, ax: Axes) -> None:
-        raise NotImplementedError
+        """Draw into given axes."""
 
 
 def short(value: Any) -> str:

@@ -266,7 +266,7 @@ def test_atoms_are_feasible(problem):
     )
     np.testing.assert_array_equal(worst.x, problem.x + worst.displacement_x)
     np.testing.assert_array_equal(worst.y, problem.y + worst.displacement_y)
-    assert worst.transport_cost <= problem.radius**2 * (1 + 1e-11)
+    assert worst.transport_cost <= problem.radius**2 * (1 + 1e-12)
 
 
 def test_tiny_radii_keep_their_digits(rng):

@@ -21,6 +21,9 @@ from dro_core.types import Array
 
 #: Images of the axes are used up to this size, relative to the root mean square residual.
 LARGEST_IMAGE = 1e3
+#: With smaller margins λ/κ² - 1 the rounding of singular values next to κ is
+#: seen in what is spent.
+LEAST_MARGIN = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +135,13 @@ def worst_case_law(
     """The law of a solution, scaled so that it uses the budget exactly.
 
     With the whole spectrum it does so as it is, up to rounding. A quadrature rule is no exact
-    account of its own displacements, and along a common move residuals that are rounding add up:
-    these take a pass.
+    account of its own displacements, along a common move residuals that are rounding add up, and
+    next to the threshold the rounding of singular values does: these take a pass.
     """
     law = WorstCaseLaw(linear, structure, decomposition, solution)
     law = law.on_axes(decomposition.spectrum.fidelity, samples.count)
-    accounted = decomposition.exact and solution.unspent == 0
-    if law.still or accounted or solution.radius == 0:
+    clear = solution.unspent == 0 and solution.margin >= LEAST_MARGIN
+    if law.still or solution.radius == 0 or (decomposition.exact and clear):
         return law
     length = math.sqrt(samples.mean(partial(_spent, law))[0])
     if not math.isfinite(length):
