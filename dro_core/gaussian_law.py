@@ -11,7 +11,6 @@ import numpy as np
 from dro_core.decomposition import ResidualDecomposition
 from dro_core.linear_data import LinearData, gradient_sum
 from dro_core.linear_map import DENSE_ENTRIES, LinearMap
-from dro_core.read_only import read_only
 from dro_core.samples import Block
 from dro_core.spectrum import residuals
 from dro_core.structure import PointStructure, Structure
@@ -59,9 +58,8 @@ class GaussianLaw:
 
     @cached_property
     def _displacements(self) -> tuple[Array, Array]:
-        moves = [self.mover.moves(block) for block in self.problem.samples.blocks()]
-        dx, dy = moves[0] if len(moves) == 1 else map(np.concatenate, zip(*moves, strict=True))
-        return read_only(dx), read_only(dy)
+        dx, dy = self.problem.samples.gathered(self.mover.moves)
+        return dx, dy
 
     @property
     def displacement_x(self) -> Array:

@@ -30,6 +30,7 @@ from dro_core.checks import (
     check_weight_sum,
     weight_sum_tolerance,
 )
+from dro_core.read_only import read_only
 from dro_core.types import Array
 
 #: Entries of a block, all its arrays together: what caches hold and allocators keep. Products want
@@ -158,11 +159,15 @@ class Samples(ABC):
 
     def whole(self) -> tuple[tuple[Array, ...], Array]:
         """All samples and weights as arrays, in memory."""
-        blocks = list(self.blocks())
-        parts = tuple(
-            np.concatenate([block.parts[k] for block in blocks]) for k in range(len(self.names))
-        )
-        return parts, np.concatenate([block.weights for block in blocks]) / self._total
+        *parts, weights = self.gathered(lambda block: (*block.parts, block.weights))
+        return tuple(parts), weights / self._total
+
+    def gathered(self, part: Callable[[Block], Sequence[Array]]) -> tuple[Array, ...]:
+        """Arrays with a row per sample, in memory and read-only, from those of every block."""
+        found = [part(block) for block in self.blocks()]
+        if len(found) == 1:
+            return tuple(read_only(rows) for rows in found[0])
+        return tuple(read_only(np.concatenate(rows)) for rows in zip(*found, strict=True))
 
     @property
     def in_memory(self) -> bool:

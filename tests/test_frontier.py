@@ -14,6 +14,7 @@ import torch
 from dro_torch import nets
 from validation import __main__ as command_line
 from validation.frontier import arms, isotropic, settings, study, weighted
+from validation.mnist.arms import fit_arm
 from validation.mnist.losses import Half, Jitter
 from validation.mnist.tasks import PIXELS, SIDE
 from validation.noisy_training import MeanSquaredError
@@ -50,7 +51,7 @@ def test_attacks_are_kept_and_are_the_same_side_by_side(root, tmp_path, monkeypa
     config = settings.Config("smoke", str(root))
     arm = arms.arm_of("jitter", config, 2.0)
     data = experiment.data(config)
-    trained = [study.fit_arm(config, experiment.task, arm, data.learn, tmp_path)]
+    trained = [fit_arm(config, experiment.task, arm, data.learn, tmp_path)]
     first = experiment.measured(config, trained, [2.0])
     together = experiment.measured(dataclasses.replace(config, jobs=2), trained, [4.0])
     alone = [dataclasses.replace(one, folder=None) for one in trained]

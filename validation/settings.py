@@ -200,3 +200,11 @@ def _parse(text: str, kind: type, name: str) -> bool | int | float | str:
             f"--set {name}: {text!r} is {type(value).__name__}, but {kind.__name__} is needed"
         )
     return value
+
+
+def of_kind(settings: object, kind: type[D]) -> D:
+    """Settings of an experiment that has more of them than its family."""
+    if not isinstance(settings, kind):
+        given = f"{type(settings).__module__}.{type(settings).__name__}"
+        raise TypeError(f"config: {given}; needed: {kind.__module__}.{kind.__name__}")
+    return settings

@@ -120,9 +120,8 @@ class WorstCase(ReadOnly, Drawn):
 
     @cached_property
     def _displacements(self) -> tuple[Array, Array]:
-        moves = [self._law.moves(block) for block in self._problem.samples.blocks()]
-        dx, dy = moves[0] if len(moves) == 1 else map(np.concatenate, zip(*moves, strict=True))
-        return read_only(dx), read_only(dy)
+        dx, dy = self._problem.samples.gathered(self._law.moves)
+        return dx, dy
 
     @property
     def displacement_x(self) -> Array:

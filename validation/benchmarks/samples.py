@@ -60,7 +60,7 @@ def mapped_row(config: Config) -> tuple[dict[str, Any], list[Check]]:
     which = f"mapped float32, N = {config.samples}, n = {config.size}"
     return found, [
         at_most(f"{which}: risk / plain block loop", found["risk_over_plain"], 1.2),
-        at_most("the same: verify / risk", found["verify_over_risk"], 2.5),
+        at_most("the same: verify / risk", found["verify_over_risk"], 2.0),
         at_most("the same: peak memory in MiB, verify included", found["peak_bytes"] / 2**20, 150),
         at_least("the same: certified", float(found["certified"]), 1.0),
     ]

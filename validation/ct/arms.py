@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from validation.ct.settings import DOSES, TUNING_SHARE, Config
-from validation.mnist.arms import Arm
+from validation.mnist.arms import Arm, Options
 
 #: Names that claims speak of.
 MSE, MIXED = "MSE, one dose", "MSE, mixed doses"
@@ -23,7 +23,7 @@ SHARE = 0.36
 def arm_of(family: str, config: Config, rays: int) -> Arm:
     """The arm of a family that is tuned, at its setting."""
     value = float(getattr(config, family))
-    ball: dict[str, int | float | str] = {"steps": 2}
+    ball: Options = {"steps": 2}
 
     def entropic(name: str) -> Arm:
         radius = SHARE * value * math.sqrt(rays)
@@ -50,10 +50,9 @@ def candidate(family: str, value: float, config: Config, rays: int) -> Arm:
 
 def declared(config: Config, rays: int) -> list[Arm]:
     """All arms: photon noise at one dose and at all, jitter, DRO, balls."""
-    mixed: dict[str, int | float | str] = {f"dose {k}": dose for k, dose in enumerate(DOSES)}
     return [
-        Arm(MSE, "poisson", options={"dose": config.dose}),
-        Arm(MIXED, "poisson", options=mixed),
+        Arm(MSE, "poisson", options={"doses": (config.dose,)}),
+        Arm(MIXED, "poisson", options={"doses": DOSES}),
         *(
             arm_of(family, config, rays)
             for family in (

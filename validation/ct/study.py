@@ -39,14 +39,16 @@ from validation.ct.scanner import (
 from validation.ct.settings import DOSES, GRIDS, UNIT_DOSE, Config
 from validation.ct.shifts import SHIFTS, shifted
 from validation.experiment import Claim
-from validation.mnist.arms import Arm, Trained, fit_arm, train_side_by_side
+from validation.mnist.arms import Arm, Trained
 from validation.mnist.measure import Trials, by_level, measure, models_of, noisy_pairs, ratio
 from validation.mnist.plots import pixels_of, plot_noise
 from validation.mnist.settings import Config as ImageConfig
 from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Map, Splits, Task
-from validation.results import new_figure, progress, save_figure, write_json
-from validation.tables import Row, Tables
+from validation.mnist.tuning import chosen
+from validation.results import new_figure, save_figure
+from validation.settings import of_kind
+from validation.tables import Row, Tables, column
 from validation.trainings import Spent
 
 __all__ = ["Config", "run"]
@@ -101,29 +103,30 @@ class Tomography(ImageStudy):
 
     def tuned(self, config: ImageConfig, data: Splits, out: Path) -> Config:
         """The candidate of every family of least RMSE on validation patients, over all doses."""
-        own = _own(config)
+        own = of_kind(config, Config)
         if not (config.size.targets or config.select):
             return own
-        tried = self.candidates(own)
-        train_side_by_side([(config, self.task_of(arm), arm) for *_, arm in tried], out)
         few = dataclasses.replace(Trials.of(config), count=2, directions=1)
-        scores: dict[str, dict[float, float]] = {family: {} for family in GRIDS}
-        for family, value, arm in progress(tried, "selection"):
-            trained = fit_arm(config, self.task_of(arm), arm, data.learn, out)
+
+        def error(trained: Trained) -> float:
             rows = self.swept(few, data.check, {"candidate": trained.model})
-            scores[family][value] = float(np.mean([float(row["rmse"]) for row in rows]))
-        chosen: dict[str, Any] = {f: min(s, key=s.__getitem__) for f, s in scores.items()}
-        listed = {f"{f} {v:g}": score for f, s in scores.items() for v, score in s.items()}
-        write_json(out / "selection.json", {"chosen": chosen, "RMSE over doses": listed})
-        return dataclasses.replace(own, **chosen)
+            return float(column(rows, "rmse").mean())
+
+        tried = [(f, v, (config, self.task_of(arm), arm)) for f, v, arm in self.candidates(own)]
+        best: dict[str, Any] = {**chosen(tried, data.learn, error, "RMSE over doses", out)}
+        return dataclasses.replace(own, **best)
 
     def declared(self, config: ImageConfig) -> list[Arm]:
         """Every way of training."""
-        return declared(_own(config), self.rays)
+        return declared(of_kind(config, Config), self.rays)
 
     def extra(self, config: ImageConfig) -> list[Arm]:
         """The candidates, for the plan."""
-        return [arm for *_, arm in self.candidates(_own(config))] if config.size.targets else []
+        return (
+            [arm for *_, arm in self.candidates(of_kind(config, Config))]
+            if config.size.targets
+            else []
+        )
 
     def arms(self, config: ImageConfig, data: Splits, out: Path) -> list[Trained]:
         """The trained ones, and filtered back-projection."""
@@ -276,12 +279,6 @@ class Tomography(ImageStudy):
                 above[k].set_title(name, fontsize=7)
                 below[k].imshow(pixels_of(found - x[0]), cmap="RdBu", vmin=-0.1, vmax=0.1)
         save_figure(out / "slices", canvas)
-
-
-def _own(config: ImageConfig) -> Config:
-    if not isinstance(config, Config):
-        raise TypeError(f"config: {type(config).__name__}; tomography has settings of its own")
-    return config
 
 
 def rmse_of(model: Map, y: Tensor, x: Tensor) -> float:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from validation.frontier.settings import TUNING_SHARE, Config
-from validation.mnist.arms import Arm
+from validation.mnist.arms import Arm, Options
 
 #: Names that claims speak of.
 MSE, JITTER, SHAPED, ENTROPIC = "MSE", "jitter", "shaped jitter", "entropic"
@@ -33,7 +33,7 @@ def arm_of(family: str, config: Config, target: float) -> Arm:
 
 
 def _wasserstein(steps: int, radius: float) -> Arm:
-    options: dict[str, int | float | str] = {"steps": steps, "start": "zero", "probe": 0}
+    options: Options = {"steps": steps, "start": "zero", "probe": 0}
     name = f"Wasserstein, {steps} step{'s' if steps > 1 else ''}"
     return Arm(name, "wasserstein", radius=radius, options=options)
 
@@ -48,7 +48,7 @@ def _ball(steps: int, radius: float) -> Arm:
 
 
 def _mixed(config: Config, target: float) -> Arm:
-    options: dict[str, int | float | str] = {"level": config.mixed, "steps": 3}
+    options: Options = {"level": config.mixed, "steps": 3}
     return Arm(MIXED, "ball and jitter", radius=config.ball * target, options=options)
 
 

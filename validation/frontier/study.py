@@ -35,13 +35,15 @@ from validation.frontier.settings import (
     Config,
     grids,
 )
-from validation.mnist.arms import Arm, Trained, fit_arm, train_side_by_side
+from validation.mnist.arms import Arm, Trained
 from validation.mnist.measure import attacked, by_level
 from validation.mnist.settings import Config as DigitConfig
 from validation.mnist.settings import Preset
 from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits, Task
+from validation.mnist.tuning import chosen
 from validation.results import progress, write_json
+from validation.settings import of_kind
 from validation.side_by_side import side_by_side
 from validation.tables import Row, Tables
 
@@ -84,7 +86,7 @@ class Frontier(ImageStudy):
 
     def candidates(self, config: DigitConfig) -> list[tuple[str, float, Arm]]:
         """(family, value, arm) of every candidate."""
-        target, kind = self.radius(config), _own(config)
+        target, kind = self.radius(config), of_kind(config, Config)
         return [
             (family, value, candidate(family, value, kind, target))
             for family in self.families()
@@ -93,29 +95,23 @@ class Frontier(ImageStudy):
 
     def tuned(self, config: DigitConfig, data: Splits, out: Path) -> Config:
         """Every family's candidate with the smallest error under attack on validation images."""
-        kind = _own(config)
+        kind = of_kind(config, Config)
         if not (config.size.targets or config.select):
             return kind
-        tried = self.candidates(config)
-        train_side_by_side([(config, self.task, arm) for *_, arm in tried], out)
         images = data.check[torch.arange(min(TUNING_IMAGES, len(data.check)))][1]
         target = self.radius(config)
-        scores: dict[tuple[str, float], float] = {}
-        for family, value, arm in progress(tried, "selection"):
-            trained = fit_arm(config, self.task, arm, data.learn, out)
-            row = attacked(trained.model, self.task, images, [target], TUNING_STEPS)[0]
-            scores[family, value] = float(row["attack_rmse"])
-        chosen: dict[str, Any] = {}
-        for family in self.families():
-            errors = {v: score for (name, v), score in scores.items() if name == family}
-            chosen[family] = min(errors, key=errors.__getitem__)
-        listed = {f"{family} {value:g}": score for (family, value), score in scores.items()}
-        write_json(out / "selection.json", {"chosen": chosen, "attack RMSE": listed})
-        return dataclasses.replace(kind, **chosen)
+
+        def error(trained: Trained) -> float:
+            rows = attacked(trained.model, self.task, images, [target], TUNING_STEPS)
+            return float(rows[0]["attack_rmse"])
+
+        tried = [(f, v, (config, self.task, arm)) for f, v, arm in self.candidates(config)]
+        best: dict[str, Any] = {**chosen(tried, data.learn, error, "attack RMSE", out)}
+        return dataclasses.replace(kind, **best)
 
     def declared(self, config: DigitConfig) -> list[Arm]:
         """Every way of training."""
-        return declared(_own(config), self.radius(config), self.weighted)
+        return declared(of_kind(config, Config), self.radius(config), self.weighted)
 
     def extra(self, config: DigitConfig) -> list[Arm]:
         """The candidates, for the plan."""
@@ -185,12 +181,6 @@ class Frontier(ImageStudy):
     ) -> None:
         """The frontier."""
         plot_frontier(out / self.figure, measured["attacks"], self.radius(config))
-
-
-def _own(config: DigitConfig) -> Config:
-    if not isinstance(config, Config):
-        raise TypeError(f"config: {type(config).__name__}; the frontier has settings of its own")
-    return config
 
 
 @dataclass(frozen=True, eq=False)

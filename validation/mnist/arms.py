@@ -45,6 +45,9 @@ from validation.noisy_training import MeanSquaredError, with_noise
 from validation.side_by_side import side_by_side
 from validation.trainings import Spent, clocked, spent, stored
 
+#: Further settings of a loss.
+Options = dict[str, int | float | str | tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -60,7 +63,7 @@ class Arm:
     radius: float = 0.0
     multiplier: float = 0.0  #: fixed λ; 0: learned
     structure: str = ""  #: of the ambiguity set; default: the input moves
-    options: dict[str, int | float | str] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     steps_share: float = 1.0
 
     def criterion(self, task: Task, size: Preset) -> nn.Module:
@@ -81,7 +84,7 @@ class Arm:
             ),
             "jacobian": lambda **more: JacobianPenalty(residual, structure, **more),
             "jitter": lambda level: Jitter(residual, structure, level),
-            "poisson": lambda **doses: PoissonTraining(residual, list(doses.values())),
+            "poisson": lambda doses: PoissonTraining(residual, doses),
             "image jitter": lambda level: ImageJitter(level),
             "ball": lambda **more: WassersteinBallLoss(
                 self.radius, structure, residual=residual, **more

@@ -15,6 +15,7 @@ from dro_torch import EntropicDROLoss, StochasticDescent, bisect_multiplier, dat
 from validation.mnist.arms import (
     Arm,
     Trained,
+    Training,
     description,
     fit_arm,
     train_side_by_side,
@@ -39,6 +40,27 @@ def best(task: Task, arms: Sequence[Trained], check: data.IndexedDataset, trials
     rows = measure(models_of(arms), task, check, trials)
     scores = [sum(float(r["rmse"]) for r in rows if r["arm"] == arm.arm.name) for arm in arms]
     return scores.index(min(scores))
+
+
+def chosen(
+    tried: Sequence[tuple[str, float, Training]],
+    learn: data.IndexedDataset,
+    score: Callable[[Trained], float],
+    measured: str,
+    out: Path,
+) -> dict[str, float]:
+    """The value of the smallest score of every family, of trainings (family, value, training).
+
+    They are trained side by side where that is asked for; the scores are written to `out`.
+    """
+    train_side_by_side([training for *_, training in tried], out)
+    scores: dict[str, dict[float, float]] = {family: {} for family, *_ in tried}
+    for family, value, (config, task, arm) in progress(tried, "selection"):
+        scores[family][value] = score(fit_arm(config, task, arm, learn, out))
+    best_of = {family: min(own, key=own.__getitem__) for family, own in scores.items()}
+    listed = {f"{family} {v:g}": s for family, own in scores.items() for v, s in own.items()}
+    write_json(out / "selection.json", {"chosen": best_of, measured: listed})
+    return best_of
 
 
 def candidates() -> tuple[list[tuple[float, float]], list[float]]:
