@@ -169,7 +169,5 @@ def test_only_arms_by_photons_are_weighted():
 def test_settings_of_the_digits_are_refused():
     from validation.mnist.settings import Config as Digits
 
-    with pytest.raises(
-        TypeError, match=r"config: validation.mnist.*; needed: validation.ct"
-    ):
+    with pytest.raises(TypeError, match=r"config: validation.mnist.*; needed: validation.ct"):
         Small().declared(Digits(preset="smoke"))
