@@ -14,16 +14,23 @@ At the optimum the potential loss is minus the value of `dro_core.unbalanced_ot`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from dro_core.checks import as_non_negative, as_scalar
 from dro_torch.checks import check_alike, check_batch, check_finite
-from dro_torch.host import Checks, may_look, refuse_later, transformed, value_and_pullback
+from dro_torch.host import Checks, may_look, refuse_later, transformed
+from dro_torch.losses.alternating import (
+    Network,
+    explained,
+    frozen,
+    mean_by_group,
+    moved_by,
+    potential_of,
+    slopes,
+)
 from dro_torch.losses.checked import CheckedLoss, checked
 from dro_torch.losses.divergences import (
     DIVERGENCES,
@@ -34,13 +41,8 @@ from dro_torch.losses.divergences import (
     Softplus,
     as_divergence,
 )
-from dro_torch.losses.likelihood import (
-    LikelihoodCost,
-    cost_scale,
-    gradient_penalty_weight,
-    squares,
-)
-from dro_torch.models import call_model, check_apart
+from dro_torch.losses.likelihood import LikelihoodCost, cost_scale, gradient_penalty_weight
+from dro_torch.models import check_apart
 from dro_torch.nets.upsampling import BicubicUpsampling
 from dro_torch.precision import full_precision, wide
 
@@ -60,8 +62,6 @@ __all__ = [
 
 #: Largest slope of the pull on a constant of v that the objective leaves free.
 _PULL = 0.1
-
-Network = Callable[[Tensor], Tensor]
 
 
 class UnbalancedOTLoss(CheckedLoss):
@@ -235,11 +235,11 @@ class UnbalancedOTLoss(CheckedLoss):
         if gradient_penalty is not None:
             gamma = as_non_negative(gradient_penalty, "gradient_penalty")
         with torch.no_grad():
-            moved = _moved(T, y)
+            moved = moved_by(T, y)
             cost = self._cost(y, moved)
             self._observe(cost)
-        with full_precision(x), _explained(v):
-            here = _potential(v, moved)
+        with full_precision(x), explained(v):
+            here = potential_of(v, moved)
             source = here - (cost - self.centre if self.centre_cost else cost)
             there, penalty = _penalised(v, wide(x), gamma)
             first, second = self.source_divergence, self.target_divergence
@@ -273,10 +273,10 @@ class UnbalancedOTLoss(CheckedLoss):
         y = check_batch(y, "y")
         check_apart(v, "v")
         check_apart(T, "T")
-        moved = _moved(T, y)
-        with full_precision(y), _explained(v):
+        moved = moved_by(T, y)
+        with full_precision(y), explained(v):
             cost = self._cost(y, moved)
-            loss = (cost - _potential(_frozen(v), moved)).mean()
+            loss = (cost - potential_of(frozen(v), moved)).mean()
         self.components = {}
         if not transformed():  # what is wrapped means nothing outside
             self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
@@ -290,7 +290,7 @@ class UnbalancedOTLoss(CheckedLoss):
         """
         x = check_batch(x, "x")
         with full_precision(x):
-            return 0.5 * self.gradient_penalty * _slopes(v, wide(x))[1].mean()
+            return 0.5 * self.gradient_penalty * slopes(v, wide(x))[1].mean()
 
     # --- what the pair says about the measurements ---
 
@@ -320,9 +320,9 @@ class UnbalancedOTLoss(CheckedLoss):
             If a weight is not finite.
         """
         y = check_batch(y, "y")
-        moved = _moved(T, y)
+        moved = moved_by(T, y)
         with full_precision(y):
-            source = _potential(v, moved) - self._cost(y, moved)
+            source = potential_of(v, moved) - self._cost(y, moved)
             if self.centre_cost:
                 source = source + self.centre
             side = self.source_divergence
@@ -330,18 +330,7 @@ class UnbalancedOTLoss(CheckedLoss):
                 source = source - side.shift_free(source)
             weights = side.density(source)
         check_finite(weights, "weights of v, T, y")
-        if groups is None:
-            return weights
-        labels = torch.as_tensor(groups)
-        if labels.shape != (len(y),) or labels.is_floating_point() or labels.is_complex():
-            raise ValueError(
-                f"groups: shape {tuple(labels.shape)}, dtype {labels.dtype}; needed: {len(y)} "
-                "integers, one per measurement"
-            )
-        labels = labels.to(weights.device)
-        return {
-            label: float(weights[labels == label].mean()) for label in sorted(set(labels.tolist()))
-        }
+        return mean_by_group(weights, groups)
 
     @property
     def centring_factor(self) -> Tensor:
@@ -433,7 +422,8 @@ class UnbalancedOTLoss(CheckedLoss):
         return (
             f"source_divergence={self.source_divergence}, "
             f"target_divergence={self.target_divergence}, "
-            f"gradient_penalty={self.gradient_penalty}"
+            f"gradient_penalty={self.gradient_penalty}, centre_cost={self.centre_cost}, "
+            f"translation_invariant={self.translation_invariant}"
         )
 
 
@@ -446,70 +436,9 @@ def _as_limits(value: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _moved(T: Network, y: Tensor) -> Tensor:
-    return wide(call_model(T, y, "T", dimensions=1))
-
-
-def _potential(v: Network, x: Tensor) -> Tensor:
-    """v(x) as (N,), float32 or wider."""
-    values = call_model(v, x, "v", "x", dimensions=1)
-    if values.shape == (len(x), 1):
-        values = values[:, 0]
-    if values.shape != (len(x),):
-        raise ValueError(
-            f"v: v(x) returned shape {tuple(values.shape)} for {len(x)} signals; needed: one "
-            f"number each, ({len(x)},) or ({len(x)}, 1)"
-        )
-    return wide(values)
-
-
-def _slopes(v: Network, x: Tensor) -> tuple[Tensor, Tensor]:
-    """v(x) and the squared norms of its gradients, (N,) each, differentiable in v's parameters."""
-    if transformed():
-        values, pullback = value_and_pullback(lambda x: _potential(v, x), x.detach())
-        return values, squares(pullback(torch.ones_like(values)))
-    build = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        values = _potential(v, x)
-        if not values.requires_grad:
-            raise ValueError("v: has no gradient in x, which the gradient penalty needs")
-        (slope,) = torch.autograd.grad(
-            values.sum(), x, create_graph=build, allow_unused=True, materialize_grads=True
-        )
-    return values, squares(slope)
-
-
 def _penalised(v: Network, x: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
     """v(x), and the gradient penalty of that weight if there is one."""
     if weight == 0:
-        return _potential(v, x), None
-    values, slopes = _slopes(v, x)
-    return values, 0.5 * weight * slopes.mean()
-
-
-@contextmanager
-def _explained(v: Network) -> Iterator[None]:
-    """Where a potential of half precision fails, say so: it runs in float32 or wider."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        narrow = {
-            parameter.dtype
-            for parameter in (v.parameters() if isinstance(v, nn.Module) else ())
-            if parameter.is_floating_point() and parameter.dtype.itemsize < 4
-        }
-        if narrow and "dtype" in str(error):
-            raise TypeError(
-                f"v: parameters of dtype {narrow.pop()}, but the potential gets float32 or wider; "
-                "convert it (v.float()), the map T may stay as it is"
-            ) from error
-        raise
-
-
-def _frozen(v: Network) -> Network:
-    """v with its parameters held constant; the module itself is not touched."""
-    if not isinstance(v, nn.Module):
-        return v
-    constants = {name: parameter.detach() for name, parameter in v.named_parameters()}
-    return lambda x: functional_call(v, constants, (x,))
+        return potential_of(v, x), None
+    values, steepness = slopes(v, x)
+    return values, 0.5 * weight * steepness.mean()

@@ -74,6 +74,7 @@ class MapConfig(TypedDict):
     channels: int
     widths: list[int]
     upsample: int
+    two_pass: bool
 
 
 class PotentialConfig(TypedDict):
@@ -104,6 +105,9 @@ class TransportMap(nn.Module):
         Channels per scale, finest first. "paper" is (80, 128, 176), 4.6 million parameters.
     upsample : int
         Factor of the bicubic Q for super-resolution; 1 is Q(y) = y.
+    two_pass : bool
+        Let R see a residual, too, and run it twice: :math:`T(y) = Q(y) + R(Q(y), r)` with
+        :math:`r = Q(y) - T_0(y)`, :math:`T_0(y) = Q(y) + R(Q(y), 0)` (RCOT).
     generator : torch.Generator, optional
         Draws the initial weights and leaves torch's own generator alone; without it torch's draws.
 
@@ -117,7 +121,8 @@ class TransportMap(nn.Module):
     -----
     Images whose sides are no multiples of 2^(scales - 1) are extended by their edge and cropped.
     A 1x1 convolution and a change of size commute, so the convolution runs at the smaller size.
-    Source: ISUM paper, Appendix A, whose generator is OTUR's (a multi-stage restoration U-Net).
+    Source: ISUM paper, Appendix A, whose generator is OTUR's (a multi-stage restoration U-Net);
+    two passes: Tang, Hu, Gu and Sun (2024), whose condition is an embedding of the residual.
 
     Examples
     --------
@@ -133,10 +138,14 @@ class TransportMap(nn.Module):
         widths: str | Sequence[int] = "paper",
         *,
         upsample: int = 1,
+        two_pass: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.channels = as_positive_integer(channels, "channels")
+        if not isinstance(two_pass, bool):
+            raise TypeError(f"two_pass: {two_pass!r}; allowed: True or False")
+        self.two_pass = two_pass
         if isinstance(widths, str):
             check_option(widths, "widths", MAP_WIDTHS)
             widths = MAP_WIDTHS[widths]
@@ -155,7 +164,8 @@ class TransportMap(nn.Module):
 
         with initialise(self, generator):
             self.stem = nn.Sequential(
-                _convolution(self.channels, first, 3, bias=False), *blocks(first, 1)
+                _convolution((1 + two_pass) * self.channels, first, 3, bias=False),
+                *blocks(first, 1),
             )
             self.down = nn.ModuleList(blocks(width, 2) for width in self.widths)
             self.up = nn.ModuleList(blocks(width, 2) for width in self.widths)
@@ -171,11 +181,21 @@ class TransportMap(nn.Module):
             "channels": self.channels,
             "widths": list(self.widths),
             "upsample": self.upsample.factor,
+            "two_pass": self.two_pass,
         }
 
     def forward(self, y: Tensor) -> Tensor:
         """(N, channels, height, width) to the same, or `upsample` times as high and wide."""
         start = self.upsample(_check_images(y, "y", self.channels))
+        seen: Tensor = start
+        if self.two_pass:
+            first = self._change(torch.cat([start, torch.zeros_like(start)], 1))
+            seen = torch.cat([start, -first], 1)
+        result: Tensor = start + self._change(seen)
+        return result
+
+    def _change(self, start: Tensor) -> Tensor:
+        """R, for images of any size."""
         height, width = start.shape[-2:]
         unit = 2 ** len(self.skip)
         extra = (0, -width % unit, 0, -height % unit)
@@ -193,7 +213,7 @@ class TransportMap(nn.Module):
                 )
                 h = h + self.skip[scale](skips[scale])
             h = self.up[scale](h)
-        result: Tensor = start + self.head(h)[..., :height, :width]
+        result: Tensor = self.head(h)[..., :height, :width]
         return result
 
 

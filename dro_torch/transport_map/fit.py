@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from dro_core.checks import as_non_negative, as_positive_integer, check_keywords
+from dro_core.checks import (
+    as_non_negative,
+    as_positive_integer,
+    check_keywords,
+    check_option,
+)
 from dro_torch.data.sampling import Batches, IndexedDataset
-from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
+from dro_torch.losses.unbalanced import UnbalancedOTLoss
+from dro_torch.losses.unpaired import CriticOTLoss
 from dro_torch.nets.transport import Potential, TransportMap
 from dro_torch.training.fit import fit
 from dro_torch.training.options import FitOptions
 from dro_torch.training.phase import Phase
 from dro_torch.transport_map.measurement import Measure, NoisyMeasurement
-from dro_torch.transport_map.objective import Annealing, Measurements, Steps, Watch
+from dro_torch.transport_map.objective import (
+    Annealing,
+    Measurements,
+    Scale,
+    Steps,
+    Watch,
+    likelihood_cost,
+)
 from dro_torch.transport_map.pools import Unpaired, as_pool, check_range
 from dro_torch.transport_map.restoration import TransportRestoration
+
+#: What may train both networks; None is the engine's own Adam.
+OPTIMIZERS = {"adam": None, "rmsprop": torch.optim.RMSprop}
 
 
 def fit_transport_map(
     transport: TransportMap,
     potential: Potential,
-    loss: UnbalancedOTLoss,
+    loss: UnbalancedOTLoss | CriticOTLoss,
     measurements: IndexedDataset | Tensor,
     clean: IndexedDataset | Tensor,
     steps: int,
@@ -37,7 +53,10 @@ def fit_transport_map(
     potential_rate: float = 5e-5,
     betas: tuple[float, float] = (0.5, 0.9),
     ema: float = 0.999,
+    optimizer: Literal["adam", "rmsprop"] = "adam",
+    potential_every: int = 1,
     final_gradient_penalty: float | None = None,
+    final_scale: float | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     validate_every: int = 500,
     folder: str | os.PathLike[str] | None = None,
@@ -48,14 +67,15 @@ def fit_transport_map(
     r"""Train a transport map from measurements and clean images that do not belong together.
 
     Each iteration is a step of the potential v and, with a fresh batch of measurements, a step of
-    the map T (`UnbalancedOTLoss`), on the engine of `dro_torch.training.fit`: checkpoints, resume
-    bit for bit, mixed precision, several processes under ``torchrun``.
+    the map T (`UnbalancedOTLoss`, or a loss of `dro_torch.losses.unpaired`), on the engine of
+    `dro_torch.training.fit`: checkpoints, resume bit for bit, mixed precision, several processes
+    under ``torchrun``.
 
     Parameters
     ----------
     transport, potential : TransportMap, Potential
         Trained in place.
-    loss : UnbalancedOTLoss
+    loss : UnbalancedOTLoss or CriticOTLoss
     measurements : IndexedDataset or (N, channels, height, width) tensor
         With `measure`: images in [-1, 1] that are measured while training. Without: measurements,
         used as they are. A second tensor of the data set, if any, holds the group of each sample
@@ -72,8 +92,15 @@ def fit_transport_map(
         Of Adam.
     ema : float
         Largest decay of the averaged copy of T, which validation and the result use.
+    optimizer : {"adam", "rmsprop"}
+        Of both networks; the latter has no use for `betas`.
+    potential_every : int
+        Iterations from one step of the potential to the next: 10 is ten steps of the map each.
     final_gradient_penalty : float, optional
         The loss's weight falls to it linearly over the second half of the run.
+    final_scale : float, optional
+        The scale of the loss's `LikelihoodCost` goes to it geometrically over the run, from its
+        own; the restoration's cost has it.
     validation : (y, x), optional
         Measurements and their true images, for the validation's "PSNR" (decibels, T(y) limited to
         [-1, 1], mean over images).
@@ -115,11 +142,12 @@ def fit_transport_map(
     (torch.Size([16, 1, 8, 8]), ['step', 'weight 0'])
     """
     check_keywords(fit_transport_map, options, FitOptions)
-    if not isinstance(loss, UnbalancedOTLoss):
-        raise TypeError(f"loss: {type(loss).__name__}; allowed: UnbalancedOTLoss")
+    if not isinstance(loss, UnbalancedOTLoss | CriticOTLoss):
+        raise TypeError(f"loss: {type(loss).__name__}; allowed: UnbalancedOTLoss, CriticOTLoss")
     if not isinstance(potential, Potential):
         raise TypeError(f"potential: {type(potential).__name__} is not a Potential")
-    cost = loss.cost if isinstance(loss.cost, LikelihoodCost) else None
+    check_option(optimizer, "optimizer", OPTIMIZERS)
+    cost = likelihood_cost(loss)
     limit = TransportRestoration(transport, potential, cost).largest  # checks that they fit
     fixed = _fixed_modules(loss, measure, next(potential.parameters()).device)
     source, target = _pools(transport, potential, measurements, clean, measure, limit)
@@ -128,6 +156,7 @@ def fit_transport_map(
         last = as_non_negative(final_gradient_penalty, "final_gradient_penalty")
     steps = as_positive_integer(steps, "steps")
     validate_every = as_positive_integer(validate_every, "validate_every")
+    scale = Scale.of(cost, final_scale, steps)
     penalty = Annealing(loss.gradient_penalty, last, steps)
 
     unpaired = Unpaired(*(Batches(pool, batch_size, seed) for pool in (source, target)))
@@ -135,46 +164,64 @@ def fit_transport_map(
     few = source[torch.arange(min(4 * batch_size, len(source)))]
     measured = Measurements(measure)
     watch = Watch(loss, potential, measured, few, validation, seed)
-    losses = Steps(loss, measured, penalty, watch.monitor, validate_every)
+    losses = Steps(loss, measured, penalty, scale, watch.monitor, validate_every)
     own, watched = {"v": potential, **fixed}, {"T": transport, "monitor": watch.monitor}
-    result = fit(
-        [
-            Phase("potential", own, losses.potential, rate=potential_rate, betas=betas),
-            Phase("map", watched, losses.map, rate=map_rate, betas=betas),
-        ],
-        {"potential": unpaired, "map": fresh},
-        steps,
-        seed=seed,
-        folder=folder,
-        device=device,
-        ema={"T": ema},
-        validate=watch,
-        validate_every=validate_every,
-        config={
-            "loss": " ".join(repr(loss).split()),
-            "centre_cost": loss.centre_cost,
-            "translation_invariant": loss.translation_invariant,
-            "batch_size": batch_size,
-            "final_gradient_penalty": last,
-            "pools": [len(source), len(target)],
-            "validate_every": validate_every,
-            **(config or {}),
-            **({"measure": measure.describe()} if isinstance(measure, NoisyMeasurement) else {}),
-        },
-        **options,
-    )
+    made = OPTIMIZERS[optimizer]
+    phases = [
+        Phase(
+            "potential",
+            own,
+            losses.potential,
+            rate=potential_rate,
+            every=as_positive_integer(potential_every, "potential_every"),
+            betas=betas,
+            optimizer=made,
+        ),
+        Phase("map", watched, losses.map, rate=map_rate, betas=betas, optimizer=made),
+    ]
+    with scale.restored():
+        result = fit(
+            phases,
+            {"potential": unpaired, "map": fresh},
+            steps,
+            seed=seed,
+            folder=folder,
+            device=device,
+            ema={"T": ema},
+            validate=watch,
+            validate_every=validate_every,
+            config={
+                "loss": " ".join(repr(loss).split()),
+                "optimizer": optimizer,
+                "batch_size": batch_size,
+                "final_gradient_penalty": last,
+                "final_scale": final_scale,
+                "pools": [len(source), len(target)],
+                "validate_every": validate_every,
+                **(config or {}),
+                **(
+                    {"measure": measure.describe()} if isinstance(measure, NoisyMeasurement) else {}
+                ),
+            },
+            **options,
+        )
     used = result.best or result.modules
     averaged = used["T"]
     kept = used["v"] if result.best else potential
     assert isinstance(averaged, TransportMap)
     assert isinstance(kept, Potential)
-    restoration = TransportRestoration(averaged, kept, cost)
+    restoration = TransportRestoration(averaged, kept, scale.last)
     restoration.training = result
     return restoration
 
 
+def _described(measure: Measure | None) -> dict[str, object]:
+    """What a resumed run must measure with."""
+    return {"measure": measure.describe()} if isinstance(measure, NoisyMeasurement) else {}
+
+
 def _fixed_modules(
-    loss: UnbalancedOTLoss, measure: Measure | None, device: torch.device
+    loss: nn.Module, measure: Measure | None, device: torch.device
 ) -> dict[str, nn.Module]:
     """The modules that travel with the run and are not trained, on the device of the networks."""
     operator = getattr(measure, "forward", None)

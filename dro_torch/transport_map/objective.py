@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dro_core.checks import as_scalar
+from dro_torch.losses.likelihood import LikelihoodCost
 from dro_torch.losses.unbalanced import UnbalancedOTLoss
+from dro_torch.losses.unpaired import CriticOTLoss
 from dro_torch.metrics.images import psnr
 from dro_torch.nets.transport import Potential
 from dro_torch.training.phase import Batch, StepContext
@@ -37,6 +42,58 @@ class Annealing:
         """The weight in a step."""
         after = max(0.0, (step / self.steps - ANNEALED) / (1 - ANNEALED))
         return self.first + (self.last - self.first) * after
+
+
+def likelihood_cost(loss: nn.Module) -> LikelihoodCost | None:
+    """The cost of a loss, if it is one that the result may keep."""
+    cost = getattr(loss, "cost", None)
+    return cost if isinstance(cost, LikelihoodCost) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The scale of a cost: its own, and geometrically to `end` over the run."""
+
+    cost: LikelihoodCost | None
+    start: float
+    end: float
+    steps: int
+
+    @classmethod
+    def of(cls, cost: LikelihoodCost | None, end: float | None, steps: int) -> Scale:
+        """That of a cost, which stays as it is if no end is given."""
+        if end is None:
+            return cls(cost, 1.0, 1.0, steps)
+        if cost is None:
+            raise ValueError("final_scale: the loss has no LikelihoodCost whose scale could change")
+        if as_scalar(end, "final_scale", "a number > 0") <= 0:
+            raise ValueError(f"final_scale: {end}; allowed: a number > 0")
+        return cls(cost, cost.scale, float(end), steps)
+
+    def set(self, step: int) -> None:
+        """Give the cost its scale of this step: a function of the step, so that a run resumes."""
+        if self.cost is not None and self.start != self.end:
+            share = step / max(1, self.steps - 1)
+            self.cost.scale = self.start * (self.end / self.start) ** share
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Leave the cost as it was."""
+        before = None if self.cost is None else self.cost.scale
+        try:
+            yield
+        finally:
+            if self.cost is not None and before is not None:
+                self.cost.scale = before
+
+    @property
+    def last(self) -> LikelihoodCost | None:
+        """The cost as it is at the end of the run."""
+        if self.cost is None or self.start == self.end:
+            return self.cost
+        found = copy.copy(self.cost)
+        found.scale = self.end
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,7 +147,7 @@ class Watch:
 
     def __init__(
         self,
-        loss: UnbalancedOTLoss,
+        loss: UnbalancedOTLoss | CriticOTLoss,
         potential: Potential,
         measurements: Measurements,
         few: Sequence[Tensor],
@@ -129,9 +186,10 @@ class Watch:
 class Steps:
     """The losses of the two steps, as the engine calls them."""
 
-    loss: UnbalancedOTLoss
+    loss: UnbalancedOTLoss | CriticOTLoss
     measurements: Measurements
     penalty: Annealing
+    scale: Scale
     monitor: Monitor
     watched_from: int
 
@@ -140,6 +198,7 @@ class Steps:
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """That of v, for (measured images ..., clean images)."""
         y, _ = self.measurements(batch[:-1], context, POTENTIAL_STREAM)
+        self.scale.set(int(context.step))
         value = self.loss.potential_loss(
             modules["v"],
             modules["T"],
@@ -154,6 +213,7 @@ class Steps:
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """That of T, for (measured images ...); it shows the last validation, too."""
         y, _ = self.measurements(batch, context, MAP_STREAM)
+        self.scale.set(int(context.step))
         value = self.loss.map_loss(modules["v"], modules["T"], y)
         shown = self.monitor.shown(context) if context.step >= self.watched_from else {}
         return value, {"cost": self.loss.components["cost"], **shown}
