@@ -35,6 +35,8 @@ CERTIFIED = 1e-6
 CURVE = np.linspace(0.0, 2.0, 33)
 #: The best linear map is fitted up to this many numbers per pair (x, y).
 LARGEST_FIT = 2048
+#: To this gap: the page shows two digits of the comparison.
+COMPARED = 1e-2
 #: Radii up to this multiple of the audit's are searched for one where the audited map is better.
 FURTHEST = 1e3
 
@@ -311,7 +313,12 @@ def _best_linear(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotOptimalWarning)  # `lower` says how far
         fit = fit_linear(
-            x=problem.x, y=problem.y, radius=radius, structure=structure, weights=problem.weights
+            x=problem.x,
+            y=problem.y,
+            radius=radius,
+            structure=structure,
+            weights=problem.weights,
+            tolerance=COMPARED,
         )
     other = LinearReconstruction(fit.matrix, problem.x, problem.y, weights=problem.weights)
     radii = radius * CURVE if radius > 0 else np.zeros(1)

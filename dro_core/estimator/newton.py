@@ -22,6 +22,10 @@ ROUNDING = 1e-11
 #: A first attempt ends when a step promises to decrease the value by less than this share of it:
 #: the one after would by less than a billionth, or what single precision can tell.
 LAST_SINGLE, LAST_DOUBLE = 1e-4, 1e-6
+#: The same on the way to a smaller entropy weight.
+LAST_ON_PATH = 1e-3
+#: Where the entropy weight is a smaller share of the value, single precision leads nowhere.
+LEAST_SINGLE = 1e-6
 #: Maps of more entries are first improved in single precision.
 LARGE_MAP = 40_000
 #: Second moments whose root has a smaller reciprocal condition number are not formed.
@@ -390,18 +394,29 @@ def first_attempts(problem: Reduced, epsilon: float) -> Iterator[Point]:
         yield point
 
 
-def entropy_path(problem: Reduced, epsilon: float) -> Iterator[Point]:
-    """Minimisers along decreasing entropy weights, down to `epsilon` (or a tiny one for zero)."""
+def entropy_path(problem: Reduced, epsilon: float, tolerance: float = 0.0) -> Iterator[Point]:
+    """Minimisers along decreasing entropy weights, down to `epsilon` (or a tiny one for zero).
+
+    Those on the way are starts for the next, so they are found roughly; what is yielded, to what
+    the tolerated gap deserves. Without entropy every weight may be good enough from a small one
+    on, the earlier the larger the gap that is tolerated.
+    """
     budget = problem.radius**2
     target = max(epsilon, LEAST_ENTROPY * budget)
+    judged_from = max(target, max(3e-5, 1e-2 * tolerance) * budget if epsilon == 0.0 else 0.0)
     weight = max(target, budget)
-    B = start(problem, weight, budget)
+    B, rough = start(problem, weight, budget), problem.single()
     while True:
-        point = minimize(problem, B, weight)
-        B = point.B
-        if weight <= target * (1 + 1e-9):
+        last, judged = weight <= target * (1 + 1e-9), weight <= judged_from * (1 + 1e-9)
+        if problem.is_large and weight >= LEAST_SINGLE * problem.point(B, weight).value:
+            B = np.asarray(B, dtype=rough.root.dtype)
+            B = minimize(rough, B, weight, last=LAST_ON_PATH).B.astype(np.float64)
+        elif not judged:
+            B = minimize(problem, B, weight, last=LAST_ON_PATH).B
+        if judged:
+            point = minimize(problem, B, weight, last=1e-2 * tolerance)
+            B = point.B
             yield point
+        if last:
             return
-        if epsilon == 0.0 and weight <= 3e-5 * budget:
-            yield point
         weight = max(weight / 5, target)

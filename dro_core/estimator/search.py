@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -39,10 +40,16 @@ BLURS = (1e-9, 1e-8, 1e-7, 1e-6)
 LARGE_MAP, GOOD_GAP_OF_LARGE_MAP = 50_000, 5e-5
 
 
+@dataclass(eq=False)
 class Search(Judge):
     """Candidate maps and laws, for y of weight one; keeps the best of each."""
 
     structure: PointStructure
+    tolerance: float = 0.0  #: gap at which the search may end, where that is not smaller
+
+    def ends_at(self, entries: int) -> float:
+        """The gap of a certificate of a map with so many entries that ends the search."""
+        return max(self.tolerance, GOOD_GAP if entries <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP)
 
     @cached_property
     def free(self) -> Booleans:
@@ -109,7 +116,7 @@ class Search(Judge):
             for B in maps:
                 found = self.fit(B, self.laws_without_residual(B) if B is self.plain else [])
                 best = found if best is None or found.gap < best.gap else best
-                if best.gap <= GOOD_GAP:
+                if best.gap <= max(self.tolerance, GOOD_GAP):
                     return best
         return self._by_newton(best)
 
@@ -186,13 +193,13 @@ class Search(Judge):
             for point in first_attempts(reduced, smoothed_by):
                 B = axes.basis @ point.B @ space_y.basis.T
                 tried.append(self.fit(B, self._laws_of_more_entropy(B)))
-                if tried[-1].gap <= GOOD_GAP:
+                if tried[-1].gap <= max(self.tolerance, GOOD_GAP):
                     return tried[-1]
         nearly: list[Law] = []
         if not self.moves_x and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
             law, _ = self._decorrelating_law
             nearly = [law] if self.epsilon > 0 else [self.blurred(law, share) for share in BLURS]
-        for point in entropy_path(reduced, smoothed_by):
+        for point in entropy_path(reduced, smoothed_by, self.tolerance):
             B = axes.basis @ point.B @ space_y.basis.T
             laws = nearly
             if self.epsilon == 0.0:
@@ -213,7 +220,7 @@ class Search(Judge):
                     tried.append(self.fit(axes.basis @ sharp.B @ space_y.basis.T, []))
             tried.append(self.fit(B, laws + self._laws_of_more_entropy(B)))
             best = min([*tried, *([best] if best else [])], key=lambda fit: fit.gap)
-            if best.gap <= (GOOD_GAP if B.size <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP):
+            if best.gap <= self.ends_at(B.size):
                 break
         assert best is not None
         if (
