@@ -17,12 +17,28 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinxcontrib.bibtex",
     "myst_parser",
+    "sphinx_gallery.gen_gallery",
     "theorem_table",
+    "gallery",
 ]
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "image_scrapers": ("gallery.labelled_scraper",),
+    "image_srcset": ["2x"],
+    "reset_modules": ("gallery.reset",),
+    "within_subsection_order": "FileNameSortKey",
+    "run_stale_examples": True,  # the library may have changed where an example has not
+    "abort_on_example_error": True,
+    "write_computation_times": False,
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+}
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"  # numbers: two of the sources have no authors in their text
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples", "gallery/*.ipynb", "gallery/*.py", "gallery/*.zip"]
 nitpicky = False
 default_role = "code"
 autodoc_member_order = "bysource"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dro_core.optional import needed
+from dro_core.style import styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +92,7 @@ class Drawn(Described, ABC):
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where; by default the axes of a new figure.
+            Where; by default the axes of a new figure, which has the look of `dro_core.style`.
 
         Returns
         -------
@@ -106,8 +107,11 @@ class Drawn(Described, ABC):
         """
         if ax is None:
             pyplot = needed("matplotlib.pyplot", f"{type(self).__name__}.plot")
-            ax = pyplot.subplots(layout="constrained")[1]
-        elif not hasattr(ax, "set_xlabel"):
+            with styled():
+                ax = pyplot.subplots()[1]
+                self._draw(ax)
+            return ax
+        if not hasattr(ax, "set_xlabel"):
             raise TypeError(f"ax: {type(ax).__name__}; allowed: Axes of matplotlib, or None")
         self._draw(ax)
         return ax

@@ -10,9 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+import gallery  # noqa: E402
 import theorem_table  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("plot_*.py"))
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
 
 
@@ -44,11 +46,58 @@ def test_the_documentation_builds_without_warnings(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = list((tmp_path / "html").glob("*.html"))
+    pages = list((tmp_path / "html").rglob("*.html"))
     assert len(pages) > 5
+    the_examples_were_executed(tmp_path / "html")
     remote = re.compile(r'(?:src|href)="https?://[^"]*(?:cdn|jsdelivr|unpkg|googleapis)')
     for page in pages:
         assert not remote.search(page.read_text()), f"{page.name} loads from elsewhere"
+
+
+def the_examples_were_executed(html):
+    """Every example has a page with what it printed and a figure that says what is seen on it."""
+    front = (html / "index.html").read_text()
+    listed = (html / "gallery" / "index.html").read_text()
+    assert 'href="gallery/index.html"' in front
+    for example in EXAMPLES:
+        page = (html / "gallery" / f"{example.stem}.html").read_text()
+        assert f"{example.stem}.html" in listed
+        assert "sphx-glr-script-out" in page, f"{example.name} printed nothing"
+        figures = re.findall(r'<img src="\.\./_images/([^"]+)"[^>]*?alt="([^"]*)"', page)
+        figures = [f for f in figures if example.stem in f[0]]
+        assert figures, f"{example.name} has no figure"
+        for name, seen in figures:
+            assert (html / "_images" / name).stat().st_size > 5_000
+            assert len(seen) >= gallery.SHORTEST, f"{example.name}: alt text {seen!r}"
+
+
+def test_there_are_examples_with_numbers_that_they_assert():
+    """Copied alone, each makes its own data and ends with a figure; prose cannot rot."""
+    assert len(EXAMPLES) >= 8
+    for example in EXAMPLES:
+        tree = ast.parse(example.read_text())
+        asserted = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+        assert len(asserted) >= 3, example.name
+        assert not re.search(r"DRO_DATA|dro_torch\.data|urllib|requests", example.read_text())
+        assert "plt.subplot" in example.read_text().rsplit("# %%", 1)[1], f"{example.name}'s end"
+
+
+@pytest.mark.parametrize("label", ["", "a curve"])
+def test_a_figure_without_an_alt_text_stops_the_build(monkeypatch, label):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    scrapers = pytest.importorskip("sphinx_gallery.scrapers")
+    monkeypatch.setattr(scrapers, "matplotlib_scraper", lambda *given: "   :alt: of a library")
+    pyplot.close("all")
+    pyplot.figure(num=label or None)
+    try:
+        with pytest.raises(Exception, match=r"example\.py: a figure has the label"):
+            gallery.labelled_scraper(None, {"src_file": "example.py"}, {})
+        pyplot.close("all")
+        pyplot.figure(num="what is seen, said so that nobody has to look at it: a line")
+        named = gallery.labelled_scraper(None, {"src_file": "example.py"}, {})
+        assert named == "   :alt: what is seen, said so that nobody has to look at it: a line"
+    finally:
+        pyplot.close("all")
 
 
 def test_every_theorem_has_a_function_and_a_test():
