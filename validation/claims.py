@@ -21,6 +21,7 @@ from validation.errors import UsageError
 from validation.registry import EXPERIMENTS, load
 from validation.results import Check, at_most, provenance, table, write_json
 from validation.settings import Settings, setting, without_folders
+from validation.tables import with_band
 
 ROOT = Path(__file__).parent.parent
 #: The table of claims and the page, in the folder of results; where exact results are stored.
@@ -147,7 +148,7 @@ def number(row: Mapping[str, Any]) -> str:
     allowed = f"≤ {high:g}" if math.isinf(low) else f"≥ {low:g}"
     if math.isfinite(low) and math.isfinite(high):
         allowed = f"{low:g} to {high:g}"
-    return f"{value} ± {float(row['band']):.2g} ({allowed})"
+    return f"{with_band(float(row['value']), float(row['band']))} ({allowed})"
 
 
 def verdict(row: Mapping[str, Any]) -> str:

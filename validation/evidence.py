@@ -24,6 +24,7 @@ from validation.errors import UsageError
 from validation.plan import compared
 from validation.results import Check, at_least, table, write_json
 from validation.settings import Settings, setting
+from validation.tables import with_band
 
 ROOT = Path(__file__).parent.parent
 
@@ -209,7 +210,7 @@ def claims_of(results: Path) -> Iterator[tuple[str, str, str, str]]:
             yield name, "-", "-", "not run yet"
             continue
         for claim in json.loads(path.read_text())["claims"]:
-            number = f"{float(claim['value']):.4g} ± {float(claim['band']):.2g}"
+            number = with_band(float(claim["value"]), float(claim["band"]))
             yield name, claim["claim"], number, claim["verdict"]
 
 

@@ -21,3 +21,8 @@ def number(row: Mapping[str, float | str], name: str) -> float:
 def column(rows: Sequence[Mapping[str, float | str]], name: str) -> Array:
     """One column of numbers."""
     return np.array([float(row[name]) for row in rows])
+
+
+def with_band(value: float, band: float) -> str:
+    """A number and its band, where there is one: of one network and no subsets there is none."""
+    return f"{value:.4g} ± {band:.2g}" if band > 0 else f"{value:.4g}"
