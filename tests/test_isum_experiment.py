@@ -391,8 +391,10 @@ def test_objectives_are_those_of_their_papers():
         assert made("RCOT")[0].fourier == pytest.approx(1)
         both, options = made("ISUM")
         assert 2 * both.cost.scale == pytest.approx(blind.cost.scale)
-        assert options["final_gradient_penalty"] == 0
-        loss, options = made("OT variant")  # nothing but R1 holds its potential
+        assert options["final_gradient_penalty"] == both.gradient_penalty > 0
+        released = dataclasses.replace(config, final_penalty=0.0)
+        assert made("ISUM", config=released)[1]["final_gradient_penalty"] == 0
+        loss, options = made("OT variant", config=released)  # nothing but R1 holds its potential
         assert options["final_gradient_penalty"] == loss.gradient_penalty > 0
         loss, options = made("levels, annealed from 0.03", 1.0)
         assert loss.cost.scale == pytest.approx(0.03 * options["final_scale"])

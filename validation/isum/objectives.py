@@ -83,8 +83,8 @@ def objective(
         source_divergence=arm.source or None,
         centre_cost=not arm.invariant,
         translation_invariant=arm.invariant,
-        gradient_penalty=gradient_penalty_weight(entries),
+        gradient_penalty=config.size.penalty * gradient_penalty_weight(entries),
     )
-    share = 1.0 if arm.balanced else config.final_penalty
+    share = 1.0 if arm.balanced else config.final_penalty  # nothing but R1 holds a balanced one
     options["final_gradient_penalty"] = share * loss.gradient_penalty
     return loss, options

@@ -36,6 +36,7 @@ class Preset:
     targets: bool  #: whether results are judged, or shown for information
     tuning: float = 1.0  #: share of the steps for which a factor is tried; 1: the arm itself
     channels_last: bool = False  #: memory format of images and kernels
+    penalty: float = 1.0  #: of R1, in units of the rule for the size of the images
 
 
 #: What can be set by hand.
@@ -59,6 +60,7 @@ PRESETS = {
         True,
         0.2,
         True,
+        30.0,
     ),
     "standard": Preset(
         "cifar10",
@@ -107,8 +109,9 @@ class Config(Settings):
     rate: float = setting(0.0, "learning rate of the map", low=0)
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
+    penalty: float = setting(0.0, "R1 penalty in units of the rule for the size", low=0)
     final_penalty: float = setting(
-        0.0, "share of the R1 penalty that is left at the end of a run", low=0, high=1
+        1.0, "share of the R1 penalty that is left at the end of a run", low=0, high=1
     )
     potential_bf16: bool = setting(
         False, "convolutions of the potential in bfloat16, its sums in float32"

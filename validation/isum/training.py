@@ -69,7 +69,7 @@ class Trained:
 def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     """Everything that a training depends on: sizes, cost, loss, operator, images, optimiser."""
     size = config.size
-    sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate")
+    sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate", "penalty")
     described: dict[str, object] = {name: getattr(size, name) for name in sizes}
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
     settings = ["task", "pairing", "noise", "blur", "final_penalty", "precision", "potential_bf16"]
