@@ -55,11 +55,23 @@ QUEUE = {
     "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
     "cifar10": Entry("cifar10", "cifar10"),
     "ct": Entry("ct", "ct"),
-    "isum deblur": Entry("isum", "isum-deblur", ("task=deblur",)),
-    "isum levels": Entry("isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance")),
-    "isum sr": Entry("isum", "isum-sr", ("task=sr",)),
+    "isum levels": Entry(
+        "isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance", "seeds=1")
+    ),
+    "isum deblur": Entry("isum", "isum-deblur", ("task=deblur", "kid=200")),
+    "isum starvation": Entry(
+        "isum", "isum-starvation", ("task=deblur", "comparisons=starvation", "seeds=1")
+    ),
+    "isum sr": Entry("isum", "isum-sr", ("task=sr", "kid=200")),
+    "isum fixed scale": Entry(
+        "isum", "isum-fixed-scale", ("task=deblur", "comparisons=paper-scale", "seeds=1")
+    ),
     "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
     "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
+    "isum sr levels": Entry("isum", "isum-sr-levels", ("task=sr", "comparisons=levels", "seeds=1")),
+    "isum sr fixed scale": Entry(
+        "isum", "isum-sr-fixed-scale", ("task=sr", "comparisons=paper-scale", "seeds=1")
+    ),
 }
 #: What is published: numbers and figures, not checkpoints.
 PUBLISHED = (".csv", ".json", ".svg")

@@ -28,6 +28,8 @@ EXPERIMENTS = {
     "twist": "validation.twist",
     "jittering": "validation.jittering",
     "isum": "validation.isum",
+    "isum few": "validation.isum.few",
+    "isum exact": "validation.isum.exact",
     "certify": "validation.certify",
     "certify any": "validation.certify_any",
     "mnist deblurring": "validation.mnist.deblurring",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from dro_core.types import Array
 from validation.experiment import Claim
+from validation.isum.arms import COMPARISONS
 from validation.isum.data import LEVELS, SHARES
 
 #: Bootstrap samples of an interval.
 RESAMPLES = 2000
+#: By how much the last validation may be below the best one, in dB.
+LARGEST_DRIFT = -0.3
 
 
 def interval(values: Array, seed: int = 0) -> tuple[float, float, float]:
@@ -38,26 +43,30 @@ def verdict(judged: Claim) -> str:
     return "holds" if judged.holds else "does not hold"
 
 
-def claims_of(
-    parts: Sequence[str], noise: float, values: Mapping[tuple[str, float], Array], half: Array
-) -> list[Claim]:
-    """Claims of the paper and controls, as differences of PSNR in decibels.
+class Judged(Protocol):
+    """What the claims are made from: see `validation.isum.scores.Scores`."""
 
-    The values are those of every arm at every level; `half` is each image's half of the classes.
-    """
+    @property
+    def values(self) -> Mapping[tuple[str, float], Array]:
+        """PSNR of every test image by (arm, level)."""
 
-    def difference(one: str, other: str, level: float = noise) -> Array:
-        return values[one, level] - values[other, level]
+    @property
+    def half(self) -> Array:
+        """Half of the classes of every test image."""
 
+    @property
+    def drift(self) -> Mapping[str, Sequence[float]]:
+        """Last less best validation PSNR of every training, by arm."""
+
+
+def claims_of(parts: Sequence[str], noise: float, scores: Judged) -> list[Claim]:
+    """Claims of the paper and controls, as differences of PSNR in decibels."""
+    difference = Differences(scores.values, noise)
     found = []
     if "main" in parts:
-        found.append(claim("control: ISUM over the measurement", difference("ISUM", "measurement")))
-        if ("Wiener", noise) in values:
-            found.append(claim("control: ISUM over Wiener", difference("ISUM", "Wiener")))
-        found.append(claim("ISUM over its OT variant", difference("ISUM", "OT variant")))
-        for term in ("quadratic only", "likelihood only"):
-            title = f"both terms over {term}, matched total cost"
-            found.append(claim(title, difference("ISUM", term)))
+        found += _main(difference)
+    if "baselines" in parts:
+        found += _baselines(difference, parts)
     if "paper-scale" in parts:
         for term in ("quadratic only", "likelihood only"):
             one, other = (f"{name}, paper scale" for name in ("ISUM", term))
@@ -66,12 +75,74 @@ def claims_of(
         gained = difference("ISUM, imbalanced", "OT, imbalanced")
         found.append(claim("class imbalance: ISUM over OT", gained))
         for which, name in ((0, "frequent"), (1, "rare")):
-            if (half == which).any():
+            if (scores.half == which).any():
                 title = f"class imbalance, classes {name} among measurements: ISUM over OT"
-                found.append(claim(title, gained[:, half == which]))
+                found.append(claim(title, gained[:, scores.half == which]))
     if "levels" in parts:
-        gains = [difference("ISUM, levels", "OT, levels", level) for level in LEVELS]
-        mixed = np.average(np.stack(gains), axis=0, weights=SHARES)
-        found.append(claim("multi-level noise, mean over levels 4:3:2:1: ISUM over OT", mixed))
-        found.append(claim("multi-level noise, noisiest level: ISUM over OT", gains[-1]))
+        found += _levels(
+            difference, "ISUM, levels", "OT, levels", "multi-level noise", "ISUM over OT"
+        )
+    if "starvation" in parts:
+        for arm in COMPARISONS["starvation"][1:]:
+            title = f"{arm.name.removeprefix('levels, ')} over scale 1"
+            found += _levels(difference, arm.name, "levels, scale 1", "starvation", title)
+    return [*found, *drifts(scores.drift)]
+
+
+def drifts(drift: Mapping[str, Sequence[float]]) -> list[Claim]:
+    """The last validation against the best one: that of ISUM, and the worst of all arms."""
+    own = [value for name in ("ISUM", "ISUM, levels") for value in drift.get(name, ())]
+    every = [value for values in drift.values() for value in values]
+    titles = (("ISUM", own), ("every arm", every))
+    return [
+        Claim(f"drift, {name}: last over best validation", min(values), 0.0, low=LARGEST_DRIFT)
+        for name, values in titles
+        if values
+    ]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """PSNR of one arm less that of another, (seeds, images); at `noise` if no level is given."""
+
+    values: Mapping[tuple[str, float], Array]
+    noise: float
+
+    def __call__(self, one: str, other: str, level: float | None = None) -> Array:
+        """At one level."""
+        where = self.noise if level is None else level
+        return self.values[one, where] - self.values[other, where]
+
+
+def _main(difference: Differences) -> list[Claim]:
+    found = [claim("control: ISUM over the measurement", difference("ISUM", "measurement"))]
+    if ("Wiener", difference.noise) in difference.values:
+        found.append(claim("control: ISUM over Wiener", difference("ISUM", "Wiener")))
+    found.append(claim("ISUM over its OT variant", difference("ISUM", "OT variant")))
+    for term in ("quadratic only", "likelihood only"):
+        title = f"both terms over {term}, matched total cost"
+        found.append(claim(title, difference("ISUM", term)))
     return found
+
+
+def _baselines(difference: Differences, parts: Sequence[str]) -> list[Claim]:
+    """ISUM, which knows the operator, and its quadratic cost, which does not, over the blind."""
+    found = []
+    ours = [("ISUM", "ISUM"), ("unknown operator: quadratic only", "quadratic only")]
+    for title, arm in ours if "main" in parts else ():
+        for method in ("NOT", "OTUR", "RCOT"):
+            found.append(claim(f"{title} over {method}", difference(arm, method)))
+    for method in ("NOT", "OTUR", "RCOT"):
+        gained = difference(method, "measurement")
+        found.append(claim(f"control: {method} over the measurement", gained))
+    return found
+
+
+def _levels(difference: Differences, one: str, other: str, what: str, title: str) -> list[Claim]:
+    """Over the levels in their shares, and at the noisiest."""
+    gains = [difference(one, other, level) for level in LEVELS]
+    mixed = np.average(np.stack(gains), axis=0, weights=SHARES)
+    return [
+        claim(f"{what}, mean over levels 4:3:2:1: {title}", mixed),
+        claim(f"{what}, noisiest level: {title}", gains[-1]),
+    ]

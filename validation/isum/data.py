@@ -136,7 +136,7 @@ def noisy_measurement(
     return NoisyMeasurement(forward, levels, shares)
 
 
-def measurement(config: Config, part: str) -> NoisyMeasurement:
-    """Noise of a comparison's measurements."""
-    levels, shares = (LEVELS, SHARES) if part == "levels" else ((config.noise,), (1,))
+def measurement(config: Config, levelled: bool) -> NoisyMeasurement:
+    """The task's measurement with noise of one level, or of several."""
+    levels, shares = (LEVELS, SHARES) if levelled else ((config.noise,), (1,))
     return noisy_measurement(config, levels, shares)

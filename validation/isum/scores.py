@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dro_core.types import Array
 from dro_torch import metrics, physics
+from validation.isum.arms import LEVELLED, ONE_LEVEL
 from validation.isum.claims import interval
 from validation.isum.data import (
     LEVELS,
@@ -22,6 +23,7 @@ from validation.isum.data import (
     upsampling,
     wiener,
 )
+from validation.isum.generalisation import generalisation_rows
 from validation.isum.settings import Config
 from validation.isum.training import Trained
 from validation.tables import Row
@@ -34,6 +36,9 @@ class Scores:
     values: dict[tuple[str, float], Array]
     similarity: dict[tuple[str, float], float]
     half: Array
+    drift: dict[str, list[float]]  #: of every arm's trainings: last less best validation, dB
+    kid: dict[str, float]  #: of the arms of one level, where it was asked for
+    other_noise: list[Row]
 
 
 def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
@@ -43,7 +48,7 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
     values: dict[tuple[str, float], list[Array]] = {}
     similarity: dict[tuple[str, float], list[float]] = {}
     parts = config.size.comparisons
-    levels = sorted({config.noise} | set(LEVELS if "levels" in parts else ()))
+    levels = sorted({config.noise} | set(LEVELS if {*LEVELLED} & {*parts} else ()))
 
     def keep(name: str, level: float, found: Tensor) -> None:
         found = found.clamp(-1, 1)
@@ -59,14 +64,40 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
         if config.task == "deblur":
             keep("Wiener", level, wiener(dataclasses.replace(config, noise=level), clean)(y))
         for arm in arms:
-            made_for = LEVELS if arm.arm.part == "levels" else (config.noise,)
+            made_for = LEVELS if arm.arm.levelled else (config.noise,)
             if level in made_for:
                 keep(arm.arm.name, level, arm.restoration.to(config.device).restore(y))
     return Scores(
         {key: np.stack(found) for key, found in values.items()},
         {key: float(np.mean(found)) for key, found in similarity.items()},
         half.numpy(),
+        {run.arm.name: [one.drift for one in arms if one.arm == run.arm] for run in arms},
+        kernel_distances(config, pools, arms) if config.kid else {},
+        generalisation_rows(config, pools, arms),
     )
+
+
+def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> dict[str, float]:
+    """EffNet-Lite0 KID of the first training of every arm of one level, and of the measurement.
+
+    Restored images against clean ones of other scenes.
+    """
+    network = metrics.EfficientNetLite0((-1.0, 1.0))
+    half = min(config.kid, len(pools.test) // 2)
+    index, x, _ = pools.test[torch.arange(2 * half)]
+    y, _ = noisy_measurement(config, (config.noise,)).at(
+        x.to(config.device), index.to(config.device), 0, seed=TEST_SEED + 1, step=0
+    )
+    restored = {"measurement": physics.Upsampling(upsampling(config.task))(y[:half])}
+    for run in arms:
+        if run.arm.part in ONE_LEVEL and run.run.seed == config.seed:
+            restored[run.arm.name] = run.restoration.to(config.device).restore(y[:half])
+    clean = network(x[half:])
+    subset = min(100, half)
+    return {
+        name: float(metrics.kid(network(images.cpu().clamp(-1, 1)), clean, subset).mean())
+        for name, images in restored.items()
+    }
 
 
 def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
@@ -84,11 +115,12 @@ def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
             "psnr_low": low,
             "psnr_high": high,
             "ssim": scores.similarity[name, level],
+            "kid": scores.kid.get(name, "") if len(scores.kid) else "",
         }
         for half in (0, 1):
             kept = values[:, scores.half == half]
             row[f"psnr_half_{half}"] = float(kept.mean()) if kept.size else ""
-        group = LEVELS.index(level) if runs and runs[0].arm.part == "levels" else 0
+        group = LEVELS.index(level) if runs and runs[0].arm.levelled else 0
         key = f"weight {group}"
         row["weight"] = float(np.mean([r.validation[key] for r in runs])) if runs else ""
         rows.append(row)
@@ -112,6 +144,7 @@ def training_rows(tried: Sequence[Trained]) -> list[Row]:
                 "validation_psnr": run.history[-1]["PSNR"],
                 "best_validation_psnr": run.validation["PSNR"],
                 "best_step": run.validation["step"],
+                "drift": run.drift,
                 "weights": " ".join(w for w in weights if w != "nan"),
                 "seconds": run.spent.seconds,
                 "cpu_seconds": run.spent.cpu_seconds,

@@ -36,6 +36,7 @@ class Preset:
     targets: bool  #: whether results are judged, or shown for information
     tuning: float = 1.0  #: share of the steps for which a factor is tried; 1: the arm itself
     channels_last: bool = False  #: memory format of images and kernels
+    penalty: float = 1.0  #: of R1, in units of the rule for the size of the images
 
 
 #: What can be set by hand.
@@ -45,20 +46,21 @@ PRESETS = {
     "quick": Preset("mnist", 4000, 128, 500, 250, 16, "small", 8, 1e-3, 1, (0.03,), MAIN, False),
     "desk": Preset(
         "cifar10",
-        20000,
+        5000,
+        200,
         500,
         1000,
-        4000,
         16,
         (16, 32),
         8,
         5e-4,
         3,
         (1.0, 0.3, 0.1, 0.03),
-        ("main",),
+        ("main", "baselines"),
         True,
-        0.1,
+        0.2,
         True,
+        30.0,
     ),
     "standard": Preset(
         "cifar10",
@@ -72,7 +74,7 @@ PRESETS = {
         2e-4,
         3,
         (1.0, 0.3, 0.1, 0.03),
-        (*MAIN, "paper-scale"),
+        tuple(COMPARISONS),
         True,
     ),
 }
@@ -98,7 +100,7 @@ class Config(Settings):
     noise: float = setting(0.05, "standard deviation of the noise, images in [-1, 1]", low=0)
     blur: float = setting(1.5, "standard deviation of the blur in pixels", low=0)
     factors: str = setting("", "factors of the cost's scale that every arm tries: 1,0.3,0.1")
-    comparisons: str = setting("", f"parts to run: {','.join((*MAIN, 'paper-scale'))}")
+    comparisons: str = setting("", f"parts to run: {','.join(COMPARISONS)}")
     steps: int = setting(0, "iterations of every arm", low=1, unset=0)
     images: int = setting(0, "training images", low=1, unset=0)
     test: int = setting(0, "test images", low=1, unset=0)
@@ -107,12 +109,17 @@ class Config(Settings):
     rate: float = setting(0.0, "learning rate of the map", low=0)
     device: str = setting("cpu", "torch device")
     precision: str = setting("float32", "float32 or bf16", choices=get_args(Precision))
+    penalty: float = setting(0.0, "R1 penalty in units of the rule for the size", low=0)
     final_penalty: float = setting(
-        0.0, "share of the R1 penalty that is left at the end of a run", low=0, high=1
+        1.0, "share of the R1 penalty that is left at the end of a run", low=0, high=1
     )
     potential_bf16: bool = setting(
         False, "convolutions of the potential in bfloat16, its sums in float32"
     )
+    faithful: bool = setting(
+        False, "NOT's mean squared cost, OTUR's and RCOT's own optimiser and rates"
+    )
+    kid: int = setting(0, "test images for EffNet-Lite0 KID; 0: none", low=0)
     seed: int = setting(0, "first seed")
     jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)
     threads: int = setting(1, "threads of torch: two wait for each other; 0: as it is", low=0)

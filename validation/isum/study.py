@@ -53,11 +53,12 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
 
     def tables(self, arms: Sequence[Trained], scores: Scores) -> Tables:
         """A row per arm and level, and one per training."""
-        return {"results": rows_of(scores, chosen(arms)), "training": training_rows(arms)}
+        tables = {"results": rows_of(scores, chosen(arms)), "training": training_rows(arms)}
+        return tables | ({"other_noise": scores.other_noise} if scores.other_noise else {})
 
     def claims(self, config: Config, scores: Scores) -> list[Claim]:
         """Of the comparisons that are run."""
-        return claims_of(config.size.comparisons, config.noise, scores.values, scores.half)
+        return claims_of(config.size.comparisons, config.noise, scores)
 
     def plots(
         self,
@@ -85,11 +86,27 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
             first = claims[0]
             checks.append(at_least("ISUM over the measurement, dB", first.value, first.band))
         entries = [{**dataclasses.asdict(c), "verdict": verdict(c)} for c in claims]
-        return Verdict(shown(claims, tables["results"]), entries, checks, judged)
+        text = shown(claims, tables["results"])
+        return Verdict(f"{text}\n\n{KNOWS}", entries, checks, judged)
 
     def about(self, config: Config) -> dict[str, object]:
-        """The sizes."""
-        return {"size": dataclasses.asdict(config.size)}
+        """The sizes; whether a map is known to exist; who knows the operator."""
+        twist = TWIST[config.task]
+        return {"size": dataclasses.asdict(config.size), "twist": twist, "note": KNOWS}
+
+
+#: What stands beside every table.
+KNOWS = (
+    "ISUM, its OT variant and the likelihood's cost know the forward operator; the quadratic cost "
+    "alone, NOT, OTUR and RCOT do not: compare those with each other."
+)
+#: Whether the twist condition holds for both terms of the cost (docs/twist.md).
+TWIST = {
+    "deblur": "holds at weight 1: the blur's spectrum is above -1",
+    "sr": "fails: signals have more entries than measurements",
+    "hdr": "holds at weight 1: clipping is monotone",
+    "nonlinear": "not certified",
+}
 
 
 def shown(claims: Sequence[Claim], rows: Sequence[Row]) -> str:

@@ -12,17 +12,12 @@ from typing import cast
 
 import torch
 
-from dro_torch.losses.unbalanced import (
-    LikelihoodCost,
-    UnbalancedOTLoss,
-    cost_scale,
-    gradient_penalty_weight,
-)
-from dro_torch.nets.transport import Potential, TransportMap
+from dro_torch.nets.transport import Potential
 from dro_torch.transport_map import TransportRestoration, fit_transport_map
 from validation import plan
 from validation.isum.arms import COMPARISONS, Arm
-from validation.isum.data import TEST_SEED, Pools, load_images, measurement, upsampling
+from validation.isum.data import TEST_SEED, Pools, load_images, measurement
+from validation.isum.objectives import map_of, objective
 from validation.isum.settings import Config, Precision
 from validation.plan import Planned
 from validation.side_by_side import side_by_side
@@ -60,6 +55,11 @@ class Trained:
         return self.restoration.training.validation
 
     @property
+    def drift(self) -> float:
+        """PSNR of the last validation less that of the best one, in dB."""
+        return self.history[-1]["PSNR"] - self.validation["PSNR"]
+
+    @property
     def validation(self) -> dict[str, float]:
         """The row of the history at which the map was kept: the one of the best PSNR."""
         assert self.restoration.training is not None
@@ -69,11 +69,11 @@ class Trained:
 def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     """Everything that a training depends on: sizes, cost, loss, operator, images, optimiser."""
     size = config.size
-    sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate")
+    sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate", "penalty")
     described: dict[str, object] = {name: getattr(size, name) for name in sizes}
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
-    settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision", "potential_bf16")
-    described |= {name: getattr(config, name) for name in settings}
+    settings = ["task", "pairing", "noise", "blur", "final_penalty", "precision", "potential_bf16"]
+    described |= {name: getattr(config, name) for name in [*settings, "faithful"]}
     pixels, index = pools.learn.tensors[0], pools.learn.index
     described["pixels"] = zlib.crc32(pixels[index[:2000]].numpy().tobytes())
     described["pool"] = zlib.crc32(index.numpy().tobytes())
@@ -90,25 +90,15 @@ def train(
     """Train one arm, or go on with it, or read it when it is finished."""
     size, arm = config.size, run.arm
     measured, clean = pools.unpaired(config, arm.part == "imbalance")
-    measure = measurement(config, arm.part)
+    measure = measurement(config, arm.levelled)
     channels, side = clean.tensors[0].shape[1:3]
-    entries = channels * side * side
     generator = torch.Generator().manual_seed(run.seed)
-    factor_up = upsampling(config.task)
-    transport = TransportMap(channels, size.map, upsample=factor_up, generator=generator)
+    transport = map_of(config, arm, channels, generator)
     potential = Potential(
         channels, int(side), size.potential, bf16=config.potential_bf16, generator=generator
     )
-    cost = LikelihoodCost(
-        measure.forward,
-        arm.likelihood,
-        arm.quadratic,
-        run.factor * arm.scale * cost_scale(entries),
-        factor_up if factor_up > 1 else None,
-    )
-    loss = UnbalancedOTLoss(
-        cost, arm.divergence, centre_cost=True, gradient_penalty=gradient_penalty_weight(entries)
-    )
+    entries = channels * side * side
+    loss, options = objective(config, arm, run.factor, entries, measure.forward)
     index, x, *_ = pools.validation[torch.arange(len(pools.validation))]
     index, x = index.to(config.device), x.to(config.device)
     y, _ = measure(x, index, seed=TEST_SEED, step=0)
@@ -123,9 +113,6 @@ def train(
         seed=run.seed,
         measure=measure,
         batch_size=size.batch,
-        map_rate=size.rate,
-        potential_rate=size.rate / 2,
-        final_gradient_penalty=config.final_penalty * loss.gradient_penalty,
         validation=(y, x),
         validate_every=max(1, steps // 10) if log is None else steps,
         best=("PSNR", "max"),
@@ -138,6 +125,7 @@ def train(
         log=log,
         progress=log is None,
         config={"pairing": config.pairing, "task": config.task, "blur": config.blur},
+        **options,
     )
 
 
@@ -177,7 +165,7 @@ def arms_of(config: Config) -> list[Arm]:
 def candidates(config: Config, arm: Arm) -> list[Run]:
     """An arm at every factor, with the first seed: the same budget for every arm."""
     size = config.size
-    factors = (1.0,) if arm.part == "paper-scale" else size.factors
+    factors = (arm.fixed,) if arm.fixed else size.factors
     steps = max(1, round(size.tuning * size.steps)) if len(factors) > 1 else size.steps
     return [Run(arm, factor, config.seed, steps) for factor in factors]
 
