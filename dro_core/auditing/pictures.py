@@ -111,15 +111,15 @@ def _drawn(s: Series, k: int, at: object) -> list[str]:
         edge = " ".join([*points, *back[::-1]])
         parts.append(f'<polygon points="{edge}" fill="{colour}" opacity=".18"/>')
         parts.append(_line(back, colour, dash))
+    x, y = LEFT + (k % 2) * 285, HEIGHT + 8 + 20 * (k // 2)
     if s.points or len(points) == 1:
         parts += [
             f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3" fill="{colour}"/>'
-            for p in points
+            for p in [*points, f"{x + 15},{y - 4}"]
         ]
     else:
         parts.append(_line(points, colour, dash))
-    x, y = LEFT + (k % 2) * 285, HEIGHT + 8 + 20 * (k // 2)
-    parts.append(_line([f"{x},{y - 4}", f"{x + 30},{y - 4}"], colour, dash))
+        parts.append(_line([f"{x},{y - 4}", f"{x + 30},{y - 4}"], colour, dash))
     parts.append(f'<text x="{x + 38}" y="{y}" fill="var(--ink)">{escape(s.name)}</text>')
     return parts
 

@@ -43,6 +43,10 @@ td.n,th.n{text-align:right}svg{width:100%;height:auto;display:block}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.6rem;
 margin:.6rem 0 1.2rem}.pictures img{width:100%;image-rendering:pixelated;display:block}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);padding:.6rem}
+@media (max-width:34rem){svg text{font-size:17px}.answers tr{display:grid;
+grid-template-columns:1fr auto auto}.answers th:nth-child(4){display:none}
+.answers td:nth-child(4),.answers td[colspan]{grid-column:1/-1}
+.answers td:not(:last-child){border-bottom:0}}
 @media print{main{max-width:none}h2{break-after:avoid}figure,tr{break-inside:avoid}}
 """
 
@@ -278,7 +282,7 @@ def answer_table(found: Findings) -> str:
         f"<td class=n>{found.rmse(found.nominal):.4g}</td><td>measured</td></tr>",
     ]
     rows += [_answer_row(found, s) for s in found.structures.values()]
-    return f"<div class=wide><table>{''.join(rows)}</table></div>"
+    return f"<div class=wide><table class=answers>{''.join(rows)}</table></div>"
 
 
 def _answer_row(found: Findings, s: StructureAudit) -> str:
