@@ -1,4 +1,4 @@
-"""One look for every figure: pictures of results (`.plot()`), of the experiments and the gallery.
+"""One look for figures: pictures of results (`.plot()`) and of the gallery.
 
 Type of 8 points or more on a figure as wide as the text of a page (`PAGE` inches); six colours that
 differ under every common colour blindness and stand out from white, then the same dashed, so that

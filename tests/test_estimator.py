@@ -160,10 +160,9 @@ def test_no_other_map_is_better_than_the_lower_value(seed, structure, epsilon):
         assert risk_of(other, x, y, 0.5, structure, epsilon) >= fit.lower * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("noisy", [True, False])
-def test_a_search_may_end_at_a_larger_gap(noisy, recwarn, monkeypatch):
-    """It ends no later, says where, and does not warn of what was asked for."""
-    x, y, _ = random_data(3, noisy)
+def test_a_search_may_end_at_a_larger_gap(recwarn, monkeypatch):
+    """It ends earlier, says where, and does not warn of what was asked for."""
+    x, y, _ = random_data(6, noisy=False)
     judged = []
     fit_of = search.Search.fit
     monkeypatch.setattr(
@@ -172,7 +171,7 @@ def test_a_search_may_end_at_a_larger_gap(noisy, recwarn, monkeypatch):
     best = fit_linear(x=x, y=y, radius=0.3)
     whole = len(judged)
     rough = fit_linear(x=x, y=y, radius=0.3, tolerance=0.3)
-    assert len(judged) - whole <= whole
+    assert len(judged) - whole < whole
     assert judged[-1].gap <= 0.3
     assert rough.gap <= 0.3
     assert best.risk * (1 - 1e-9) <= rough.risk <= best.risk / 0.7

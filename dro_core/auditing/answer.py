@@ -297,6 +297,9 @@ class Findings:
             f"The best linear map at this radius over {best.structure} has a worst-case RMSE per "
             f"entry of {self.rmse(best.risk):.4g}, {share:.1%} below yours"
         )
+        left = 1.0 - math.sqrt(best.lower / best.risk) if best.risk > 0 else 0.0
+        if left > 5e-5:
+            text += f" (found to {left:.1g} of itself)"
         where = []
         if best.overtaken_below is not None:
             where.append(f"below radius {best.overtaken_below:.4g}")

@@ -35,7 +35,7 @@ CERTIFIED = 1e-6
 CURVE = np.linspace(0.0, 2.0, 33)
 #: The best linear map is fitted up to this many numbers per pair (x, y).
 LARGEST_FIT = 2048
-#: To this gap: the page shows two digits of the comparison.
+#: To this gap of the risk, half of it in the RMSE that the page shows; it says what is left.
 COMPARED = 1e-2
 #: Radii up to this multiple of the audit's are searched for one where the audited map is better.
 FURTHEST = 1e3

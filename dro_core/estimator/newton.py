@@ -405,17 +405,16 @@ def entropy_path(problem: Reduced, epsilon: float, tolerance: float = 0.0) -> It
     target = max(epsilon, LEAST_ENTROPY * budget)
     judged_from = max(target, max(3e-5, 1e-2 * tolerance) * budget if epsilon == 0.0 else 0.0)
     weight = max(target, budget)
-    B, rough = start(problem, weight, budget), problem.single()
+    point, rough = problem.point(start(problem, weight, budget), weight), problem.single()
     while True:
         last, judged = weight <= target * (1 + 1e-9), weight <= judged_from * (1 + 1e-9)
-        if problem.is_large and weight >= LEAST_SINGLE * problem.point(B, weight).value:
-            B = np.asarray(B, dtype=rough.root.dtype)
-            B = minimize(rough, B, weight, last=LAST_ON_PATH).B.astype(np.float64)
+        if problem.is_large and weight >= LEAST_SINGLE * point.value:
+            single = np.asarray(point.B, dtype=rough.root.dtype)
+            point = minimize(rough, single, weight, last=LAST_ON_PATH)
         elif not judged:
-            B = minimize(problem, B, weight, last=LAST_ON_PATH).B
+            point = minimize(problem, point.B.astype(np.float64), weight, last=LAST_ON_PATH)
         if judged:
-            point = minimize(problem, B, weight, last=1e-2 * tolerance)
-            B = point.B
+            point = minimize(problem, point.B.astype(np.float64), weight, last=1e-2 * tolerance)
             yield point
         if last:
             return

@@ -47,9 +47,10 @@ class Search(Judge):
     structure: PointStructure
     tolerance: float = 0.0  #: gap at which the search may end, where that is not smaller
 
-    def ends_at(self, entries: int) -> float:
-        """The gap of a certificate of a map with so many entries that ends the search."""
-        return max(self.tolerance, GOOD_GAP if entries <= LARGE_MAP else GOOD_GAP_OF_LARGE_MAP)
+    @property
+    def good_gap(self) -> float:
+        """Of a certificate that ends the search at once."""
+        return max(self.tolerance, GOOD_GAP)
 
     @cached_property
     def free(self) -> Booleans:
@@ -116,7 +117,7 @@ class Search(Judge):
             for B in maps:
                 found = self.fit(B, self.laws_without_residual(B) if B is self.plain else [])
                 best = found if best is None or found.gap < best.gap else best
-                if best.gap <= max(self.tolerance, GOOD_GAP):
+                if best.gap <= self.good_gap:
                     return best
         return self._by_newton(best)
 
@@ -193,7 +194,7 @@ class Search(Judge):
             for point in first_attempts(reduced, smoothed_by):
                 B = axes.basis @ point.B @ space_y.basis.T
                 tried.append(self.fit(B, self._laws_of_more_entropy(B)))
-                if tried[-1].gap <= max(self.tolerance, GOOD_GAP):
+                if tried[-1].gap <= self.good_gap:
                     return tried[-1]
         nearly: list[Law] = []
         if not self.moves_x and self.x.shape[1] * self.y.shape[1] <= LARGE_MAP:
@@ -220,7 +221,7 @@ class Search(Judge):
                     tried.append(self.fit(axes.basis @ sharp.B @ space_y.basis.T, []))
             tried.append(self.fit(B, laws + self._laws_of_more_entropy(B)))
             best = min([*tried, *([best] if best else [])], key=lambda fit: fit.gap)
-            if best.gap <= self.ends_at(B.size):
+            if best.gap <= max(self.good_gap, GOOD_GAP_OF_LARGE_MAP if B.size > LARGE_MAP else 0.0):
                 break
         assert best is not None
         if (

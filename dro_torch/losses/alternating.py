@@ -1,7 +1,8 @@
-"""What losses with two alternating steps share: a map and a potential, called with care."""
+"""What losses with two alternating steps share: the map's step, networks called with care."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dro_torch.host import transformed, value_and_pullback
+from dro_core.checks import as_non_negative
+from dro_torch.checks import check_batch
+from dro_torch.host import Checks, transformed, value_and_pullback
+from dro_torch.losses.checked import CheckedLoss, checked
 from dro_torch.losses.likelihood import squares
-from dro_torch.models import call_model
-from dro_torch.precision import wide
+from dro_torch.models import call_model, check_apart
+from dro_torch.precision import full_precision, wide
 
 Network = Callable[[Tensor], Tensor]
 
@@ -93,3 +97,50 @@ def mean_by_group(
         )
     labels = labels.to(weights.device)
     return {label: float(weights[labels == label].mean()) for label in sorted(set(labels.tolist()))}
+
+
+class AlternatingLoss(CheckedLoss, ABC):
+    """The losses of two alternating steps: that of the map is the mean of cost less potential."""
+
+    components: dict[str, Tensor]
+
+    def __init__(self, gradient_penalty: float, checks: Checks | None) -> None:
+        super().__init__(checks)
+        self.gradient_penalty = as_non_negative(gradient_penalty, "gradient_penalty")
+        self.components = {}
+
+    @abstractmethod
+    def _cost(self, y: Tensor, moved: Tensor) -> Tensor:
+        """Price of moving y to T(y), of every sample or of the batch."""
+
+    def _penalty_weight(self, given: float | None) -> float:
+        """Of one call: the attribute, if nothing is given."""
+        if given is None:
+            return self.gradient_penalty
+        return as_non_negative(given, "gradient_penalty")
+
+    @checked
+    def map_loss(self, v: Network, T: Network, y: Tensor) -> Tensor:
+        """The loss of the map's step; no gradient of v's parameters is built (v an nn.Module).
+
+        Parameters
+        ----------
+        v, T : as in the potential's step
+        y : (N, ...) tensor
+            A batch of measurements.
+
+        Returns
+        -------
+        0-d tensor
+        """
+        y = check_batch(y, "y")
+        check_apart(v, "v")
+        check_apart(T, "T")
+        moved = moved_by(T, y)
+        with full_precision(y), explained(v):
+            cost = self._cost(y, moved)
+            loss = (cost - potential_of(frozen(v), moved)).mean()
+        self.components = {}
+        if not transformed():  # what is wrapped means nothing outside
+            self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
+        return loss

@@ -19,19 +19,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dro_core.checks import as_non_negative, as_scalar
+from dro_core.checks import as_scalar
 from dro_torch.checks import check_alike, check_batch, check_finite
 from dro_torch.host import Checks, may_look, refuse_later, transformed
 from dro_torch.losses.alternating import (
+    AlternatingLoss,
     Network,
     explained,
-    frozen,
     mean_by_group,
     moved_by,
     potential_of,
     slopes,
 )
-from dro_torch.losses.checked import CheckedLoss, checked
+from dro_torch.losses.checked import checked
 from dro_torch.losses.divergences import (
     DIVERGENCES,
     Balanced,
@@ -64,7 +64,7 @@ __all__ = [
 _PULL = 0.1
 
 
-class UnbalancedOTLoss(CheckedLoss):
+class UnbalancedOTLoss(AlternatingLoss):
     r"""The two losses of a learned unbalanced transport map, one per alternating step.
 
     .. math:: L_v = \operatorname{mean}\Psi_1^*\bigl(v(T(y)) - c(y,T(y))\bigr)
@@ -158,7 +158,7 @@ class UnbalancedOTLoss(CheckedLoss):
         limits: tuple[float, float] | None = None,
         checks: Checks | None = None,
     ) -> None:
-        super().__init__(checks)
+        super().__init__(gradient_penalty, checks)
         if not callable(cost):
             raise TypeError(f"cost: {type(cost).__name__} is not callable; see LikelihoodCost")
         both = as_divergence(divergence, "divergence")
@@ -185,7 +185,6 @@ class UnbalancedOTLoss(CheckedLoss):
         if centre_cost and translation_invariant:
             raise ValueError("centre_cost: without effect if translation_invariant; give one")
         self.cost = cost
-        self.gradient_penalty = as_non_negative(gradient_penalty, "gradient_penalty")
         self.centre_cost, self.translation_invariant = centre_cost, translation_invariant
         self.momentum = as_scalar(momentum, "momentum", "a number in (0, 1]")
         if not 0 < self.momentum <= 1:
@@ -195,7 +194,6 @@ class UnbalancedOTLoss(CheckedLoss):
         self._gauge = translation_invariant or all(isinstance(side, Balanced) for side in sides)
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
-        self.components: dict[str, Tensor] = {}
 
     # --- the two steps ---
 
@@ -231,9 +229,7 @@ class UnbalancedOTLoss(CheckedLoss):
         self._check_range(x)
         check_apart(v, "v")
         check_apart(T, "T")
-        gamma = self.gradient_penalty
-        if gradient_penalty is not None:
-            gamma = as_non_negative(gradient_penalty, "gradient_penalty")
+        gamma = self._penalty_weight(gradient_penalty)
         with torch.no_grad():
             moved = moved_by(T, y)
             cost = self._cost(y, moved)
@@ -255,32 +251,6 @@ class UnbalancedOTLoss(CheckedLoss):
                 pull = _PULL * torch.tanh(here.mean().detach())
                 objective = objective + pull * (level - level.detach())
             return objective
-
-    @checked
-    def map_loss(self, v: Network, T: Network, y: Tensor) -> Tensor:
-        """The loss of the map's step; no gradient of v's parameters is built (v an nn.Module).
-
-        Parameters
-        ----------
-        v, T : as in `potential_loss`
-        y : (N, ...) tensor
-            A batch of measurements.
-
-        Returns
-        -------
-        0-d tensor
-        """
-        y = check_batch(y, "y")
-        check_apart(v, "v")
-        check_apart(T, "T")
-        moved = moved_by(T, y)
-        with full_precision(y), explained(v):
-            cost = self._cost(y, moved)
-            loss = (cost - potential_of(frozen(v), moved)).mean()
-        self.components = {}
-        if not transformed():  # what is wrapped means nothing outside
-            self.components = {"map_loss": loss.detach(), "cost": cost.detach().mean()}
-        return loss
 
     @checked
     def r1(self, v: Network, x: Tensor) -> Tensor:

@@ -22,15 +22,15 @@ from dro_core.checks import as_non_negative, as_positive_integer, as_scalar
 from dro_torch.checks import check_alike, check_batch
 from dro_torch.host import Checks, transformed
 from dro_torch.losses.alternating import (
+    AlternatingLoss,
     Network,
     explained,
-    frozen,
     mean_by_group,
     moved_by,
     potential_of,
     slopes,
 )
-from dro_torch.losses.checked import CheckedLoss, checked
+from dro_torch.losses.checked import checked
 from dro_torch.losses.likelihood import LikelihoodCost
 from dro_torch.losses.unbalanced import UnbalancedOTLoss
 from dro_torch.models import call_model, check_apart
@@ -96,7 +96,7 @@ def neural_ot_loss(
     return UnbalancedOTLoss(cost, "balanced")
 
 
-class CriticOTLoss(CheckedLoss):
+class CriticOTLoss(AlternatingLoss):
     r"""Relaxed transport with a Wasserstein critic: OTUR, and with a Fourier term RCOT.
 
     With :math:`r = (Q(y) - T(y))/s` for images in a range of length s
@@ -174,12 +174,11 @@ class CriticOTLoss(CheckedLoss):
         upsample: int | Callable[[Tensor], Tensor] | None = None,
         checks: Checks | None = None,
     ) -> None:
-        super().__init__(checks)
+        super().__init__(gradient_penalty, checks)
         self.distance = as_non_negative(distance, "distance")
         self.fourier = as_non_negative(fourier, "fourier")
         if self.distance == self.fourier == 0:
             raise ValueError("distance, fourier: both are zero, so T(y) has nothing to do with y")
-        self.gradient_penalty = as_non_negative(gradient_penalty, "gradient_penalty")
         if not isinstance(value_range, tuple | list) or len(value_range) != 2:
             raise TypeError(f"value_range: {value_range!r}; allowed: a pair (lowest, highest)")
         low, high = (as_scalar(end, "value_range", "a pair of numbers") for end in value_range)
@@ -189,7 +188,6 @@ class CriticOTLoss(CheckedLoss):
         if upsample is not None and not callable(upsample):
             upsample = BicubicUpsampling(upsample)
         self.upsample = upsample
-        self.components: dict[str, Tensor] = {}
 
     @checked
     def potential_loss(
@@ -221,9 +219,7 @@ class CriticOTLoss(CheckedLoss):
             raise ValueError(f"x: {len(x)} samples, y: {len(y)}; the penalty needs equally many")
         check_apart(v, "v")
         check_apart(T, "T")
-        gamma = self.gradient_penalty
-        if gradient_penalty is not None:
-            gamma = as_non_negative(gradient_penalty, "gradient_penalty")
+        gamma = self._penalty_weight(gradient_penalty)
         with torch.no_grad():
             moved = moved_by(T, y)
             cost = self._cost(y, moved)
@@ -243,32 +239,6 @@ class CriticOTLoss(CheckedLoss):
                 if not transformed():
                     self.components["gradient_penalty"] = penalty.detach()
             return objective
-
-    @checked
-    def map_loss(self, v: Network, T: Network, y: Tensor) -> Tensor:
-        """The loss of the map's step; no gradient of v's parameters is built (v an nn.Module).
-
-        Parameters
-        ----------
-        v, T : as in `potential_loss`
-        y : (N, ...) tensor
-            A batch of measurements.
-
-        Returns
-        -------
-        0-d tensor
-        """
-        y = check_batch(y, "y")
-        check_apart(v, "v")
-        check_apart(T, "T")
-        moved = moved_by(T, y)
-        with full_precision(y), explained(v):
-            cost = self._cost(y, moved)
-            loss = cost - potential_of(frozen(v), moved).mean()
-        self.components = {}
-        if not transformed():  # what is wrapped means nothing outside
-            self.components = {"map_loss": loss.detach(), "cost": cost.detach()}
-        return loss
 
     @torch.no_grad()
     def weights(

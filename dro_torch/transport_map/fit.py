@@ -199,9 +199,7 @@ def fit_transport_map(
                 "pools": [len(source), len(target)],
                 "validate_every": validate_every,
                 **(config or {}),
-                **(
-                    {"measure": measure.describe()} if isinstance(measure, NoisyMeasurement) else {}
-                ),
+                **_described(measure),
             },
             **options,
         )

@@ -23,13 +23,13 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dro_core.types import Array
 from dro_core.unbalanced import UnbalancedTransport, unbalanced_ot
 from dro_torch import data
 from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.losses.unpaired import CriticOTLoss, neural_ot_loss
 from dro_torch.training import Phase, StepContext, fit
 from validation.experiment import user_errors
+from validation.isum.few import barycentres
 from validation.results import (
     Check,
     at_most,
@@ -204,13 +204,6 @@ def exact_plan(problem: Problem, method: str) -> UnbalancedTransport:
     return unbalanced_ot(cost, masses, masses, "kl" if method == "ISUM" else "balanced", rtol=1e-7)
 
 
-def barycentre(plan: UnbalancedTransport, x: Array) -> Array:
-    """Where the mass of every measurement goes to on average."""
-    joint = plan.plan.toarray()
-    found: Array = joint @ x / joint.sum(1, keepdims=True)
-    return found
-
-
 def distance_objective(loss: CriticOTLoss, problem: Problem, moved: Tensor) -> float:
     """Exact W1 of the moved points to the clean ones, and the loss's price of the move."""
     masses = np.full(len(moved), 1 / len(moved))
@@ -222,8 +215,7 @@ def distance_objective(loss: CriticOTLoss, problem: Problem, moved: Tensor) -> f
 def compared(config: Config, problem: Problem, method: str) -> Row:
     """A row: errors of map, value and weights."""
     found, plan = learned(config, problem, method), exact_plan(problem, method)
-    x = problem.x.double().numpy()
-    target = torch.from_numpy(barycentre(plan, x)).float()
+    target = barycentres(plan, problem.x.double()).float()
     with torch.no_grad():
         moved = found.T(problem.y)
     scale = float((target - target.mean(0)).norm())

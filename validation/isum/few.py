@@ -151,7 +151,7 @@ def plot(path: Path, rows: list[Row]) -> None:
                 numbers = [float(r["images"]) for r in line], [float(r["psnr"]) for r in line]
                 axis.semilogx(*numbers, style, color=f"C{place}", label=f"{kind}, σ = {level:g}")
         axis.set(xlabel="images", ylabel="PSNR in dB", title=f"{pairing} pools")
-    axes[0, 0].legend(fontsize=6)
+    axes[0, 0].legend(ncols=2, loc="lower right")
     save_figure(path, canvas)
 
 

@@ -115,7 +115,7 @@ def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
             "psnr_low": low,
             "psnr_high": high,
             "ssim": scores.similarity[name, level],
-            "kid": scores.kid.get(name, "") if len(scores.kid) else "",
+            "kid": scores.kid.get(name, ""),
         }
         for half in (0, 1):
             kept = values[:, scores.half == half]

@@ -72,8 +72,8 @@ def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     sizes = ("dataset", "images", "validation", "batch", "map", "potential", "rate", "penalty")
     described: dict[str, object] = {name: getattr(size, name) for name in sizes}
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
-    settings = ["task", "pairing", "noise", "blur", "final_penalty", "precision", "potential_bf16"]
-    described |= {name: getattr(config, name) for name in [*settings, "faithful"]}
+    settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision")
+    described |= {name: getattr(config, name) for name in (*settings, "potential_bf16", "faithful")}
     pixels, index = pools.learn.tensors[0], pools.learn.index
     described["pixels"] = zlib.crc32(pixels[index[:2000]].numpy().tobytes())
     described["pool"] = zlib.crc32(index.numpy().tobytes())
