@@ -54,7 +54,6 @@ QUEUE = {
     "mnist onset": Entry("mnist onset", "onset", ("radius=2", "seeds=1")),
     "frontier isotropic": Entry("frontier isotropic", "frontier-isotropic"),
     "cifar10": Entry("cifar10", "cifar10"),
-    "ct": Entry("ct", "ct"),
     "isum levels": Entry(
         "isum", "isum-levels", ("task=deblur", "comparisons=levels,imbalance", "seeds=1")
     ),
@@ -62,6 +61,7 @@ QUEUE = {
     "isum starvation": Entry(
         "isum", "isum-starvation", ("task=deblur", "comparisons=starvation", "seeds=1")
     ),
+    "ct": Entry("ct", "ct"),
     "isum sr": Entry("isum", "isum-sr", ("task=sr", "kid=200")),
     "isum fixed scale": Entry(
         "isum", "isum-fixed-scale", ("task=deblur", "comparisons=paper-scale", "seeds=1")
