@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import minimize_scalar
@@ -18,7 +18,7 @@ import dro_core
 from dro_core import XShift, audit, worst_case_risk
 from dro_core.auditing import audit as audit_function
 from dro_core.auditing.layout import as_rows
-from dro_core.auditing.pictures import data_uri, png, ticks
+from dro_core.auditing.pictures import Series, chart, data_uri, png, ticks
 from dro_core.auditing.radius import audit_radius, resampled_values
 from dro_core.auditing.report import LARGEST_PICTURE, page, whole_folder
 from dro_core.auditing.shares import principal_directions, sample_shares, spectral_shares
@@ -180,6 +180,15 @@ def test_an_empty_ball_is_an_answer_with_the_smallest_radius(rng):
     far = audit(B, x, y, radius=1.0, structures=XShift(A)).leading
     assert far.lower is not None
     assert far.radii[0] > 0
+
+
+def test_laws_on_a_graph_that_the_data_miss_may_be_better_than_the_data(rng):
+    B, _, y = problem(rng)
+    x = y @ B.T + 0.1 * rng.standard_normal((len(y), len(B)))
+    found = audit(B, x, y, radius=9.0, structures="y", posterior=B)
+    assert found.leading.upper < 1e-20 * found.nominal  # x = By in every law
+    assert "tied by a map that the data miss" in found.sentence()
+    assert "grows" not in found.sentence()
 
 
 def test_zero_radius(rng):
@@ -575,6 +584,15 @@ def test_ticks_are_few_and_inside(low, width):
     found = ticks(low, low + width)
     assert 2 <= len(found) <= 9
     assert all(low - 1e-6 * width <= t <= low + width * (1 + 1e-6) for t in found)
+
+
+@given(st.floats(1e-9, 1e9))
+@example(0.96)
+def test_an_axis_ends_at_a_mark_beyond_the_curve(largest):
+    svg = chart([Series("share", np.array([0.0, 1.0]), np.array([0.0, largest]))], "x", "y")
+    marks = [float(text) for text in re.findall(r'text-anchor="end" [^>]*>([^<]+)<', svg)]
+    assert marks[-1] >= largest * (1 - 1e-3)
+    assert marks[-1] <= 2.01 * largest
 
 
 def test_representations_say_the_numbers(rng):

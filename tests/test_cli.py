@@ -102,6 +102,13 @@ def test_radius_fit_and_version(here, capsys):
     assert f"numpy {np.__version__}" in out
 
 
+def test_a_map_is_fitted_for_structures_without_a_map_of_their_own(here, capsys):
+    status, _, err = run(capsys, "fit --data pairs.npz --radius 1 --structure x --out B1.npy")
+    assert status == 2
+    assert "structure: 'x'; a map is fitted for y-given-x, joint or x-given-y" in err
+    assert not (here[0] / "B1.npy").exists()
+
+
 def test_the_module_is_the_command(here):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "dro_core", "radius", "--data", "pairs.npz",
@@ -322,6 +329,8 @@ WRONG = [
     ("--data x.npy empty", "empty: no images"),
     ("--data x.npy y.npy y.npy", "data: 3 names"),
     ("--structure z", "structures: unknown value 'z'"),
+    ("--structure x", "structure: 'x' needs a map, --forward FILE"),
+    ("--structure joint --structure y", "structure: 'y' needs a map, --posterior FILE"),
     ("--noise 1", "radius: radius and noise given"),
     ("--operator-change B.npy", "operator-change: needs the operator that changed"),
     ("--weights y.npy", "weights: shape (12, 3)"),

@@ -225,16 +225,21 @@ class Findings:
         if found.lower is None:
             return f"{change}: no answer ({found.reason})."
         before, low = self.rmse(self.nominal), self.rmse(found.lower)
-        start = f"the RMSE per entry of your map grows from {before:.4g}"
+        start = f"the RMSE per entry of your map grows from {before:.4g} to"
         if found.upper is None:
-            return f"{change}, {start} to {low:.4g} at least; no upper end ({found.reason})."
+            return f"{change}, {start} {low:.4g} at least; no upper end ({found.reason})."
         high = self.rmse(found.upper)
+        if high < before * (1 - 1e-9):  # the laws of a marginal's ball lie on the graph of its map
+            change += (
+                f", in whose laws x and y are tied by a map that the data miss (RMSE {before:.4g})"
+            )
+            start = "the RMSE per entry of your map is"
         if found.exact:
-            return f"{change}, {start} to at most {high:.4g}, and this is attained."
+            return f"{change}, {start} at most {high:.4g}, and this is attained."
         sure = ""
         if found.failure_probability > 0:
             sure = f" (with probability {1 - found.failure_probability:g})"
-        return f"{change}, {start} to between {low:.4g} and {high:.4g}{sure}."
+        return f"{change}, {start} between {low:.4g} and {high:.4g}{sure}."
 
     def worst_samples(self, count: int = 3) -> list[int]:
         """The samples on which the leading law spends most, first the worst."""

@@ -201,6 +201,13 @@ def audit_structures(
             structure = XShift(forward)
         elif item == YShift.name and posterior is not None:
             structure = YShift(posterior)
+        elif item in (XShift.name, YShift.name):
+            which = (
+                "forward, the forward map"
+                if item == XShift.name
+                else ("posterior, the posterior mean")
+            )
+            raise ValueError(f"structures: {item!r} needs the argument {which}")
         else:
             structure = as_structure(item, "structures")
         if structure.name in found:

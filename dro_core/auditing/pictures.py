@@ -75,7 +75,7 @@ def chart(
         xs = np.log10(np.maximum(xs, 1e-300))
     low, high = float(xs.min()), float(xs.max())
     high = high if high > low else low + 1.0
-    top = float(ys.max(initial=0.0)) * 1.05 or 1.0
+    top = _rounded_up(float(ys.max(initial=0.0)) or 1.0)
 
     def at(x: float, y: float) -> str:
         value = math.log10(max(x, 1e-300)) if log else x
@@ -170,6 +170,12 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         step = max(1.0, float(round(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [k * step for k in range(first, last + 1)]
+
+
+def _rounded_up(largest: float) -> float:
+    """The end of an axis from zero: its first round number not below `largest`."""
+    marks = ticks(0.0, largest)
+    return marks[-1] if marks[-1] >= largest * (1 - 1e-9) else len(marks) * marks[1]
 
 
 def standalone(svg: str) -> str:

@@ -55,14 +55,13 @@ def _reasons(command: argparse.ArgumentParser) -> None:
     command.add_argument("--forward", metavar="A", help="the forward operator, from x to y")
 
 
-def _structure(command: argparse.ArgumentParser) -> None:
+def _structure(command: argparse.ArgumentParser, more: str = "") -> None:
     command.add_argument(
         "--structure",
         action="append",
         type=as_structure_name,
         metavar="NAME",
-        help="y-given-x, joint, x-given-y ('y|x', 'x|y' in quotes), x (needs --forward) or y "
-        "(needs --posterior); more than one may be given, the first leads",
+        help=f"y-given-x, joint, x-given-y ('y|x', 'x|y' in quotes){more}",
     )
 
 
@@ -76,7 +75,11 @@ def _audit(command: argparse.ArgumentParser) -> None:
     )
     _data(command)
     _reasons(command)
-    _structure(command)
+    _structure(
+        command,
+        ", x (needs --forward) or y (needs --posterior); more than one may be given, the first "
+        "leads",
+    )
     command.add_argument("--posterior", metavar="P", help="posterior mean for structure y")
     command.add_argument("--linear", action="store_true", help="refuse a map that is not linear")
     command.add_argument("--no-best", action="store_true", help="do not fit the best linear map")

@@ -22,11 +22,17 @@ from dro_core.cli.maps import load_map
 from dro_core.described import plain
 from dro_core.estimator import fit_linear
 
+#: The map without which a marginal's structure is no set of laws.
+MARGINAL_MAPS = {"x": "forward", "y": "posterior"}
+
 
 def run_audit(given: argparse.Namespace, line: Sequence[str]) -> str:
     """``structured-dro audit``: the report, or its numbers."""
     if given.out is None and not given.json:
         raise ValueError("out: a folder for the report is needed, --out FOLDER (or --json)")
+    for structure, flag in MARGINAL_MAPS.items():
+        if structure in (given.structure or ()) and getattr(given, flag) is None:
+            raise ValueError(f"structure: {structure!r} needs a map, --{flag} FILE")
     x, y = load_pairs(given.data)
     found: Audit = audit(
         load_map(given.map, trust=given.trust),
@@ -88,6 +94,11 @@ def run_fit(given: argparse.Namespace, line: Sequence[str]) -> str:
     names = given.structure or ["y|x"]
     if len(names) > 1:
         raise ValueError(f"structure: {len(names)} given; a map is fitted for one")
+    if names[0] in MARGINAL_MAPS:
+        raise ValueError(
+            f"structure: {names[0]!r}; a map is fitted for y-given-x, joint or x-given-y (audit "
+            "takes x and y too)"
+        )
     target = Path(given.out)
     if target.suffix != ".npy":
         raise ValueError(f"out: {target}; the matrix goes into a .npy file")
