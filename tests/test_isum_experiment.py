@@ -69,7 +69,7 @@ def done(root, tmp_path_factory):
 def test_every_arm_and_floor_has_its_row(done):
     rows = rows_of(done / "results.csv")
     names = [arm.name for part in isum.MAIN for arm in isum.COMPARISONS[part]]
-    assert {row["arm"] for row in rows} == {*names, "measurement", "Wiener"}
+    assert {row["arm"] for row in rows} == {*names, "measurement", "Wiener", "TV", "linear"}
     for row in rows:
         low, mean, high = (float(row[key]) for key in ("psnr_low", "psnr", "psnr_high"))
         assert 5 < low <= mean <= high < 60
@@ -77,7 +77,7 @@ def test_every_arm_and_floor_has_its_row(done):
         assert min(halves) <= mean <= max(halves)
         if row["arm"].startswith("OT"):
             assert float(row["weight"]) == pytest.approx(1)
-    for name in ("ISUM, levels", "OT, levels", "measurement", "Wiener"):
+    for name in ("ISUM, levels", "OT, levels", "measurement", "Wiener", "TV", "linear"):
         levels = [float(row["noise"]) for row in rows if row["arm"] == name]
         assert levels == list(isum.LEVELS)
     by_level = [float(row["psnr"]) for row in rows if row["arm"] == "measurement"]
@@ -102,7 +102,7 @@ def test_claims_and_provenance_are_written_beside_the_figures(done):
     assert made["device"] == "CPU"
     rows = {(row["arm"], row["noise"]): row for row in made["results"]}
     claims = {entry["claim"]: entry for entry in made["claims"]}
-    assert len(claims) == 12
+    assert len(claims) == 14
     gain = claims["ISUM over its OT variant"]
     expected = rows["ISUM", 0.05]["psnr"] - rows["OT variant", 0.05]["psnr"]
     assert gain["value"] == pytest.approx(expected, abs=1e-9)
@@ -124,7 +124,7 @@ class Flat:
     """Scores of arms and floors that are all the same."""
 
     def __init__(self, arms):
-        names = ["measurement", "Wiener", *(arm.name for arm in arms)]
+        names = ["measurement", "Wiener", "TV", "linear", *(arm.name for arm in arms)]
         self.values = {(n, level): np.full((3, 4), 20.0) for n in names for level in isum.LEVELS}
         self.half = np.array([0, 0, 1, 1])
         self.drift = {arm.name: [-0.1] for arm in arms}
@@ -146,7 +146,7 @@ def test_every_claim_of_the_table_is_made_by_its_entry_of_the_queue():
             found = isum.claims_of(parts, 0.05, Flat(arms))
             made[f"desk/{entry.file}"] = {claim.claim for claim in found}
             assert all(isum.verdict(c) == "undecided" for c in found if "drift" not in c.claim)
-    assert len(made) == 9
+    assert len(made) == 10
     for entry in waited:
         assert entry["check"] in made[entry["result"]], entry
     assert {entry["result"] for entry in waited} == set(made)
@@ -165,7 +165,8 @@ def without_figures(monkeypatch):
 def test_the_other_tasks(root, tmp_path, task, part):
     assert command(root, tmp_path, "--set", f"comparisons={part}", task=task) == 0
     names = {row["arm"] for row in rows_of(tmp_path / "results.csv")}
-    assert names == {"measurement", *(arm.name for arm in isum.COMPARISONS[part])}
+    floors = {"measurement", "linear"} | ({"TV"} if task == "sr" else set())
+    assert names == {*floors, *(arm.name for arm in isum.COMPARISONS[part])}
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -280,6 +281,9 @@ def test_a_killed_experiment_goes_on_where_it_was(root, tmp_path, monkeypatch):
         (["--set", "factors=0.1,0"], "factors: 0.1,0"),
         (["--set", "factors=some"], "factors: 'some'"),
         (["--set", "comparisons=none"], "comparisons.*'none'"),
+        (["--set", "operator=blur.pt"], "operator: blur.pt with task 'deblur'; .*nonlinear"),
+        (["--task", "nonlinear", "--set", "operator=no.pt"], "operator: no.pt: .*no such file"),
+        (["--task", "nonlinear", "--set", "operator=torch:mean"], "operator: torch:mean maps im"),
     ],
 )
 def test_misuse_ends_with_status_2(root, tmp_path, capsys, options, message):
@@ -358,7 +362,7 @@ def test_noise_of_every_kind_has_the_same_size(level):
 def test_other_noise_stands_beside_the_tables(done):
     rows = rows_of(done / "other_noise.csv")
     names = [arm.name for arm in isum.COMPARISONS["main"]]
-    assert {row["arm"] for row in rows} == {"measurement", "Wiener", *names}
+    assert {row["arm"] for row in rows} == {"measurement", "Wiener", "TV", "linear", *names}
     assert {row["kind"] for row in rows} == {
         "Gaussian",
         "Poisson",
@@ -366,7 +370,7 @@ def test_other_noise_stands_beside_the_tables(done):
         "uniform",
         "salt and pepper",
     }
-    assert len(rows) == 5 * 6
+    assert len(rows) == 5 * (4 + len(names))
 
 
 def test_objectives_are_those_of_their_papers():
@@ -455,6 +459,77 @@ def test_wiener_is_the_best_filter_of_its_kind(root):
 
     assert error(config.noise) < min(error(config.noise / 4), error(4 * config.noise))
     assert error(config.noise) < 0.7 * float(metrics.rmse(x, y).square().mean())
+
+
+def test_the_linear_map_is_the_least_squares_fit_of_noisy_measurements(root):
+    """With many draws of the noise, ordinary least squares finds it."""
+    config = config_of(root, task="sr", images=100, noise=0.3)
+    pools = isum.load_images(config)
+    x = pools.learn[torch.arange(len(pools.learn))][1]
+    forward, generator = physics.Downsampling(4), torch.Generator().manual_seed(0)
+    noise = 0.3 * torch.randn(400, len(x), 1, 8, 8, generator=generator)
+    noise = torch.cat([noise, -noise])
+    a = forward.A(x)
+    given = (a + noise).flatten(0, 1).flatten(1).double().numpy()
+    target = np.tile(x.flatten(1).double().numpy(), (800, 1))
+    rows = np.column_stack([given, np.ones(len(given))])
+    fitted, *_ = np.linalg.lstsq(rows, target, rcond=None)
+    restore = isum.linear_map(config, pools.learn)
+    y = a + noise[0]
+    expected = y.flatten(1).double().numpy() @ fitted[:-1] + fitted[-1]
+    found = restore(y).flatten(1).double().numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("task", ["deblur", "sr", "hdr", "nonlinear"])
+def test_floors_are_better_than_the_measurement(root, task):
+    """The best of them, on smooth images: of few of those, the linear map alone may not be."""
+    config = config_of(root, task=task, images=100, test=20, noise=0.2)
+    pools = isum.load_images(config)
+    wide = physics.Convolution(physics.gaussian_kernel(2.0), "reflect")
+    for pool in (pools.learn, pools.validation, pools.test):
+        images = wide.A(pool.tensors[0].float() / 255)
+        pool.tensors[0].copy_((255 * images).to(pool.tensors[0].dtype))
+    index, x, _ = pools.test[torch.arange(20)]
+    y, _ = isum.measurement(config, False)(x, index, seed=3, step=0)
+    error = {
+        name: float(metrics.rmse(x, restore(y).clamp(-1, 1)).square().mean())
+        for name, restore in isum.floors(config, pools).items()
+    }
+    assert next(iter(error)) == "measurement"
+    assert len(error) == {"deblur": 4, "sr": 3}.get(task, 2)
+    assert min(list(error.values())[1:]) < 0.9 * error["measurement"]
+
+
+class Darker(torch.nn.Module):
+    """A network of somebody, from images to images."""
+
+    def forward(self, x):
+        """Half as bright, blurred along a row."""
+        return 0.25 * (x + torch.roll(x, 1, -1)) - 0.5
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_nonlinear_deblurring_with_a_network_from_a_file(root, tmp_path):
+    path = tmp_path / "blur.pt"
+    torch.jit.script(Darker()).save(str(path))
+    keys = []
+    for name in ("", str(path)):
+        config = config_of(root, task="nonlinear", operator=name)
+        pools = isum.load_images(config)
+        keys.append(
+            isum.description(config, pools, isum.Run(isum.COMPARISONS["main"][0], 0.1, 0, 2))
+        )
+    assert "operator" not in keys[0]  # what was trained without stays valid
+    assert "operator" in keys[1]
+    x = pools.test[torch.arange(2)][1]
+    y, _ = isum.measurement(dataclasses.replace(config, noise=0.0), False).at(
+        x, torch.arange(2), 0, seed=0, step=0
+    )
+    torch.testing.assert_close(y, Darker()(x))
+    more = ["--set", "comparisons=imbalance", "--set", f"operator={path}"]
+    assert command(root, tmp_path / "out", *more, task="nonlinear") == 0
 
 
 def test_intervals_cover_images_and_seeds():

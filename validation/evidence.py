@@ -69,6 +69,9 @@ QUEUE = {
     "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
     "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
     "isum sr levels": Entry("isum", "isum-sr-levels", ("task=sr", "comparisons=levels", "seeds=1")),
+    "isum blind levels": Entry(
+        "isum", "isum-blind-levels", ("task=deblur", "comparisons=blind-levels", "seeds=1")
+    ),
     "isum sr fixed scale": Entry(
         "isum", "isum-sr-fixed-scale", ("task=sr", "comparisons=paper-scale", "seeds=1")
     ),

@@ -8,14 +8,15 @@ of its own: an experiment that was killed goes on where it was.
 It shows the paper's claims about ISUM against its OT variant, its single terms and the methods NOT,
 OTUR and RCOT, under class imbalance, mixed noise and noise of other kinds. In go image files and
 the settings; out come trained maps, scores of every arm and floor, figures and claims. `settings`
-knows `arms` (the comparisons), then come `data`, `objectives`, `training`, `claims`,
-`generalisation`, `scores` and `plots`, and `study` hands them to the runner
+knows `arms` (the comparisons), then come `data`, `floors`, `objectives`, `training`,
+`claims`, `generalisation`, `scores` and `plots`, and `study` hands them to the runner
 `validation.experiment`; below is `dro_torch`.
 """
 
 from validation.isum.arms import COMPARISONS, LEVELLED, MAIN, Arm
 from validation.isum.claims import claim, claims_of, interval, verdict
-from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement, wiener
+from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement
+from validation.isum.floors import floors, linear_map, wiener
 from validation.isum.generalisation import kinds_of_noise
 from validation.isum.objectives import objective
 from validation.isum.settings import PRESETS, Config
@@ -37,8 +38,10 @@ __all__ = [
     "claim",
     "claims_of",
     "description",
+    "floors",
     "interval",
     "kinds_of_noise",
+    "linear_map",
     "load_images",
     "measurement",
     "objective",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 MAIN = ("main", "imbalance", "levels")
 #: Comparisons whose measurements have noise of several levels.
-LEVELLED = ("levels", "starvation")
+LEVELLED = ("levels", "starvation", "blind-levels")
 #: Comparisons of methods at one noise level: what stands in Table 1, and is tried on other noise.
 ONE_LEVEL = ("main", "baselines")
 
@@ -68,6 +68,11 @@ COMPARISONS = {
     "levels": [
         Arm("ISUM, levels", part="levels"),
         Arm("OT, levels", "balanced", part="levels"),
+    ],
+    "blind-levels": [
+        Arm("quadratic only, levels", likelihood=0.0, part="blind-levels"),
+        Arm("NOT, levels", "balanced", likelihood=0.0, part="blind-levels", method="NOT"),
+        Arm("OTUR, levels", "balanced", likelihood=0.0, part="blind-levels", method="OTUR"),
     ],
     "starvation": [
         _fixed("levels, scale 1"),

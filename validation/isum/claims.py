@@ -82,6 +82,15 @@ def claims_of(parts: Sequence[str], noise: float, scores: Judged) -> list[Claim]
         found += _levels(
             difference, "ISUM, levels", "OT, levels", "multi-level noise", "ISUM over OT"
         )
+    if "blind-levels" in parts:
+        for method in ("NOT", "OTUR"):
+            found += _levels(
+                difference,
+                "quadratic only, levels",
+                f"{method}, levels",
+                "multi-level noise, unknown operator",
+                f"unbalanced over {method}",
+            )
     if "starvation" in parts:
         for arm in COMPARISONS["starvation"][1:]:
             title = f"{arm.name.removeprefix('levels, ')} over scale 1"
@@ -116,8 +125,9 @@ class Differences:
 
 def _main(difference: Differences) -> list[Claim]:
     found = [claim("control: ISUM over the measurement", difference("ISUM", "measurement"))]
-    if ("Wiener", difference.noise) in difference.values:
-        found.append(claim("control: ISUM over Wiener", difference("ISUM", "Wiener")))
+    for floor, title in (("Wiener", "Wiener"), ("TV", "TV"), ("linear", "the best linear map")):
+        if (floor, difference.noise) in difference.values:
+            found.append(claim(f"control: ISUM over {title}", difference("ISUM", floor)))
     found.append(claim("ISUM over its OT variant", difference("ISUM", "OT variant")))
     for term in ("quadratic only", "likelihood only"):
         title = f"both terms over {term}, matched total cost"

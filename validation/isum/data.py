@@ -1,19 +1,19 @@
-"""Images, what is measured of them, and the best linear filter."""
+"""Images, and what is measured of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import fft
-from torch import Tensor
 from torch.nn import functional
 
+from dro_core.cli.maps import load_map
 from dro_core.types import Array
 from dro_torch import data, physics
 from dro_torch.transport_map import NoisyMeasurement
+from validation.errors import UsageError
 from validation.isum.settings import Config
 
 #: Factor of super-resolution.
@@ -26,13 +26,38 @@ HALVES = (3.0, 1.0)
 TEST_SEED = 10**6
 
 
-def forward_operator(task: str, width: float) -> physics.Forward:
-    """A of the task; the width is that of the blur."""
-    if task == "deblur":
-        return physics.Convolution(physics.gaussian_kernel(width), "reflect")
-    if task == "sr":
+def forward_operator(config: Config) -> physics.Forward:
+    """A of the task; of `nonlinear` the user's own, where one is named."""
+    if config.operator:
+        return own_operator(config.operator)
+    if config.task == "deblur":
+        return physics.Convolution(physics.gaussian_kernel(config.blur), "reflect")
+    if config.task == "sr":
         return physics.Downsampling(FACTOR)
-    return physics.ClippedHDR() if task == "hdr" else physics.GammaMotionBlur()
+    return physics.ClippedHDR() if config.task == "hdr" else physics.GammaMotionBlur()
+
+
+def own_operator(name: str) -> physics.Forward:
+    """A user's forward operator: a file that torch exported, or ``package.module:name``.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, maps no images, or changes their size.
+    """
+    try:
+        found = load_map(name)
+        if isinstance(found, torch.nn.Module):
+            found = physics.pretrained_forward(found)
+        forward = physics.as_forward(found)
+        shape = tuple(forward.A(torch.zeros(2, 3, 32, 32)).shape)
+    except Exception as error:  # whatever somebody's file or network raises
+        raise UsageError(f"--set operator: {name}: {error}".splitlines()[0]) from error
+    if shape != (2, 3, 32, 32):
+        raise UsageError(
+            f"--set operator: {name} maps images (2, 3, 32, 32) to {shape}; allowed: the same size"
+        )
+    return forward
 
 
 def upsampling(task: str) -> int:
@@ -97,29 +122,6 @@ def load_images(config: Config) -> Pools:
     )
 
 
-def wiener(config: Config, clean: data.IndexedDataset) -> Callable[[Tensor], Tensor]:
-    r"""The linear filter of least mean squared error, :math:`S k/(S k^2+\sigma^2)` per frequency.
-
-    Frequencies are those of the cosine transform, which a symmetric kernel with reflecting edges is
-    diagonal in; the power S and the mean are those of the clean pool.
-    """
-    images = clean[torch.arange(min(2000, len(clean)))][1].double().numpy()
-    mean = images.mean(0)
-    power = (fft.dctn(images - mean, axes=(-2, -1), norm="ortho") ** 2).mean(0)
-    blurred_mean = (
-        forward_operator("deblur", config.blur).A(torch.from_numpy(mean)[None])[0].numpy()
-    )
-    gain = blur_spectrum(config.blur, images.shape[-2:])
-    filtered = power * gain / (power * gain**2 + config.noise**2 + 1e-12)
-
-    def restore(y: Tensor) -> Tensor:
-        given = fft.dctn(y.double().cpu().numpy() - blurred_mean, axes=(-2, -1), norm="ortho")
-        found = mean + fft.idctn(filtered * given, axes=(-2, -1), norm="ortho")
-        return torch.from_numpy(found).to(y)
-
-    return restore
-
-
 def blur_spectrum(width: float, shape: Sequence[int]) -> Array:
     """Eigenvalues of the blur in the basis of the cosine transform."""
     line = physics.gaussian_kernel(width, dimensions=1).numpy()
@@ -132,7 +134,7 @@ def noisy_measurement(
     config: Config, levels: Sequence[float], shares: Sequence[float] = (1,)
 ) -> NoisyMeasurement:
     """The task's measurement with noise of these levels."""
-    forward = forward_operator(config.task, config.blur).to(config.device)
+    forward = forward_operator(config).to(config.device)
     return NoisyMeasurement(forward, levels, shares)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from dro_torch import metrics, physics
 from validation.isum.arms import ONE_LEVEL
 from validation.isum.claims import interval
-from validation.isum.data import TEST_SEED, Pools, noisy_measurement, upsampling, wiener
+from validation.isum.data import TEST_SEED, Pools, noisy_measurement
+from validation.isum.floors import floors
 from validation.isum.settings import Config
 from validation.isum.training import Trained
 from validation.tables import Row
@@ -44,10 +45,8 @@ def generalisation_rows(config: Config, pools: Pools, arms: Sequence[Trained]) -
     x = x.to(config.device)
     clean, _ = noisy_measurement(config, (0.0,)).at(x, index, 0, seed=TEST_SEED, step=0)
     ways: dict[str, list[Callable[[Tensor], Tensor]]] = {
-        "measurement": [physics.Upsampling(upsampling(config.task))]
+        name: [restore] for name, restore in floors(config, pools).items()
     }
-    if config.task == "deblur":
-        ways["Wiener"] = [wiener(config, pools.unpaired(config, False)[1])]
     for run in kept:
         restored = run.restoration.to(config.device).restore
         ways.setdefault(run.arm.name, []).append(partial(_limited, restored))

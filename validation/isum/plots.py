@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from validation.isum.data import TEST_SEED, Pools, noisy_measurement, wiener
+from validation.isum.data import TEST_SEED, Pools, noisy_measurement
+from validation.isum.floors import floors
 from validation.isum.settings import Config
 from validation.isum.training import Trained
 from validation.results import new_figure, save_figure
@@ -59,8 +60,8 @@ def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Train
     measure = noisy_measurement(dataclasses.replace(config, device="cpu"), (config.noise,))
     y, _ = measure.at(x, index, 0, seed=TEST_SEED + 1, step=0)
     panels = [("true", x), ("measured", y)]
-    if config.task == "deblur":
-        panels.append(("Wiener", wiener(config, pools.unpaired(config, False)[1])(y)))
+    known = floors(config, pools)
+    panels += [(name, known[name](y)) for name in ("Wiener", "TV", "linear") if name in known][:1]
     for run in arms:
         if run.arm.part == "main" and run.run.seed == config.seed:
             panels.append((run.arm.name, run.restoration.to("cpu").restore(y)))

@@ -21,8 +21,8 @@ from validation.isum.data import (
     Pools,
     noisy_measurement,
     upsampling,
-    wiener,
 )
+from validation.isum.floors import floors
 from validation.isum.generalisation import generalisation_rows
 from validation.isum.settings import Config
 from validation.isum.training import Trained
@@ -56,13 +56,10 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
         values.setdefault((name, level), []).append(score)
         similarity.setdefault((name, level), []).append(float(metrics.ssim(x, found, 2.0).mean()))
 
-    _, clean = pools.unpaired(config, False)
-    enlarged = physics.Upsampling(upsampling(config.task))
     for level in levels:
         y, _ = noisy_measurement(config, (level,)).at(x, index, 0, seed=TEST_SEED + 1, step=0)
-        keep("measurement", level, enlarged(y))
-        if config.task == "deblur":
-            keep("Wiener", level, wiener(dataclasses.replace(config, noise=level), clean)(y))
+        for name, restore in floors(dataclasses.replace(config, noise=level), pools).items():
+            keep(name, level, restore(y))
         for arm in arms:
             made_for = LEVELS if arm.arm.levelled else (config.noise,)
             if level in made_for:

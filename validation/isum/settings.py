@@ -99,6 +99,9 @@ class Config(Settings):
     )
     noise: float = setting(0.05, "standard deviation of the noise, images in [-1, 1]", low=0)
     blur: float = setting(1.5, "standard deviation of the blur in pixels", low=0)
+    operator: str = setting(
+        "", "forward operator of the task nonlinear: a TorchScript file, or module:name"
+    )
     factors: str = setting("", "factors of the cost's scale that every arm tries: 1,0.3,0.1")
     comparisons: str = setting("", f"parts to run: {','.join(COMPARISONS)}")
     steps: int = setting(0, "iterations of every arm", low=1, unset=0)
@@ -130,6 +133,10 @@ class Config(Settings):
         for part in self.size.comparisons:
             if part not in COMPARISONS:
                 raise UsageError(unknown("--set comparisons", part, COMPARISONS))
+        if self.operator and self.task != "nonlinear":
+            raise UsageError(
+                f"--set operator: {self.operator} with task {self.task!r}; allowed: task nonlinear"
+            )
         if not all(math.isfinite(factor) and factor > 0 for factor in self.size.factors):
             raise UsageError(f"--set factors: {self.factors}; allowed: numbers > 0")
 

@@ -16,7 +16,7 @@ from dro_torch.nets.transport import Potential
 from dro_torch.transport_map import TransportRestoration, fit_transport_map
 from validation import plan
 from validation.isum.arms import COMPARISONS, Arm
-from validation.isum.data import TEST_SEED, Pools, load_images, measurement
+from validation.isum.data import TEST_SEED, Pools, forward_operator, load_images, measurement
 from validation.isum.objectives import map_of, objective
 from validation.isum.settings import Config, Precision
 from validation.plan import Planned
@@ -74,6 +74,10 @@ def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
     settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision")
     described |= {name: getattr(config, name) for name in (*settings, "potential_bf16", "faithful")}
+    if config.operator:  # what it is, not where: its measurement of one image
+        probe = pools.learn[torch.arange(1)][1]
+        measured = forward_operator(config).A(probe)
+        described["operator"] = zlib.crc32(measured.numpy().tobytes())
     pixels, index = pools.learn.tensors[0], pools.learn.index
     described["pixels"] = zlib.crc32(pixels[index[:2000]].numpy().tobytes())
     described["pool"] = zlib.crc32(index.numpy().tobytes())

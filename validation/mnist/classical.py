@@ -46,28 +46,36 @@ class Wiener(nn.Module):
 class TotalVariation(nn.Module):
     r"""Minimiser of :math:`\tfrac12\|Ax - y\|^2 + w\,\mathrm{TV}(x)`, by primal-dual steps.
 
-    Chambolle and Pock (2011), isotropic, with :math:`\|A\| \le 1` and steps that their condition
-    allows: :math:`\tau\sigma(\|A\|^2 + 8) \le 1`.
+    Chambolle and Pock (2011), isotropic, with steps that their condition allows where
+    :math:`\|A\| \le 1`: :math:`\tau\sigma(\|A\|^2 + 8) \le 1`. A map of another norm and its data
+    are divided by it, and w counts against the data so divided.
     """
 
     def __init__(
-        self, forward: physics.LinearForward, weight: float, iterations: int = 100
+        self,
+        forward: physics.LinearForward,
+        weight: float,
+        iterations: int = 100,
+        norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.forward_map, self.weight, self.iterations = forward, weight, iterations
+        self.norm = norm
 
     def forward(self, y: Tensor) -> Tensor:
         """Minimise for every image of a batch."""
         step = 1.0 / 3.0
-        x = torch.zeros_like(y)
+        y, norm = y / self.norm, self.norm
+        x = torch.zeros_like(self.forward_map.A_adjoint(y))
         ahead, data_dual = x, torch.zeros_like(y)
-        dual = torch.zeros(2, *y.shape, dtype=y.dtype, device=y.device)
+        dual = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
         for _ in range(self.iterations):
-            data_dual = (data_dual + step * (self.forward_map(ahead) - y)) / (1 + step)
+            data_dual = (data_dual + step * (self.forward_map(ahead) / norm - y)) / (1 + step)
             dual = dual + step * _gradient(ahead)
             dual = dual / (dual.square().sum(0).sqrt() / self.weight).clamp(min=1.0)
             before = x
-            x = x - step * (self.forward_map.A_adjoint(data_dual) + _gradient_adjoint(dual))
+            back = self.forward_map.A_adjoint(data_dual) / norm
+            x = x - step * (back + _gradient_adjoint(dual))
             ahead = 2 * x - before
         return x
 

@@ -1,0 +1,122 @@
+r"""Classical restorations that know what ISUM knows: the operator, and other clean images.
+
+The best linear filters and total variation. Their one parameter is chosen on the validation images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import fft, linalg
+from torch import Tensor
+
+from dro_core.types import Array
+from dro_torch import data, metrics, physics
+from validation.isum.data import (
+    TEST_SEED,
+    Pools,
+    blur_spectrum,
+    forward_operator,
+    noisy_measurement,
+    upsampling,
+)
+from validation.isum.settings import Config
+from validation.mnist.classical import TotalVariation
+
+#: From measurements to restored images.
+Restore = Callable[[Tensor], Tensor]
+#: Clean images that second moments are taken of.
+IMAGES = 4000
+#: What the variance of the noise is multiplied by in the linear map (few images, many pixels).
+RIDGES = (1.0, 3.0, 10.0, 30.0)
+#: Weights of total variation, of images in [-1, 1], over the variance of the noise.
+VARIATION = (0.3, 1.0, 3.0, 10.0)
+
+
+def floors(config: Config, pools: Pools) -> dict[str, Restore]:
+    """The floors of a task at the noise of `config`, by name."""
+    clean = pools.unpaired(config, False)[1]
+    found: dict[str, Restore] = {"measurement": physics.Upsampling(upsampling(config.task))}
+    if config.task == "deblur":
+        found["Wiener"] = wiener(config, clean)
+    candidates = {"linear": [linear_map(config, clean, ridge) for ridge in RIDGES]}
+    if config.task in ("deblur", "sr") and config.noise > 0:
+        candidates["TV"] = [variation(config, weight) for weight in VARIATION]
+    for name, ways in candidates.items():
+        found[name] = _best(config, pools, ways)
+    return found
+
+
+def _best(config: Config, pools: Pools, ways: Sequence[Restore]) -> Restore:
+    """The way of the best PSNR on the validation images."""
+    index, x, _ = pools.validation[torch.arange(min(100, len(pools.validation)))]
+    y, _ = noisy_measurement(dataclasses.replace(config, device="cpu"), (config.noise,)).at(
+        x, index, 0, seed=TEST_SEED, step=0
+    )
+    return max(ways, key=lambda way: float(metrics.psnr(x, way(y).clamp(-1, 1), 2.0).mean()))
+
+
+def wiener(config: Config, clean: data.IndexedDataset) -> Restore:
+    r"""The linear filter of least mean squared error, :math:`S k/(S k^2+\sigma^2)` per frequency.
+
+    Frequencies are those of the cosine transform, which a symmetric kernel with reflecting edges is
+    diagonal in; the power S and the mean are those of the clean pool.
+    """
+    images = clean[torch.arange(min(2000, len(clean)))][1].double().numpy()
+    mean = images.mean(0)
+    power = (fft.dctn(images - mean, axes=(-2, -1), norm="ortho") ** 2).mean(0)
+    blurred_mean = forward_operator(config).A(torch.from_numpy(mean)[None])[0].numpy()
+    gain = blur_spectrum(config.blur, images.shape[-2:])
+    filtered = power * gain / (power * gain**2 + config.noise**2 + 1e-12)
+
+    def restore(y: Tensor) -> Tensor:
+        given = fft.dctn(y.double().cpu().numpy() - blurred_mean, axes=(-2, -1), norm="ortho")
+        found = mean + fft.idctn(filtered * given, axes=(-2, -1), norm="ortho")
+        return torch.from_numpy(found).to(y)
+
+    return restore
+
+
+def linear_map(config: Config, clean: data.IndexedDataset, ridge: float = 1.0) -> Restore:
+    r"""The affine map of least mean squared error, the same for every channel.
+
+    .. math:: x \mapsto \bar x + C_{xa}\,(C_{aa} + r\sigma^2 I)^{-1}(y - \bar a),\qquad a = A(x)
+
+    with means and second moments over the clean pool and its channels, measured without noise, and
+    r the ridge (1: the noise itself). For any operator: a nonlinear one is not linearised, A(x) is
+    regressed on.
+    """
+    x = clean[torch.arange(min(IMAGES, len(clean)))][1]
+    a = forward_operator(config).A(x)
+    signals, measured = (t.flatten(0, 1).flatten(1).double().numpy() for t in (x, a))
+    mean_x, mean_a = signals.mean(0), measured.mean(0)
+    centred = measured - mean_a
+    moment = centred.T @ centred / len(centred)
+    moment[np.diag_indices_from(moment)] += ridge * config.noise**2 + 1e-6
+    across = centred.T @ (signals - mean_x) / len(centred)
+    matrix: Array = linalg.solve(moment, across, assume_a="pos")
+
+    def restore(y: Tensor) -> Tensor:
+        rows = y.double().cpu().flatten(2).numpy() - mean_a
+        return torch.from_numpy(mean_x + rows @ matrix).reshape(*y.shape[:2], *x.shape[2:]).to(y)
+
+    return restore
+
+
+def variation(config: Config, weight: float, iterations: int = 100) -> Restore:
+    r"""Minimiser of :math:`\tfrac12\|Ax-y\|^2 + w\sigma^2\mathrm{TV}(x)`, w the weight."""
+    forward = forward_operator(config)
+    assert isinstance(forward, physics.LinearForward)
+    norm = 1.0 / upsampling(config.task)  # means over f x f pixels have the norm 1/f, a blur 1
+    return partial(
+        _apply, TotalVariation(forward, weight * config.noise**2 / norm**2, iterations, norm)
+    )
+
+
+def _apply(model: TotalVariation, y: Tensor) -> Tensor:
+    restored: Tensor = model(y.cpu()).to(y.device)
+    return restored
