@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,12 @@ def frozen(out: Path, freeze: bool) -> Place:
     code = out / "code" / commit
     if not (code / "validation").exists():
         code.parent.mkdir(parents=True, exist_ok=True)
-        git("clone", "--quiet", str(ROOT), str(code), where=out)
+        part = Path(tempfile.mkdtemp(dir=code.parent))  # another queue may make the same copy
+        git("clone", "--quiet", str(ROOT), str(part), where=out)
+        try:
+            part.rename(code)
+        except OSError:  # the other was first
+            shutil.rmtree(part, ignore_errors=True)
     if not git("rev-parse", "HEAD", where=code).startswith(commit):
         raise UsageError(f"--set freeze: no copy of the code at {code}; remove that folder")
     return Place(code, commit, out)
