@@ -70,10 +70,14 @@ extras() { # no test tools in these environments: what a user has who asked for 
 }
 
 interpreters() {
-  local name place
-  for name in python3.12 python3.13; do
-    if ! "$name" --version >/dev/null 2>&1; then
-      echo "$name: skipped, not found"
+  local version name place
+  for version in 3.12 3.13; do
+    name=python$version
+    if ! "$name" --version >/dev/null 2>&1; then # pyenv's shims answer for the chosen version only
+      name=$(ls "${PYENV_ROOT:-$HOME/.pyenv}/versions"/"$version".*/bin/"$name" 2>/dev/null | tail -1 || true)
+    fi
+    if [ -z "$name" ]; then
+      echo "python$version: skipped, not found"
       continue
     fi
     place=$(fresh "$name" constraints.txt)
