@@ -20,11 +20,9 @@ SMALL = scanner.Scanner(24, 20, 36)
 DATA = Path(os.environ.get("DRO_DATA") or ROOT.parent / "shared" / "data")
 
 
-class Small(study.Tomography):
+def small():
     """The experiment on a scanner of a few rays."""
-
-    scanner = SMALL
-    task = study.task_on(SMALL)
+    return study.Tomography(SMALL)
 
 
 @pytest.fixture
@@ -86,8 +84,8 @@ def test_shifts_change_what_they_say(name):
     x = torch.zeros(2, 1, 24, 24)
     x[..., 6:18, 6:18] = 0.5
     clean = scanner.Transmission(SMALL.geometry)(x)
-    slices, light = shifts.shifted(shifts.SHIFTS[name], x, SMALL, 1e7, 0)
-    same, plain = shifts.shifted(shifts.SHIFTS["none"], x, SMALL, 1e7, 0)
+    slices, light = shifts.shifted(shifts.SHIFTS[name], x, clean, SMALL, 1e7, 0)
+    same, plain = shifts.shifted(shifts.SHIFTS["none"], x, clean, SMALL, 1e7, 0)
     assert torch.equal(same, x)
     moved = float((light - plain).abs().max())
     assert float((plain - clean).abs().max()) < 0.01
@@ -126,7 +124,7 @@ def test_the_experiment_writes_what_the_page_of_claims_reads(root, tmp_path, mon
     few = {"jitter": (0.005, 0.01), "photon_ball": (2.0,)}
     monkeypatch.setattr(study, "GRIDS", few)
     config = settings.Config(preset="smoke", data=str(root), select=True)
-    assert all(check.holds for check in Small().run(config, out))
+    assert all(check.holds for check in small().run(config, out))
     written = json.loads((out / "ct.json").read_text())
     told = tomllib.loads((ROOT / "docs" / "results" / "claims.toml").read_text())["claim"]
     wanted = {e["check"] for e in told if e.get("result") == "desk/ct/ct.json"}
@@ -148,18 +146,19 @@ def test_the_experiment_writes_what_the_page_of_claims_reads(root, tmp_path, mon
 def test_measured_phantoms_are_found_by_filtered_back_projection():
     """At 96 pixels and without a network; a limited angle is worse."""
     plain = {"FBP": scanner.Reconstruction(SMALL, None)}
-    rows = {row["scan"]: row["iou"] for row in measured.measured_rows(plain, 96, str(DATA))}
+    scans = measured.phantoms(96, str(DATA))
+    rows = {row["scan"]: row["iou"] for row in measured.measured_rows(plain, scans)}
     assert rows["tb, whole"] > 0.9
     assert rows["tb, 90 degrees"] < rows["tb, whole"]
     assert set(rows) == set(measured.SCANS)
 
 
 def test_without_measured_sinograms_there_are_no_rows(tmp_path):
-    assert measured.measured_rows({}, 24, str(tmp_path)) == []
+    assert measured.phantoms(24, str(tmp_path)) == []
 
 
 def test_only_arms_by_photons_are_weighted():
-    experiment = Small()
+    experiment = small()
     for arm in experiment.declared(settings.Config(preset="smoke")):
         weighted = experiment.task_of(arm).weight is not None
         assert weighted == (arm.name in study.WEIGHTED)
@@ -170,4 +169,4 @@ def test_settings_of_the_digits_are_refused():
     from validation.mnist.settings import Config as Digits
 
     with pytest.raises(TypeError, match=r"config: validation.mnist.*; needed: validation.ct"):
-        Small().declared(Digits(preset="smoke"))
+        small().declared(Digits(preset="smoke"))

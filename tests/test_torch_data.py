@@ -32,7 +32,9 @@ from dro_torch.data import (
     load_2detect,
     mnist,
     read_idx,
+    reference_2detect,
     shift_detector,
+    slices_2detect,
     split,
     unpaired,
 )
@@ -507,6 +509,30 @@ def test_2detect_at_full_size(tmp_path):
     found = load_2detect(tmp_path, 3000, 1)
     assert found.sinogram.shape == (3600, 956)
     np.testing.assert_allclose(found.sinogram, path[:-1, ::-1], atol=1e-4)
+
+
+def test_slices_of_2detect_are_counted_by_their_names(written, tmp_path):
+    assert slices_2detect(written) == (7, 4000)
+    (tmp_path / "slice00009").mkdir()
+    (tmp_path / "slices.csv").write_text("")  # a file, and no slice
+    assert slices_2detect(tmp_path) == (9,)
+    (tmp_path / "slice9").mkdir()
+    with pytest.raises(DataFileError, match="slice9: the name is not slice and five digits"):
+        slices_2detect(tmp_path)
+
+
+def test_references_of_2detect_are_mirrored_moved_and_per_millimetre(written, tmp_path):
+    """One bright pixel, cut a pixel off the axis by the authors, who see the mirror image."""
+    place = tmp_path / "slice00007/mode2"
+    place.mkdir(parents=True)
+    image = np.zeros((8, 8), np.float32)
+    image[2 + 1, 5 + 1] = 3.0  # row 2 and column 5 about the axis
+    (place / "reconstruction.tif").write_bytes(tiff(image))
+    found = reference_2detect(tmp_path, 7, size=8)
+    assert found[8 - 1 - 2, 5] == pytest.approx(3.0 / (1024 * 0.113797 / 8))
+    assert int((found != 0).sum()) == 1
+    with pytest.raises(DataFileError, match=r"shape \(8, 8\) instead of \(1024, 1024\)"):
+        reference_2detect(tmp_path, 7)
 
 
 @given(st.integers(0, 2**31), st.floats(-5, 5), st.integers(2, 9))
@@ -1189,6 +1215,15 @@ BAD = [
     (load_2detect, {"slice": 1, "mode": 1}, FileNotFoundError, "slice00001"),
     (load_2detect, {"slice": 1, "mode": 1, "shift": np.nan}, ValueError, "shift: nan"),
     (load_2detect, {"slice": 1, "mode": 1, "raw_shape": (9, 11)}, ValueError, "raw_shape: .*even"),
+    (
+        slices_2detect,
+        {"folder": "/nowhere"},
+        FileNotFoundError,
+        "folder: .*nowhere is not a folder",
+    ),
+    (reference_2detect, {"slice": 5001}, ValueError, "slice: 5001; allowed: 1 to 5000 and"),
+    (reference_2detect, {"slice": 1, "mode": 4}, ValueError, "mode: 4; allowed: 1, 2, 3"),
+    (reference_2detect, {"slice": 7}, FileNotFoundError, "reconstruction.tif: .*zenodo.8017582"),
     (IndexedDataset, {}, TypeError, "tensors: one or more"),
     (IndexedDataset, {"tensors": (BYTES, BYTES[:3])}, ValueError, r"tensors: lengths \[4, 3\]"),
     (IndexedDataset, {"tensors": (BYTES.numpy(),)}, TypeError, "tensors: "),
@@ -1317,7 +1352,7 @@ def test_bad_arguments(written, monkeypatch, function, arguments, error, message
     monkeypatch.setenv("DRO_DATA", str(written))
     arguments = dict(arguments)
     tensors = arguments.pop("tensors", ())
-    if function is load_2detect:
+    if function in (load_2detect, reference_2detect):
         arguments["folder"] = written
     with pytest.raises(error, match=message):
         function(*tensors, **arguments)

@@ -13,6 +13,8 @@ from validation.registry import EXPERIMENTS, Experiment, load, summary
 from validation.results import check_table, table
 from validation.settings import configure, described, names
 
+#: Extras that come with the extra `validation`.
+IN_VALIDATION = ("plot", "reference", "transport", "validation")
 #: Options that are the same as ``--set NAME=VALUE``, and what they are.
 SHORTCUTS = {
     "peer-python": "interpreter of the peers' environment",
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        extra = None if package == "torch" else "validation"
+        extra = "validation" if EXTRAS[package][1] in IN_VALIDATION else None
         print(f"python -m validation: {missing(package, name, extra)}", file=sys.stderr)
         return 2
 

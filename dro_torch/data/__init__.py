@@ -30,8 +30,12 @@ from dro_torch.data.tomography import (
     FanBeamScan,
     ct_slices,
     htc2022,
+)
+from dro_torch.data.two_detect import (
     load_2detect,
+    reference_2detect,
     shift_detector,
+    slices_2detect,
 )
 
 __all__ = [
@@ -42,6 +46,8 @@ __all__ = [
     "ct_slices",
     "htc2022",
     "load_2detect",
+    "reference_2detect",
+    "slices_2detect",
     "LabelledImages",
     "CTSlices",
     "FanBeamScan",

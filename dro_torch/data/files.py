@@ -27,6 +27,8 @@ SOURCES = {
     "unpacked)",
     "npz": "an .npz file of the project's data root; its arrays are listed in docs/data.md",
     "2detect": "doi:10.5281/zenodo.8014757 and its continuations (2DeteCT, raw archives)",
+    "2detect-references": "doi:10.5281/zenodo.8017582 and its continuations (2DeteCT, archives of "
+    "reference reconstructions)",
 }
 
 

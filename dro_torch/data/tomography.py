@@ -1,4 +1,4 @@
-"""Computed tomography: CT slices, and measured fan-beam scans of HTC2022 and 2DeteCT."""
+"""Computed tomography: CT slices, and measured fan-beam scans; those of HTC2022."""
 
 from __future__ import annotations
 
@@ -12,28 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dro_core.checks import (
     as_positive,
-    as_positive_integer,
-    as_real_array,
-    as_scalar,
-    check_magnitude,
     unknown,
 )
 from dro_core.described import Drawn
-from dro_core.types import Array
 from dro_torch.data.files import (
     AnyArray,
     check_option,
     data_root,
     fault,
-    owned,
     read_npz,
-    read_tiff,
-    swapped,
 )
 
 if TYPE_CHECKING:
@@ -43,12 +34,6 @@ if TYPE_CHECKING:
 CT_VALIDATION_PATIENTS = ("A046441", "A056642", "A062055", "A072894")
 #: Attenuation of water in 1/mm, of `ct_slices`.
 WATER_ATTENUATION = 0.0192
-#: First slice, last slice and shift of the detector in summed pixels: it was exchanged twice.
-DETECTOR_SHIFTS = ((1, 2830, 1.0), (2831, 5000, 0.0), (5521, 5870, 1.0), (5871, 6370, 0.0))
-#: Views (the last one repeats the first) and detector pixels of a raw 2DeteCT sinogram.
-RAW_SHAPE = (3601, 1912)
-#: Transmissions below this are photon starvation and clipped.
-SMALLEST_TRANSMISSION = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
@@ -272,131 +257,4 @@ def htc2022(name: str = "tb", root: str | os.PathLike[str] | None = None) -> Fan
         image_pixel_mm=lengths[3],
         mask=None if name == "solid_disc" else image_tensor > 0,
         reference=image_tensor if name == "solid_disc" else None,
-    )
-
-
-def shift_detector(rows: ArrayLike, shift: float) -> Array:
-    """Rows of detector values read `shift` pixels further along: linear, extrapolated at the end.
-
-    Entry j of a row becomes its value at j + shift.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For rows that are not finite real numbers, at least two of them, or a bad shift.
-    """
-    values = as_real_array(rows, "rows")
-    check_magnitude(values, "rows")
-    if values.ndim == 0 or values.shape[-1] < 2:
-        raise ValueError(f"rows: shape {values.shape}; at least two entries on the last axis")
-    size = values.shape[-1]
-    allowed = "a number of pixels of at most 1e6"
-    pixels = as_scalar(shift, "shift", allowed)
-    if abs(pixels) > 1e6:
-        raise ValueError(f"shift: {pixels}; allowed: {allowed}")
-    place = np.arange(size) + pixels
-    left = np.clip(np.floor(place).astype(np.int64), 0, size - 2)
-    share = place - left
-    return np.asarray((1 - share) * values[..., left] + share * values[..., left + 1])
-
-
-def load_2detect(
-    folder: str | os.PathLike[str],
-    slice: int,
-    mode: int,
-    *,
-    shift: float | None = None,
-    raw_shape: tuple[int, int] = RAW_SHAPE,
-) -> FanBeamScan:
-    r"""One measured sinogram of 2DeteCT, with the preprocessing of its authors.
-
-    Reads ``folder/sliceNNNNN/modeM/{sinogram,dark,flat1,flat2}.tif``. With I the counts, D the dark
-    field and F the mean of both flat fields, neighbouring detector pixels are summed in pairs, then
-
-    .. math:: T_{vj} = \frac{I_{vj} - D_j}{F_j - D_j},\qquad
-              p_{vj} = -\log \max(T_{v, j + s}, 10^{-6}),
-
-    where s is the shift of the detector in summed pixels (linear interpolation); the last raw view,
-    which repeats the first, is dropped and the detector axis of p reversed. View v is at angle
-    :math:`\pi - 2\pi v/3600`.
-
-    Parameters
-    ----------
-    folder : path
-        Folder with the slices.
-    slice : int
-        1 to 5000 or 5521 to 6370.
-    mode : 1, 2 or 3
-        Acquisition mode, as in the names of the folders.
-    shift : float, optional
-        s; by default that of the slice (`DETECTOR_SHIFTS`): 1 for slices 1 to 2830 and 5521 to
-        5870, otherwise 0.
-    raw_shape : pair of int
-        Views, the repeated one included, and detector pixels of the raw sinogram.
-
-    Returns
-    -------
-    FanBeamScan
-        Sinogram (3600, 956), float32.
-
-    Raises
-    ------
-    FileNotFoundError, DataFileError
-        If a file is missing, damaged, of the wrong shape or with negative counts, or a detector
-        pixel has a flat field that does not exceed its dark field.
-    ValueError
-        If the slice or the mode does not exist.
-
-    Notes
-    -----
-    Source: Kiss, Coban, Batenburg, van Leeuwen, Lucka, 2DeteCT (2023), and its reference scripts;
-    those keep the detector axis and turn the other way, which shows the mirror image.
-    """
-    number = as_positive_integer(slice, "slice")
-    shifts = [entry for first, last, entry in DETECTOR_SHIFTS if first <= number <= last]
-    if not shifts:
-        raise ValueError(f"slice: {number}; allowed: 1 to 5000 and 5521 to 6370")
-    if as_positive_integer(mode, "mode") > 3:
-        raise ValueError(f"mode: {mode}; allowed: 1, 2, 3")
-    offset = shifts[0] if shift is None else as_scalar(shift, "shift", "a number of pixels")
-    views, pixels = (as_positive_integer(size, "raw_shape") for size in raw_shape)
-    if views < 2 or pixels < 4 or pixels % 2:
-        raise ValueError(f"raw_shape: {raw_shape}; at least 2 views and an even number >= 4 pixels")
-    place = Path(folder) / f"slice{number:05d}" / f"mode{mode}"
-
-    def read(name: str, rows: int) -> AnyArray:
-        path = place / f"{name}.tif"
-        counts = read_tiff(path, "2detect").astype(np.float64)
-        if counts.shape != (rows, pixels):
-            hint = swapped(counts.shape, (rows, pixels))
-            raise fault(path, f"shape {counts.shape} instead of {(rows, pixels)}{hint}", "2detect")
-        if (counts < 0).any():
-            first = tuple(map(int, np.argwhere(counts < 0)[0]))
-            raise fault(
-                path,
-                f"negative counts, the first ({counts[first]:g}) at (view, pixel) {first}; raw "
-                "counts are needed, the dark field not subtracted",
-                "2detect",
-            )
-        return counts[:, 0::2] + counts[:, 1::2]
-
-    dark = read("dark", 1)
-    flat = (read("flat1", 1) + read("flat2", 1)) / 2
-    if not (flat > dark).all():
-        pair = int(np.flatnonzero(flat <= dark)[0])
-        raise fault(
-            place / "flat1.tif", f"flat field <= dark field at summed pixel {pair}", "2detect"
-        )
-    transmission = ((read("sinogram", views) - dark) / (flat - dark))[:-1]
-    transmission = shift_detector(transmission, offset)
-    projections = -np.log(np.maximum(transmission, SMALLEST_TRANSMISSION))[:, ::-1]
-    angles = math.pi - 2 * math.pi * np.arange(views - 1) / (views - 1)
-    return FanBeamScan(
-        torch.from_numpy(owned(projections.astype(np.float32))),
-        torch.from_numpy(angles),
-        source_origin_mm=431.019989,
-        source_detector_mm=529.000488,
-        detector_pixel_mm=2 * 0.0748,
-        image_size=1024,
-        image_pixel_mm=0.113797,
     )

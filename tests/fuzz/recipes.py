@@ -1310,6 +1310,8 @@ EXEMPT = {
             "data.ct_slices",
             "data.htc2022",
             "data.load_2detect",
+            "data.reference_2detect",
+            "data.slices_2detect",
             "data.read_idx",
             "training.load_checkpoint",
             "physics.pretrained_forward",

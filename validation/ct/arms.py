@@ -14,6 +14,8 @@ MSE, MIXED = "MSE, one dose", "MSE, mixed doses"
 IMAGE, JITTER, SHAPED = "jitter of images", "jitter of light", "jitter by photons"
 DRO, PHOTON_DRO = "DRO", "DRO by photons"
 BALL, PHOTON_BALL = "ball", "ball by photons"
+#: Squared error on measurements of low dose, where there are any.
+MEASURED = "MSE, measured low dose"
 #: Arms whose ball is weighted by the expected photons.
 WEIGHTED = (SHAPED, PHOTON_DRO, PHOTON_BALL)
 #: Adjusted radius of the entropic loss / typical size of its noise, as it was tuned on digits.

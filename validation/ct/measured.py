@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,35 @@ def image_of(scan: data.FanBeamScan, side: int) -> Tensor:
     return TISSUE * image / bright.median()
 
 
+@dataclass(frozen=True)
+class Phantom:
+    """A scan of a phantom: its filtered back-projection, and the published mask."""
+
+    name: str
+    image: Tensor  #: (1, 1, side, side)
+    mask: Tensor  #: (height, width)
+
+    def restored(self, model: nn.Module) -> Tensor:
+        """What a network makes of the image; other maps leave it as it is."""
+        if not isinstance(model, Reconstruction):
+            return self.image
+        place = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            return model.restore(self.image.to(place)).cpu()
+
+
+def phantoms(side: int, root: str) -> list[Phantom]:
+    """Every scan at a resolution; none without ``htc2022_real_sinograms.npz``."""
+    if not (data.data_root(root or None) / "htc2022_real_sinograms.npz").exists():
+        return []
+    found = []
+    for name, (phantom, degrees) in SCANS.items():
+        scan = limited(data.htc2022(phantom, root=root or None), degrees)
+        if scan.mask is not None:
+            found.append(Phantom(name, image_of(scan, side), scan.mask))
+    return found
+
+
 def overlap(image: Tensor, mask: Tensor) -> float:
     """Intersection over union of what is brighter than half of tissue with the mask."""
     found = image[0, 0] > 0.5 * TISSUE
@@ -50,18 +80,10 @@ def overlap(image: Tensor, mask: Tensor) -> float:
     return float((found & truth).sum()) / max(1.0, float((found | truth).sum()))
 
 
-def measured_rows(models: Mapping[str, nn.Module], side: int, root: str) -> list[Row]:
-    """IoU of every network on every scan; none without ``htc2022_real_sinograms.npz``."""
-    rows: list[Row] = []
-    if not (data.data_root(root or None) / "htc2022_real_sinograms.npz").exists():
-        return rows
-    for name, (phantom, degrees) in SCANS.items():
-        scan = limited(data.htc2022(phantom, root=root or None), degrees)
-        image = image_of(scan, side)
-        for arm, model in models.items():
-            if not isinstance(model, Reconstruction) or scan.mask is None:
-                continue
-            with torch.no_grad():
-                restored = model.restore(image)
-            rows.append({"arm": arm, "scan": name, "iou": overlap(restored, scan.mask)})
-    return rows
+def measured_rows(models: Mapping[str, nn.Module], scans: Sequence[Phantom]) -> list[Row]:
+    """IoU of every network on every scan."""
+    return [
+        {"arm": arm, "scan": scan.name, "iou": overlap(scan.restored(model), scan.mask)}
+        for scan in scans
+        for arm, model in models.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from dro_torch import data, nets, physics
 from dro_torch.tomography import FanBeamFBP, FanBeamGeometry, FanBeamProjector
 from validation.mnist.settings import Config, Preset
-from validation.mnist.tasks import ImageSet, Splits
+from validation.mnist.tasks import ImageSet, Splits, Task
 
 #: Attenuation per mm of an image value of one: Hounsfield unit 1000, twice that of water.
 BRIGHT = 2 * 0.0192
 #: Light below this share of the open beam counts as this much: 7 attenuation lengths.
 DARKEST = 1e-3
+#: Dose whose noise is the unit of the weighted ball.
+UNIT_DOSE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,25 @@ class Transmission(physics.Forward):
         return torch.exp(-BRIGHT * self.projector(x))
 
 
+@lru_cache(maxsize=2)
+def transmission(geometry: FanBeamGeometry) -> Transmission:
+    """Scanners that are used again and again, with and without a shift."""
+    return Transmission(geometry)
+
+
+@lru_cache(maxsize=2)
+def back_projection(geometry: FanBeamGeometry) -> FanBeamFBP:
+    """One matrix for all networks on a scanner: at 256 pixels it has half a gigabyte."""
+    return FanBeamFBP(geometry)
+
+
 class Reconstruction(nn.Module):
     """Logarithm, filtered back-projection, and a network on that image (or nothing)."""
 
     def __init__(self, scanner: Scanner, network: nn.Module | None) -> None:
         super().__init__()
-        self.fbp, self.network = FanBeamFBP(scanner.geometry), network or nn.Identity()
+        self.fbp = back_projection(scanner.geometry)
+        self.network = network or nn.Identity()
 
     def start(self, y: Tensor) -> Tensor:
         """Line integrals, and their filtered back-projection."""
@@ -133,6 +149,17 @@ class ExpectedPhotons:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return self.dose / y.clamp(min=DARKEST)
+
+
+def weighted(task: Task) -> Task:
+    """The same task in the ball in which a unit is a standard deviation of the photon noise."""
+    return dataclasses.replace(
+        task,
+        name=f"{task.name} by photons",
+        weight=ExpectedPhotons(UNIT_DOSE),
+        first_multiplier=1.0,
+        lowest_multiplier=1e-4,
+    )
 
 
 def noise_of(dose: float) -> physics.Noise | None:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from validation.ct.scanner import Scanner, Transmission, noise_of
+from validation.ct.scanner import (
+    UNIT_DOSE,
+    ExpectedPhotons,
+    Scanner,
+    Transmission,
+    noise_of,
+    transmission,
+)
 
 #: A change of light (N, 1, views, cells), or of slices.
 Change = Callable[[Tensor], Tensor]
@@ -75,15 +82,20 @@ def displaced(scanner: Scanner, pixels: float) -> Transmission:
     """A scanner whose axis of rotation is not where the reconstruction assumes it."""
     geometry = scanner.geometry
     offset = pixels * geometry.pixel_size
-    return Transmission(dataclasses.replace(geometry, centre_offset=offset))
+    return transmission(dataclasses.replace(geometry, centre_offset=offset))
 
 
 def shifted(
-    shift: Shift, x: Tensor, scanner: Scanner, dose: float, seed: int
+    shift: Shift, x: Tensor, clean: Tensor, scanner: Scanner, dose: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The slices as they are under a shift, and what the detector then says."""
-    x = x if shift.slices is None else shift.slices(x)
-    y = displaced(scanner, shift.offset).to(x.device)(x)
+    """The slices as they are under a shift, and what the detector then says.
+
+    `clean` is the light without it, simulated or measured: it changes by the factor that the model
+    of the scanner says. For simulated light what comes out is that of the shifted scanner itself.
+    """
+    moved = x if shift.slices is None else shift.slices(x)
+    model, other = (displaced(scanner, offset).to(x.device) for offset in (0.0, shift.offset))
+    y = other(moved) * (clean / model(x))
     noise = noise_of(dose * shift.dose)
     generator = torch.Generator().manual_seed(seed)
     if shift.beam is not None:
@@ -92,4 +104,22 @@ def shifted(
         y = noise(y, generator)
     if shift.beam is not None:
         y = y / shift.beam(torch.ones_like(y))
-    return x, y if shift.light is None else shift.light(y)
+    return moved, y if shift.light is None else shift.light(y)
+
+
+def radii_of(x: Tensor, moved: Tensor, clean: Tensor, light: Tensor) -> dict[str, float]:
+    r"""Root mean squared lengths :math:`\sqrt{E\|v\|^2}` of what a shift moves.
+
+    Of the light: in its own units, and in those of the weighted ball, a standard deviation of the
+    photon noise at `UNIT_DOSE`. Where the slices stay (`radius_slices` 0) this is the conditional
+    Wasserstein distance itself, since the law that the light is moved from is a point mass for
+    every slice; otherwise no ball of y|x has the shifted law in it.
+    """
+    squared = (light - clean).square()
+    weight = ExpectedPhotons(UNIT_DOSE)(x, clean)
+    parts = {
+        "radius": squared,
+        "radius_by_photons": weight * squared,
+        "radius_slices": (moved - x).square(),
+    }
+    return {name: float(part.flatten(1).sum(1).mean().sqrt()) for name, part in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dro_torch import metrics
+from dro_torch import metrics, physics
 from validation.ct.arms import (
     BALL,
     DRO,
     IMAGE,
     JITTER,
+    MEASURED,
     MIXED,
     MSE,
     PHOTON_BALL,
@@ -26,27 +28,30 @@ from validation.ct.arms import (
     candidate,
     declared,
 )
-from validation.ct.measured import measured_rows
+from validation.ct.cost import projector_share
+from validation.ct.figures import WINDOW, Shown, plot_phantoms, plot_slices
+from validation.ct.measured import measured_rows, phantoms
 from validation.ct.scanner import (
-    ExpectedPhotons,
     Reconstruction,
     Restored,
     Scanner,
     Transmission,
     noise_of,
     slices,
+    weighted,
 )
-from validation.ct.settings import DOSES, GRIDS, UNIT_DOSE, Config
-from validation.ct.shifts import SHIFTS, shifted
-from validation.experiment import Claim
+from validation.ct.settings import DOSES, GRIDS, Config
+from validation.ct.shifts import SHIFTS, radii_of, shifted
+from validation.ct.two_detect import LOW, MeasuredSlices, MeasuredTask, Source, measured_task
+from validation.experiment import Claim, Verdict, user_errors
 from validation.mnist.arms import Arm, Trained
 from validation.mnist.measure import Trials, by_level, measure, models_of, noisy_pairs, ratio
-from validation.mnist.plots import pixels_of, plot_noise
+from validation.mnist.plots import plot_noise
 from validation.mnist.settings import Config as ImageConfig
 from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Map, Splits, Task
 from validation.mnist.tuning import chosen
-from validation.results import new_figure, save_figure
+from validation.results import Check, table
 from validation.settings import of_kind
 from validation.tables import Row, Tables, column
 from validation.trainings import Spent
@@ -57,6 +62,8 @@ __all__ = ["Config", "run"]
 FBP = "FBP"
 #: Doses at which the scanner is shifted, and at which pictures are shown.
 SHIFT_DOSE, SHOWN = 1e4, (1e5, 1e3, 100.0)
+#: Arms in print; all of them are in the files.
+TOLD = (FBP, MSE, MIXED, MEASURED, DRO, PHOTON_BALL)
 
 
 def task_on(scanner: Scanner) -> Task:
@@ -70,11 +77,13 @@ def task_on(scanner: Scanner) -> Task:
 
 
 class Tomography(ImageStudy):
-    """Every way of training on one scanner."""
+    """Every way of training on one scanner; on simulated light unless a task brings another."""
 
     name, figure = "ct", "dose"
-    scanner: ClassVar[Scanner] = Scanner(96, 120, 144)
-    task: ClassVar[Task] = task_on(scanner)
+    window: ClassVar[tuple[float, float] | None] = WINDOW
+
+    def __init__(self, scanner: Scanner, task: Task | None = None) -> None:
+        self.scanner, self.task = scanner, task or task_on(scanner)
 
     @property
     def rays(self) -> int:
@@ -83,15 +92,7 @@ class Tomography(ImageStudy):
 
     def task_of(self, arm: Arm) -> Task:
         """In the weighted ball a unit is a standard deviation of the photon noise."""
-        if not arm.name.startswith(WEIGHTED):
-            return self.task
-        return dataclasses.replace(
-            self.task,
-            name="ct by photons",
-            weight=ExpectedPhotons(UNIT_DOSE),
-            first_multiplier=1.0,
-            lowest_multiplier=1e-4,
-        )
+        return weighted(self.task) if arm.name.startswith(WEIGHTED) else self.task
 
     def candidates(self, config: Config) -> list[tuple[str, float, Arm]]:
         """(family, value, arm) of every candidate."""
@@ -141,16 +142,32 @@ class Tomography(ImageStudy):
         return measure(models, self.task, images, trials, "photons", levels)
 
     def measures(self, config: ImageConfig, data: Splits, arms: Sequence[Trained]) -> Tables:
-        """The sweep of the dose; quality by other measures; shifts; attacks."""
+        """The sweep of the dose; quality by other measures; shifts; phantoms; attacks; cost."""
         models = models_of(arms)
-        measured = measured_rows(models, self.scanner.side, config.data)
+        measured = measured_rows(models, phantoms(self.scanner.side, config.data))
+        cost = self.cost(config, data)
         return {
             **({"measured": measured} if measured else {}),
+            **({"projector": cost} if cost else {}),
             "dose": self.swept(Trials.of(config), data.test, models),
             "quality": self.quality(config, data, models),
             "shifts": self.shifts(config, data, models),
             "attacks": self.attacks(config, data, arms),
         }
+
+    def again(self, config: ImageConfig, data: Splits, out: Path) -> Tables:
+        """Of a further training, what the claims need."""
+        models = models_of(self.arms(config, data, out))
+        return {"dose": self.swept(Trials.of(config), data.test, models)}
+
+    def cost(self, config: ImageConfig, data: Splits) -> list[Row]:
+        """What the projector takes of a step, where the processor does the work."""
+        if config.device != "cpu":
+            return []
+        return [
+            projector_share(config, self.task_of(arm), arm, data.learn)
+            for arm in self.declared(config)
+        ]
 
     def quality(self, config: ImageConfig, data: Splits, models: dict[str, nn.Module]) -> list[Row]:
         """PSNR and SSIM of one trial at every dose; images have the range [0, 1]."""
@@ -173,20 +190,20 @@ class Tomography(ImageStudy):
         trials = Trials.of(config)
         for name, shift in SHIFTS.items():
             errors: dict[str, list[float]] = {arm: [] for arm in models}
-            moved = []
+            radii = []
             for trial in range(trials.count):
                 clean, x = noisy_pairs(self.task, data.test, trials, trial, None)
-                x, y = shifted(shift, x, self.scanner, SHIFT_DOSE, trial)
-                moved.append(float((y - clean).square().flatten(1).sum(1).mean().sqrt()))
+                moved, y = shifted(shift, x, clean, self.scanner, SHIFT_DOSE, trial)
+                radii.append(radii_of(x, moved, clean, y))
                 for arm, model in models.items():
-                    errors[arm].append(rmse_of(model, y, x))
+                    errors[arm].append(rmse_of(model, y, moved))
             rows += [
                 {
                     "arm": arm,
                     "shift": name,
                     "rmse": float(np.mean(found)),
                     "rmse_sd": float(np.std(found, ddof=1)),
-                    "radius": float(np.mean(moved)),
+                    **{name: float(column(radii, name).mean()) for name in radii[0]},
                 }
                 for arm, found in errors.items()
             ]
@@ -255,30 +272,119 @@ class Tomography(ImageStudy):
         plot_noise(
             out / self.figure, measured["dose"], "photons in the open beam", logarithmic=True
         )
-        chosen = [arm for arm in arms if arm.arm.name in (FBP, MSE, DRO, PHOTON_BALL)]
-        self.pictures(config, data, models_of(chosen), out)
+        chosen = models_of([arm for arm in arms if arm.arm.name in (FBP, MSE, DRO, PHOTON_BALL)])
+        plot_slices(out / "slices", self.shown(data, config.device), chosen, self.window)
+        if scans := phantoms(self.scanner.side, config.data):
+            plot_phantoms(out / "phantoms", scans, chosen)
 
-    def pictures(
-        self, config: ImageConfig, data: Splits, models: dict[str, nn.Module], out: Path
-    ) -> None:
-        """One slice: reconstructions, and their errors below, at three doses."""
-        x = data.test[torch.arange(1)][1].to(config.device)
-        canvas, axes = new_figure(1 + len(models), 2 * len(SHOWN), width=1.7, height=1.7)
-        for place, dose in enumerate(SHOWN):
-            noise, clean = noise_of(dose), self.task.pair(x)[1]
-            y = clean if noise is None else noise(clean, torch.Generator().manual_seed(1))
-            above, below = axes[2 * place], axes[2 * place + 1]
-            above[0].imshow(pixels_of(x[0]), cmap="gray", vmin=0.3, vmax=0.7)
-            above[0].set_title(f"slice; {dose:g} photons", fontsize=7)
-            for axis in (*above, *below):
-                axis.set_axis_off()
-            for k, (name, model) in enumerate(models.items(), 1):
-                with torch.no_grad():
-                    found = model(y)[0]
-                above[k].imshow(pixels_of(found), cmap="gray", vmin=0.3, vmax=0.7)
-                above[k].set_title(name, fontsize=7)
-                below[k].imshow(pixels_of(found - x[0]), cmap="RdBu", vmin=-0.1, vmax=0.1)
-        save_figure(out / "slices", canvas)
+    def shown(self, data: Splits, device: str) -> list[Shown]:
+        """The first test slice at three doses."""
+        x, clean = self.task.pair(data.test[torch.arange(1)][1].to(device))
+        found = []
+        for dose in SHOWN:
+            noise = physics.PoissonNoise(dose, low=0.0, high=1.0)
+            y = noise(clean, torch.Generator().manual_seed(1))
+            found.append(Shown(f"slice; {dose:g} photons", x, y))
+        return found
+
+    def verdict(
+        self, config: ImageConfig, arms: Sequence[Trained], claims: list[Claim], tables: Tables
+    ) -> Verdict:
+        """After the claims: what was shifted and how far, phantoms, cost of the projector."""
+        said = super().verdict(config, arms, claims, tables)
+        return dataclasses.replace(said, text="\n\n".join([said.text, *told(tables)]))
+
+
+class MeasuredTomography(Tomography):
+    """The same on measured light: trained at high dose, tested at the doses of the tube too."""
+
+    window = None
+
+    def __init__(self, task: MeasuredTask) -> None:
+        super().__init__(task.scanner, task)
+        self.low = dataclasses.replace(task, mode=LOW, name=f"{task.name} at low dose")
+
+    def task_of(self, arm: Arm) -> Task:
+        """The arm of low dose sees measurements at low dose."""
+        return self.low if arm.name == MEASURED else super().task_of(arm)
+
+    def declared(self, config: ImageConfig) -> list[Arm]:
+        """Those of simulated light, and squared error on measurements of low dose."""
+        return [*super().declared(config), Arm(MEASURED, "mse")]
+
+    def measures(self, config: ImageConfig, data: Splits, arms: Sequence[Trained]) -> Tables:
+        """And at the measured low dose."""
+        low = self.low_dose(config, data, models_of(arms))
+        return {**super().measures(config, data, arms), "low_dose": low}
+
+    def again(self, config: ImageConfig, data: Splits, out: Path) -> Tables:
+        """And at the measured low dose."""
+        low = self.low_dose(config, data, models_of(self.arms(config, data, out)))
+        return {**super().again(config, data, out), "low_dose": low}
+
+    def low_dose(
+        self, config: ImageConfig, data: Splits, models: dict[str, nn.Module]
+    ) -> list[Row]:
+        r"""Quality on measurements of low dose, and how far they are from those of high dose.
+
+        `photons` is the dose :math:`\sum T / \|T_1 - T\|^2` whose Poisson noise has that radius.
+        """
+        trials = Trials.of(config)
+        pairs = [noisy_pairs(self.low, data.test, trials, k, None) for k in range(trials.count)]
+        high = [noisy_pairs(self.task, data.test, trials, k, None)[0] for k in range(trials.count)]
+        moved = torch.cat([(y - clean).square() for (y, _), clean in zip(pairs, high, strict=True)])
+        squared = float(moved.flatten(1).sum(1).mean())
+        light = float(torch.cat(high).flatten(1).sum(1).mean())
+        rows: list[Row] = []
+        for name, model in models.items():
+            errors = [rmse_of(model, y, x) for y, x in pairs]
+            with torch.no_grad():
+                out, x = model(pairs[0][0]), pairs[0][1]
+            rows.append(
+                {
+                    "arm": name,
+                    "rmse": float(np.mean(errors)),
+                    "rmse_sd": float(np.std(errors, ddof=1)),
+                    "psnr": float(metrics.psnr(x, out, 1.0).mean()),
+                    "ssim": float(metrics.ssim(x, out, 1.0).mean()),
+                    "radius": math.sqrt(squared),
+                    "photons": light / squared,
+                    "level": 0.0,
+                }
+            )
+        return rows
+
+    def claims(self, config: ImageConfig, measured: Tables) -> list[Claim]:
+        """And at the measured low dose."""
+        rows = measured["low_dose"]
+        pairs = ((DRO, MSE), (PHOTON_BALL, MSE), (DRO, JITTER), (PHOTON_BALL, MEASURED))
+        return [
+            *super().claims(config, measured),
+            *(
+                Claim(
+                    f"RMSE at the measured low dose, {arm} / {other}",
+                    *ratio(rows, arm, other, 0.0),
+                    high=1.0,
+                )
+                for arm, other in pairs
+            ),
+        ]
+
+    def shown(self, data: Splits, device: str) -> list[Shown]:
+        """And at the measured low dose."""
+        x, y = self.low.pair(data.test[torch.arange(1)][1].to(device))
+        return [*super().shown(data, device), Shown("slice; measured low dose", x, y)]
+
+    def about(self, config: ImageConfig) -> dict[str, object]:
+        """Which slices, and what they are compared with."""
+        images = self.low.images
+        if not isinstance(images, MeasuredSlices):
+            raise TypeError(f"images: {type(images).__name__}; those of 2DeteCT are needed")
+        source = images.source
+        kind = "reconstruction.tif" if source.has_references else "filtered back-projection"
+        named = ("learn", "check", "test")
+        used = dict(zip(named, images.chosen(config), strict=True))
+        return {**super().about(config), "references": kind, "slices": used}
 
 
 def rmse_of(model: Map, y: Tensor, x: Tensor) -> float:
@@ -287,4 +393,50 @@ def rmse_of(model: Map, y: Tensor, x: Tensor) -> float:
         return float(metrics.rmse(x, model(y)).mean())
 
 
-run = Tomography().run
+def told(tables: Tables) -> list[str]:
+    """Tables in print: shifts with their radii, phantoms, low dose, cost of the projector."""
+    radii = ("radius", "radius_by_photons", "radius_slices")
+    printed = (
+        ("shifts", pivoted, ("shift", "rmse", *radii)),
+        ("measured", pivoted, ("scan", "iou")),
+        ("low_dose", listed, ("rmse", "rmse_sd", "radius", "photons")),
+        ("projector", listed, ("cpu_seconds_per_step", "projector_share")),
+    )
+    return [
+        f"{name}:\n{show(tables[name], *columns)}"
+        for name, show, columns in printed
+        if name in tables
+    ]
+
+
+def pivoted(rows: Sequence[Row], index: str, values: str, *shared: str) -> str:
+    """A line for every `index`: what its rows share, then `values` by arm."""
+    arms = [arm for arm in TOLD if any(row["arm"] == arm for row in rows)]
+    shown = [(index, *shared, *(f"{arm}: {values}" for arm in arms))]
+    for name in dict.fromkeys(str(row[index]) for row in rows):
+        own = {str(row["arm"]): row for row in rows if row[index] == name}
+        one = next(iter(own.values()))
+        numbers = [*(one[key] for key in shared), *(own[arm][values] for arm in arms)]
+        shown.append((name, *(f"{float(number):.4g}" for number in numbers)))
+    return table(shown)
+
+
+def listed(rows: Sequence[Row], *columns: str) -> str:
+    """A line for every arm."""
+    shown = [("arm", *columns)]
+    shown += [(str(row["arm"]), *(f"{float(row[key]):.4g}" for key in columns)) for row in rows]
+    return table(shown)
+
+
+def study_of(config: Config) -> Tomography:
+    """The experiment on simulated or on measured light."""
+    if config.dataset == "slices":
+        return Tomography(config.scanner)
+    source = Source(config.data, config.references, (config.raw_views, config.raw_cells))
+    return MeasuredTomography(measured_task(source, config.scanner))
+
+
+@user_errors
+def run(config: Config, out: Path) -> list[Check]:
+    """Tune, train, sweep, shift and judge; written to `out`."""
+    return study_of(config).run(config, out)

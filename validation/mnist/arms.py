@@ -198,7 +198,7 @@ def gigaflops_of_step(config: Config, task: Task, arm: Arm) -> float:
     context = training.StepContext(config.seed, 0, index, torch.device("cpu"))
     with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
         warnings.simplefilter("ignore")  # of an untrained network
-        value, _ = phase.loss(phase.modules, (images,), context)
+        value, _ = phase.loss(phase.modules, (task.items(images),), context)
         value.backward()
     return float(counter.get_total_flops()) / len(images) * config.size.batch / 1e9
 

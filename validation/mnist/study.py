@@ -28,7 +28,7 @@ from validation.trainings import spent
 class ImageStudy(Study[Config, Splits, Trained, Tables]):
     """Arms on one task, measured under Gaussian noise and under attacks."""
 
-    task: ClassVar[Task]
+    task: Task
     figure: ClassVar[str]  #: name of the figure under Gaussian noise
     moved: ClassVar[str] = "standard deviation of the noise"  #: its axis
     examples: ClassVar[bool] = True  #: whether outputs are shown

@@ -109,6 +109,10 @@ class Task:
         """What the losses measure."""
         return reconstruction_residual if self.role == "reconstruction" else forward_residual
 
+    def items(self, images: Tensor) -> Tensor:
+        """What a data set has of images: themselves, or more where measurements come with them."""
+        return images
+
     def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(x, y) without noise."""
         return images, self.forward(images)
