@@ -67,6 +67,7 @@ def test_families_of_noise_are_of_about_one_size(name, rng):
 
 @pytest.mark.skipif(not (DATA / "mnist").exists(), reason="no MNIST under the data root")
 def test_digits_are_shifted_in_every_family():
+    pytest.importorskip("torch")
     config = coverage.Config(data=str(DATA), calibration=40, folds=2, fold=20)
     shifts = list(coverage.digit_shifts(config))
     assert len(shifts) == 10
@@ -77,6 +78,7 @@ def test_digits_are_shifted_in_every_family():
 
 
 def test_without_data_the_message_names_the_file(tmp_path, capsys):
+    pytest.importorskip("torch")
     arguments = ["coverage", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command_line.main(arguments) == 2
     assert "train-images-idx3-ubyte" in capsys.readouterr().err

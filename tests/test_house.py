@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import statistics
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -147,3 +149,21 @@ def test_public_signatures_say_what_they_take():
             if argument not in ACT_ALIKE and str(kind) in ("Any", "Any | None", "typing.Any"):
                 found.add(f"{name}({argument})")
     assert not found, sorted(found)
+
+
+def test_the_tests_of_the_core_are_collected_without_torch():
+    """What `tests/core.txt` leaves over, on an installation that has no torch."""
+    code = """
+import sys, pytest
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name=name)
+sys.meta_path.insert(0, Without())
+sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+    left_out = (ROOT / "tests" / "core.txt").read_text().split()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *left_out, "tests"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
