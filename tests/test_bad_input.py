@@ -951,6 +951,13 @@ ROWS = {
             ({"cost": replaced(PRICE, INF)}, ValueError, "cost: .*infinite"),
             ({"cost": PRICE[0]}, ValueError, "cost: a 2-D matrix"),
             ({"cost": PRICE[:1]}, ValueError, r"cost: shape \(1, 2\), but a has 2"),
+            ({"cost": lambda rows: PRICE[:1]}, ValueError, "cost: rows 0:2 came back with 1 rows"),
+            ({"cost": lambda rows: PRICE[rows, :1]}, ValueError, r"cost: rows 0:2 .*, but b has 2"),
+            (
+                {"cost": lambda rows: replaced(PRICE, INF)},
+                ValueError,
+                r"cost: entry \(0, 0\) is inf",
+            ),
             ({"cost": -5000.0 + PRICE}, OverflowError, "cost, weight: the least cost is -5000"),
             ({"rtol": -1.0}, ValueError, "rtol: -1.0 is negative"),
             ({"max_steps": 0}, ValueError, "max_steps: 0 is below 1"),

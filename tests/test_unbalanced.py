@@ -548,7 +548,7 @@ def test_experiments_are_registered():
 
 
 def test_the_benchmark_runs_at_a_small_size(tmp_path):
-    config = benchmark.Config(points=30, large=60, runs=1, scales="0.1,1.0")
+    config = benchmark.Config(points=30, large="60", runs=1, scales="0.1,1.0")
     checks = benchmark.run(config, tmp_path)
     assert (tmp_path / "unbalanced.json").exists()
     slow = ("faster", "memory")  # sizes too small for these

@@ -52,19 +52,25 @@ class Config(Settings):
     seed: int = setting(0, "seed")
 
 
-def outlier_problem(points: int, scale: float, seed: int) -> tuple[Array, Array, Array]:
-    """Cost and masses of two Gaussian clouds in four dimensions, 5 % of each far away.
+def outlier_points(points: int, seed: int) -> tuple[Array, Array]:
+    """Two Gaussian clouds in four dimensions, 5 % of each far away.
 
-    The outliers of the two clouds lie in different directions. `scale` is the paper's tau.
+    The outliers of the two clouds lie in different directions.
     """
-    from scipy.spatial.distance import cdist
-
     rng = np.random.default_rng(seed)
     y, x = rng.standard_normal((2, points, 4))
     x[:, 0] += 0.5
     far = max(1, points // 20)
     y[:far, 1] -= 6.0
     x[:far, 2] += 6.0
+    return y, x
+
+
+def outlier_problem(points: int, scale: float, seed: int) -> tuple[Array, Array, Array]:
+    """Cost and masses of two clouds with outliers; `scale` is the paper's tau."""
+    from scipy.spatial.distance import cdist
+
+    y, x = outlier_points(points, seed)
     masses = np.full(points, 1 / points)
     return scale * cdist(y, x, "sqeuclidean"), masses, masses
 

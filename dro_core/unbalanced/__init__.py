@@ -13,8 +13,11 @@ of the cost c/w at weight one: there is one knob, not two.
 With KL the dual is smooth and concave over a transport polytope. It is solved in three steps.
 
 1. A primal-dual interior-point method (Mehrotra's predictor-corrector; Newton's equations on
-   :math:`u_i = -w\log(\pi_{0,i}/a_i)`, so that potentials reach any size in one step), with one
-   Cholesky factorisation of size min(N, M) per step, finds the support.
+   :math:`u_i = -w\log(\pi_{0,i}/a_i)`, so that potentials reach any size in one step) finds the
+   support. Below some hundred points it runs on all arcs, with one Cholesky factorisation of size
+   min(N, M) per step. Above, on the few arcs of least slack per point, with conjugate gradients
+   preconditioned by the heaviest spanning forest; arcs that the potentials violate are added
+   (column generation), and none is left out when no slack is negative.
 2. On each tree of a forest in the support the potentials are known up to one number, which has a
    closed form, and the flows follow from the leaves: the exact optimum on its support.
 3. If several plans are optimal that forest may be a wrong one. The optimal marginals are unique,

@@ -12,14 +12,15 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 
 from dro_core.optional import needed
 from dro_core.types import Array, Indices, SparseArray
+from dro_core.unbalanced.costs import Costs
 from dro_core.unbalanced.problem import PART, TINY, Marginal
 
 
 def longest(change: Array, z: Array) -> float:
     """The longest step <= 1 that keeps a hundredth of every z > 0."""
-    step = max(1, PART // z.shape[1])
-    starts = range(0, len(z), step)
-    slowest = min(float((change[k : k + step] / z[k : k + step]).min()) for k in starts)
+    change, z = change.reshape(-1), z.reshape(-1)
+    starts = range(0, len(z), PART)
+    slowest = min(float((change[k : k + PART] / z[k : k + PART]).min()) for k in starts)
     return min(1.0, 0.99 / max(-slowest, 1e-300))
 
 
@@ -38,42 +39,46 @@ def plan_between(alpha: Array, beta: Array, cost: Array) -> tuple[SparseArray, A
     return plan, log["v"]
 
 
+def heaviest_forest(i: Indices, j: Indices, data: Array, shape: tuple[int, int]) -> SparseArray:
+    """The spanning forest of largest entries (> 0) in the bipartite graph of these arcs."""
+    n, m = shape
+    graph = sparse.csr_array((-np.log1p(data), (i, n + j)), shape=(n + m, n + m))
+    # scipy before 1.17.1 takes 32-bit indices only
+    graph.indices, graph.indptr = graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
+    forest = minimum_spanning_tree(graph).tocoo()
+    return sparse.coo_array((np.expm1(-forest.data), (forest.row, forest.col - n)), shape=shape)
+
+
 def spanning(support: SparseArray) -> Iterator[SparseArray]:
     """Forests of the largest entries, of fewer and fewer of them."""
-    (i, j), (n, m) = support.coords, support.shape
+    i, j = support.coords
     for least in (1.0, 1e3, 1e6, 1e9):
         kept = support.data >= least
-        arcs = (-np.log1p(support.data[kept]), (i[kept], n + j[kept]))
-        graph = sparse.csr_array(arcs, shape=(n + m, n + m))
-        # scipy before 1.17.1 takes 32-bit indices only
-        graph.indices, graph.indptr = graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
-        forest = minimum_spanning_tree(graph).tocoo()
-        yield sparse.coo_array((-forest.data, (forest.row, forest.col - n)), shape=(n, m))
+        yield heaviest_forest(i[kept], j[kept], support.data[kept], support.shape)
 
 
 def _attached(
-    plan: SparseArray, cost: Array, u: Array, v: Array
-) -> tuple[SparseArray, Indices, Array, Array]:
+    plan: SparseArray, costs: Costs, u: Array, v: Array
+) -> tuple[Indices, Indices, Array, Array]:
     """Arcs of a plan, and the tightest one for every point without, whose potential it gives.
 
     Such a point has next to no mass at the optimum, so that its partner does not feel it: rows find
     theirs among the columns of the plan, then columns among all rows.
     """
     (i, j), (n, m) = plan.coords, plan.shape
-    used, u, v = np.unique(j), u.copy(), v.copy()
-    if len(used) == 0:
+    used, u, v = np.zeros(m, dtype=bool), u.copy(), v.copy()
+    used[j] = True
+    if not used.any():
         return i, j, u, v
-    rows, columns = np.setdiff1d(np.arange(n), i), np.setdiff1d(np.arange(m), j)
-    slack = cost[np.ix_(rows, used)] - v[used]
-    u[rows] = slack.min(axis=1)
-    i, j = np.concatenate([i, rows]), np.concatenate([j, used[slack.argmin(axis=1)]])
-    slack = cost[:, columns] - u[:, None]
-    v[columns] = slack.min(axis=0)
-    return np.concatenate([i, slack.argmin(axis=0)]), np.concatenate([j, columns]), u, v
+    rows, columns = np.setdiff1d(np.arange(n), i), np.flatnonzero(~used)
+    partner, u[rows] = costs.tightest(0, rows, v, used)
+    i, j = np.concatenate([i, rows]), np.concatenate([j, partner])
+    partner, v[columns] = costs.tightest(1, columns, u, np.ones(n, dtype=bool))
+    return np.concatenate([i, partner]), np.concatenate([j, columns]), u, v
 
 
 def on_forest(
-    plan: SparseArray, cost: Array, rows: Marginal, columns: Marginal, u: Array, v: Array
+    plan: SparseArray, costs: Costs, rows: Marginal, columns: Marginal, u: Array, v: Array
 ) -> tuple[SparseArray, Array]:
     """Plan and v of the optimum on the forest that supports a plan.
 
@@ -82,7 +87,7 @@ def on_forest(
     sum a e^(-u-t) = sum b e^(-v+t), with the exponential only where a marginal is free.
     """
     n, m = plan.shape
-    i, j, u, v = _attached(plan, cost, u, v)
+    i, j, u, v = _attached(plan, costs, u, v)
     size = n + m + 1  # with one node more that is linked to the first node of every tree
     links = sparse.coo_array((np.ones(len(i)), (i, n + j)), shape=(size, size))
     label = connected_components(links, directed=False)[1][:-1]
@@ -94,7 +99,7 @@ def on_forest(
     arcs = np.stack([np.minimum(child, parent[child]), np.maximum(child, parent[child]) - n])
     potential = np.concatenate([u, v]).tolist()
     ends = list(zip(child.tolist(), parent[child].tolist(), strict=True))
-    for (k, p), price in zip(ends, cost[*arcs].tolist(), strict=True):
+    for (k, p), price in zip(ends, costs.at(arcs[0], arcs[1]).tolist(), strict=True):
         potential[k] = price - potential[p]
     u, v = np.array(potential[:n]), np.array(potential[n:])
     shift = forest_shift(rows, columns, u, v, label)

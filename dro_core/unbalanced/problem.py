@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from dro_core.checks import LARGEST, as_real_array, as_scalar, check_magnitude, magnitude, unknown
+from dro_core.checks import LARGEST, as_real_array, as_scalar, check_magnitude, unknown
 from dro_core.types import Array, SparseArray
 
 DIVERGENCES = ("kl", "balanced")
@@ -137,18 +137,21 @@ class UnbalancedProblem:
             ]
         return sum(gains)
 
-    def primal(self, plan: SparseArray, cost: Array) -> tuple[float, float, float]:
-        """(objective of a plan, size, error of the fixed marginals)."""
-        plan = plan.tocoo()
-        i, j = plan.coords
-        paid = cost[i, j] * plan.data
+    def primal(
+        self, plan: SparseArray, prices: Array, largest: float
+    ) -> tuple[float, float, float]:
+        """(objective of a plan, size, error of the fixed marginals).
+
+        From the costs of its entries in their order, and the largest cost in size.
+        """
+        paid = prices * plan.data
         value, size, error = float(paid.sum()), float(np.abs(paid).sum()), 0.0
         for axis, side in zip((1, 0), self.sides(), strict=True):
             marginal, total = np.asarray(plan.sum(axis=axis)), float(side.mass.sum())
             if side.free:
                 penalty, unit = self.weight * side.penalty(marginal), self.weight * total
             else:
-                penalty, unit = 0.0, magnitude(cost) * total
+                penalty, unit = 0.0, largest * total
                 error = max(error, float(np.abs(marginal - side.mass).max()) / total)
             value, size = value + penalty, size + penalty + SMALL_SHARE * unit
         if plan.nnz and plan.data.min() < 0:

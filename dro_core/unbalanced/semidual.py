@@ -20,8 +20,13 @@ from dro_core.unbalanced.problem import (
 )
 
 
-def _cost_blocks(cost: Table, columns: int, rows: int | None) -> Iterator[tuple[slice, Array]]:
-    """(rows, checked block) of an array or of a block callable; at most BLOCK_ENTRIES each."""
+def cost_blocks(
+    cost: Table, columns: int, rows: int | None, side: str = "v"
+) -> Iterator[tuple[slice, Array]]:
+    """(rows, checked block) of an array or of a block callable; at most BLOCK_ENTRIES each.
+
+    `side` names what has an entry per column.
+    """
     end = rows
     if callable(cost):
         function = cost
@@ -43,8 +48,8 @@ def _cost_blocks(cost: Table, columns: int, rows: int | None) -> Iterator[tuple[
         block = read(slice(start, stop))
         if block.shape[1] != columns or len(block) > stop - start:
             raise ValueError(
-                f"cost: rows {start}:{stop} have shape {block.shape}, but v has {columns} entries; "
-                f"needed: ({stop - start}, {columns})"
+                f"cost: rows {start}:{stop} have shape {block.shape}, but {side} has {columns} "
+                f"entries; needed: ({stop - start}, {columns})"
             )
         if not np.isfinite(block).all():
             i, j = (int(k) for k in np.argwhere(~np.isfinite(block))[0])
@@ -64,7 +69,7 @@ def _cost_blocks(cost: Table, columns: int, rows: int | None) -> Iterator[tuple[
 
 
 def transform_blocks(v: Array, cost: Table, rows: int | None) -> Array:
-    parts = [(block - v).min(axis=1) for _, block in _cost_blocks(cost, len(v), rows)]
+    parts = [(block - v).min(axis=1) for _, block in cost_blocks(cost, len(v), rows)]
     if not parts:
         raise ValueError("cost: no rows; at least one is needed")
     return np.concatenate(parts)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from dro_core.checks import as_matrix, as_non_negative, as_positive_integer, magnitude
+from dro_core.checks import as_non_negative, as_positive_integer
 from dro_core.described import Described, Drawn
 from dro_core.read_only import protect_arrays
 from dro_core.threads import single_threaded
-from dro_core.types import Array, Integer, Real, SparseArray
-from dro_core.unbalanced.forest import forest_shift, on_forest, plan_between, spanning
-from dro_core.unbalanced.interior_point import interior_point
+from dro_core.types import Array, Integer, Real, SparseArray, Table
+from dro_core.unbalanced.costs import CostTable
 from dro_core.unbalanced.problem import (
     MASS_TOLERANCE,
     Marginal,
@@ -28,16 +27,11 @@ from dro_core.unbalanced.problem import (
     check_finite_value,
     check_totals,
 )
-from dro_core.unbalanced.semidual import transform_blocks
+from dro_core.unbalanced.solver import solve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Shares of a point's mass below which an entry of the plan may be rounding; each is tried.
-_NEGLIGIBLE = (0.0, 1e-12, 1e-9, 1e-6)
-#: Rounds of marginals, plan and forest; one is enough unless the first step ended early.
-_ROUNDS = 3
-_ROUNDING = 1e-13
 #: Cost tables of at most so many entries are solved with one BLAS thread.
 SMALL = 2**20
 
@@ -109,12 +103,12 @@ class UnbalancedTransport(Drawn):
     converged : bool
         Whether the gap is at most the `rtol` asked for.
     steps : int
-        Interior-point steps.
+        Interior-point steps at full size.
     divergence : (str, str)
     weight : float
     a, b : (N,) and (M,) arrays
     cost : (N, M) array
-        As given; not copied.
+        As given; not copied, and the callable where that was given.
     """
 
     described_by = (
@@ -149,10 +143,14 @@ class UnbalancedTransport(Drawn):
     def verify(self) -> UnbalancedCertificate:
         """Recompute both values and the feasibility of plan and potentials, from the cost."""
         problem = UnbalancedProblem(self.a, self.b, self.divergence, self.weight)
-        primal, size, error = problem.primal(self.plan, self.cost)
-        u, v = self.potentials
-        largest = transform_blocks(v, self.cost, len(u))
-        violation = max(0.0, float((u - largest).max()) / (magnitude(self.cost) or 1.0))
+        costs, plan, (u, v) = (
+            CostTable(self.cost, self.plan.shape),
+            self.plan.tocoo(),
+            self.potentials,
+        )
+        primal, size, error = problem.primal(plan, costs.at(*plan.coords), costs.largest)
+        largest = costs.transform(v)
+        violation = max(0.0, float((u - largest).max()) / (costs.largest or 1.0))
         dual = problem.dual(np.minimum(u, largest), v)
         gap = (primal - dual) / size
         return UnbalancedCertificate(self.value, primal, dual, gap, violation, error, size)
@@ -178,7 +176,7 @@ class NotConvergedError(RuntimeError):
 
 
 def unbalanced_ot(
-    cost: ArrayLike,
+    cost: Table,
     a: ArrayLike,
     b: ArrayLike,
     divergence: str | Sequence[str] = "kl",
@@ -196,8 +194,10 @@ def unbalanced_ot(
 
     Parameters
     ----------
-    cost : (N, M) array
-        Finite, of either sign.
+    cost : (N, M) array, or callable ``f(rows: slice) -> (len(rows), M) array``
+        Finite, of either sign. A callable is asked for blocks of rows, again and again for the same
+        ones; nothing of size N x M is stored, unless the short list of arcs does not lead to a gap
+        of 1e-13. For points: ``lambda rows: cdist(y[rows], x, "sqeuclidean")``.
     a, b : (N,) and (M,) arrays
         Positive masses of any total; equal totals if both marginals are fixed.
     divergence : "kl", "balanced", or a pair of them
@@ -244,20 +244,17 @@ def unbalanced_ot(
     >>> round(found.value, 4), found.verify().holds()
     (0.2679, True)
     """
-    table, a, b = as_matrix(cost, "cost"), as_masses(a, "a"), as_masses(b, "b")
-    if table.shape != (len(a), len(b)):
-        raise ValueError(
-            f"cost: shape {table.shape}, but a has {len(a)} entries and b {len(b)}; needed: "
-            f"({len(a)}, {len(b)})"
-        )
+    a, b = as_masses(a, "a"), as_masses(b, "b")
+    costs = CostTable(cost, (len(a), len(b)))
     sides, w = as_sides(divergence), as_weight(weight)
     tolerance = as_non_negative(rtol, "rtol")
     steps = as_positive_integer(max_steps, "max_steps")
     check_totals(a, b, sides)
     problem = UnbalancedProblem(a, b, sides, w)
-    with single_threaded(table.size, SMALL):
-        plan, u, v, taken = _solve(problem, table, steps)
-    primal, size, error = problem.primal(plan, table)
+    with single_threaded(len(a) * len(b), SMALL):
+        plan, u, v, taken = _solve(problem, costs, steps)
+    entries = plan.tocoo()
+    primal, size, error = problem.primal(entries, costs.at(*entries.coords), costs.largest)
     dual = problem.dual(u, v)
     gap = (check_finite_value(primal, "cost, weight") - dual) / size
     converged = gap <= tolerance and error <= MASS_TOLERANCE
@@ -274,7 +271,7 @@ def unbalanced_ot(
         w,
         a,
         b,
-        table,
+        cast(Array, costs.source),
     )
     if not converged and raise_unconverged:
         raise NotConvergedError(
@@ -287,7 +284,7 @@ def unbalanced_ot(
 
 
 def _solve(
-    problem: UnbalancedProblem, cost: Array, max_steps: int
+    problem: UnbalancedProblem, costs: CostTable, max_steps: int
 ) -> tuple[SparseArray, Array, Array, int]:
     """Plan, potentials and steps, from the problem of least cost 0, weight 1 and unit masses.
 
@@ -301,8 +298,8 @@ def _solve(
         Marginal(side.mass / total, side.free)
         for side, total in zip((first, second), totals, strict=True)
     )
-    least, w = float(cost.min()), problem.weight
-    log_a, log_b, constant = math.log(totals[0]), math.log(totals[1]), least / w
+    w = problem.weight
+    log_a, log_b, constant = math.log(totals[0]), math.log(totals[1]), costs.smallest / w
     if first.free and second.free:
         scale = (log_a + log_b - constant) / 2
     else:
@@ -313,82 +310,10 @@ def _solve(
             "mass than the largest float; raise the weight, or add a constant to the cost"
         )
     moved = log_b - scale if second.free else constant - (log_a - scale if first.free else 0.0)
-    table = cost - least
-    table /= w
-    if not math.isfinite(magnitude(table)):
+    table = costs.normalised(w)
+    if not math.isfinite(table.largest):
         raise OverflowError("cost, weight: the cost over the weight exceeds the largest float")
-    plan, v, steps = _solve_normalised(table, rows, columns, max_steps)
-    del table
-    v = w * (v + moved)
-    return sparse.csr_array(plan * math.exp(scale)), transform_blocks(v, cost, None), v, steps
-
-
-def _solve_normalised(
-    cost: Array, rows: Marginal, columns: Marginal, max_steps: int
-) -> tuple[SparseArray, Array, int]:
-    """The plan of least objective and the v of largest dual over all forests that are tried."""
-    if len(cost) > cost.shape[1]:
-        plan, u, steps = _solve_normalised(np.ascontiguousarray(cost.T), columns, rows, max_steps)
-        return plan.T, transform_blocks(u, cost.T, None), steps
-    best = _Best(cost, rows, columns)
-    steps = 0
-    if rows.free or columns.free:
-        support, u, v, steps = interior_point(cost, rows, columns, max_steps)
-        best.raise_dual(v)
-        for forest in spanning(support):
-            if not best.optimal:
-                best.consider(*on_forest(forest, cost, rows, columns, u, v))
-    for _ in range(_ROUNDS):
-        if best.optimal:
-            break
-        plan, other = plan_between(rows.density(best.u), columns.density(best.v), cost)
-        best.consider(plan, other)
-        for part in _pruned(plan):
-            best.consider(*on_forest(part, cost, rows, columns, best.u, best.v))
-    return best.plan, best.v, steps
-
-
-class _Best:
-    """The plan of least objective and the potentials of largest dual among those considered."""
-
-    def __init__(self, cost: Array, rows: Marginal, columns: Marginal) -> None:
-        first, second = ("kl" if side.free else "balanced" for side in (rows, columns))
-        self.problem = UnbalancedProblem(rows.mass, columns.mass, (first, second), 1.0)
-        self.cost, self.sides = cost, (rows, columns)
-        self.plan: SparseArray = sparse.coo_array(cost.shape)
-        self.primal, self.dual, self.size = math.inf, -math.inf, 0.0
-        self.u, self.v = cost.min(axis=1), np.zeros(cost.shape[1])
-
-    def consider(self, plan: SparseArray, v: Array) -> None:
-        """A plan and a potential; both may be far from any optimum (a wrong forest)."""
-        self.raise_dual(v)
-        with np.errstate(over="ignore", invalid="ignore"):  # NaN compares as worse
-            primal, size, error = self.problem.primal(plan, self.cost)
-        if primal < self.primal and error <= _ROUNDING:
-            self.primal, self.plan, self.size = primal, plan, size
-
-    def raise_dual(self, v: Array) -> None:
-        """The best feasible pair that c-transforms and one shift make of v."""
-        u = transform_blocks(v, self.cost, None)
-        v = transform_blocks(u, self.cost.T, None)
-        shift = forest_shift(*self.sides, u, v, np.zeros(len(u) + len(v), dtype=np.int64))
-        u, v = u + shift, v - shift
-        dual = self.problem.dual(u, v)
-        if dual > self.dual:
-            self.dual, self.u, self.v = dual, u, v
-
-    @property
-    def optimal(self) -> bool:
-        """Whether the two values agree to rounding."""
-        return self.primal - self.dual <= _ROUNDING * self.size
-
-
-def _pruned(plan: SparseArray) -> Iterator[SparseArray]:
-    """A plan without the entries that may be rounding of the marginals between two trees."""
-    (i, j), seen = plan.coords, 0
-    smaller = np.minimum(plan.sum(axis=1)[i], plan.sum(axis=0)[j])
-    for share in _NEGLIGIBLE:
-        kept = plan.data > share * smaller
-        if kept.sum() not in (0, seen):
-            seen = int(kept.sum())
-            yield sparse.coo_array((plan.data[kept], (i[kept], j[kept])), shape=plan.shape)
+    best, steps = solve(table, rows, columns, max_steps)
+    v = w * (best.v + moved)
+    plan = sparse.csr_array(best.plan * math.exp(scale))
+    return plan, costs.transform(v), v, steps
