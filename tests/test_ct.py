@@ -1,5 +1,6 @@
 """Low-dose tomography: the physics against a disk, the shifts, and the experiment in small."""
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from dro_torch.data.tomography import CT_VALIDATION_PATIENTS
+from dro_core import radius_of_poisson_noise
+from dro_torch import data
+from dro_torch.data.tomography import CT_VALIDATION_PATIENTS, WATER_ATTENUATION
 from validation.ct import measured, scanner, settings, shifts, study
 from validation.mnist.arms import Arm
 from validation.mnist.losses import ImageJitter, PoissonTraining
@@ -57,6 +60,68 @@ def test_light_through_a_disk_follows_beer_and_lambert():
     centre = -torch.log(light[0, 0, :, 64])
     np.testing.assert_allclose(centre, 2 * 30.0 * 0.5 * scanner.BRIGHT, rtol=0.02)
     assert float(light[0, 0, :, 0].min()) == 1.0  # beside the disk
+
+
+@pytest.mark.parametrize("dose", [1e4, 1e3])
+def test_photons_behind_a_disk_are_counted_as_poisson_says(dose):
+    """An exact chord: counts have mean and variance I e^(-p), their logarithm 1 / (I e^(-p)).
+
+    To second order in the inverse of the counts the logarithm is biased by half its variance.
+    """
+    chord = 2 * 30.0 * 0.02  # mm through a disk of radius 30 mm, water at 0.02 per mm
+    light = torch.full((1, 1, 400, 500), math.exp(-chord))
+    seen = scanner.noise_of(dose)(light, torch.Generator().manual_seed(0)).double()
+    expected = dose * math.exp(-chord)
+    counts = seen * dose
+    assert float(counts.mean()) == pytest.approx(expected, rel=5e-4)
+    assert float(counts.var()) == pytest.approx(expected, rel=0.02)
+    integrals = -torch.log(seen)
+    assert float(integrals.var()) == pytest.approx(1 / expected, rel=0.02)
+    sampled = 5 / math.sqrt(counts.numel() * expected)
+    assert float(integrals.mean()) - chord == pytest.approx(1 / (2 * expected), abs=sampled)
+    weight = scanner.ExpectedPhotons(dose)(light, light)  # of the transmission, not its logarithm
+    cost = float((weight * (seen - light).square()).mean())
+    assert cost == pytest.approx(1.0, rel=0.02)
+
+
+def test_water_has_its_attenuation_in_the_units_of_the_slices(root):
+    """Hounsfield unit 0 is half of the brightest value, and 0.0192 per mm."""
+    hounsfield, unit, mu = (
+        data.ct_slices("test", root, units).images for units in ("HU", "unit", "attenuation")
+    )
+    body = (hounsfield > -900) & (hounsfield < 900)
+    torch.testing.assert_close(unit[body] * scanner.BRIGHT, mu[body])
+    assert scanner.BRIGHT / 2 == WATER_ATTENUATION
+
+
+def test_the_radius_of_a_dose_is_that_of_poisson_noise():
+    """Measured by draws, and by the formula; the photon-weighted one counts the rays."""
+    x = torch.zeros(4, 1, 24, 24)
+    x[..., 6:18, 6:18] = 0.5
+    clean = scanner.Transmission(SMALL.geometry)(x)
+    for name, share in (("half the dose", 0.5), ("a tenth of the dose", 0.1)):
+        moved, light = shifts.shifted(shifts.SHIFTS[name], x, clean, SMALL, 1e4, 0)
+        found = shifts.radii_of(x, moved, clean, light)
+        exact = radius_of_poisson_noise(clean.flatten(1).double().numpy(), 1e4 * share)
+        assert found["radius"] == pytest.approx(exact, rel=0.05)
+        rays = math.sqrt(SMALL.views * SMALL.cells * scanner.UNIT_DOSE / (1e4 * share))
+        assert found["radius_by_photons"] == pytest.approx(rays, rel=0.05)
+        assert found["radius_slices"] == 0.0
+
+
+def test_a_centre_of_rotation_off_by_pixels_is_another_operator():
+    """Two pixels to the side: the disk's shadow moves by two pixels, magnified, in every view."""
+    fine = scanner.Scanner(64, 12, 256)
+    at = (torch.arange(64) - 31.5) / 32
+    disk = ((at[:, None] ** 2 + at[None] ** 2) < 0.25).float()[None, None]
+    shadows = [-torch.log(shifts.displaced(fine, k)(disk))[0, 0] for k in (0.0, 2.0)]
+    cells = torch.arange(256.0)
+    middle = [(shadow * cells).sum(-1) / shadow.sum(-1) for shadow in shadows]
+    geometry = fine.geometry
+    magnified = 2 * geometry.pixel_size * geometry.source_detector / geometry.source_origin
+    np.testing.assert_allclose(
+        middle[1] - middle[0], magnified / geometry.detector_pixel, rtol=0.02
+    )
 
 
 def test_back_projection_undoes_the_scan_in_the_units_of_the_slices():
@@ -151,6 +216,17 @@ def test_measured_phantoms_are_found_by_filtered_back_projection():
     assert rows["tb, whole"] > 0.9
     assert rows["tb, 90 degrees"] < rows["tb, whole"]
     assert set(rows) == set(measured.SCANS)
+
+
+def test_what_is_not_light_is_refused_by_name():
+    model, light = scanner.Reconstruction(SMALL, None), torch.ones(1, 1, 20, 36)
+    with pytest.raises(ValueError, match=r"y: -0\.2.* is below low = 0"):
+        scanner.noise_of(100.0)(light - 1.2, torch.Generator())
+    light[0, 0, 3] = math.nan
+    with pytest.raises(ValueError, match="sinogram: 36 entries are NaN"):
+        model(light)
+    with pytest.raises(ValueError, match=r"angles: from 0 to 359.* degrees\?"):
+        dataclasses.replace(SMALL.geometry, angles=np.arange(360.0))
 
 
 def test_without_measured_sinograms_there_are_no_rows(tmp_path):

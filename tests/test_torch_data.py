@@ -36,6 +36,7 @@ from dro_torch.data import (
     shift_detector,
     slices_2detect,
     split,
+    transmission,
     unpaired,
 )
 
@@ -509,6 +510,11 @@ def test_2detect_at_full_size(tmp_path):
     found = load_2detect(tmp_path, 3000, 1)
     assert found.sinogram.shape == (3600, 956)
     np.testing.assert_allclose(found.sinogram, path[:-1, ::-1], atol=1e-4)
+
+
+def test_transmission_of_counts_is_between_dark_and_flat():
+    np.testing.assert_allclose(transmission(**SCANNED), [[0.5, 0.5, 1.0]])
+    assert transmission([[0]], [1], [9])[0, 0] == -1 / 8  # darker than the dark field: noise
 
 
 def test_slices_of_2detect_are_counted_by_their_names(written, tmp_path):
@@ -1198,6 +1204,7 @@ def test_damaged_files_are_named_with_a_remedy(written, tmp_path, read, damage, 
 # --- bad arguments --------------------------------------------------------------------------------
 
 BYTES = torch.zeros(4, 2, dtype=torch.uint8)
+SCANNED = {"counts": [[5.0, 5.0, 9.0]], "dark": [1.0, 1.0, 1.0], "flat": [9.0, 9.0, 9.0]}
 BAD = [
     (mnist, {"split": "validation"}, ValueError, "split: unknown value 'validation'"),
     (mnist, {"folder": "fashion"}, FileNotFoundError, "fashion"),
@@ -1224,6 +1231,24 @@ BAD = [
     (reference_2detect, {"slice": 5001}, ValueError, "slice: 5001; allowed: 1 to 5000 and"),
     (reference_2detect, {"slice": 1, "mode": 4}, ValueError, "mode: 4; allowed: 1, 2, 3"),
     (reference_2detect, {"slice": 7}, FileNotFoundError, "reconstruction.tif: .*zenodo.8017582"),
+    *(
+        (transmission, {**SCANNED, **changes}, ValueError, message)
+        for changes, message in (
+            (
+                {"counts": [[5, -1, 9]]},
+                "counts: 1 are negative, .*view 0, cell 1; .*raw",
+            ),
+            (
+                {"counts": [[5, 5, 9], [np.nan] * 3]},
+                r"counts: 3 entries are NaN or inf.*index \(1, 0\)",
+            ),
+            ({"counts": [5, 5, 9]}, r"counts: shape \(3,\); .*\(views, cells\)"),
+            ({"flat": [9.0, 0.0, 9.0]}, "flat: 0 at cell 1, where the dark field is 1; .*swapped"),
+            ({"dark": [9.0, 9.0, 9.0]}, "flat: 9 at cell 0, where the dark field is 9"),
+            ({"flat": [9.0, 9.0]}, r"flat: shape \(2,\); needed: \(3,\)"),
+            ({"dark": [1.0, np.nan, 1.0]}, "dark: .*NaN"),
+        )
+    ),
     (IndexedDataset, {}, TypeError, "tensors: one or more"),
     (IndexedDataset, {"tensors": (BYTES, BYTES[:3])}, ValueError, r"tensors: lengths \[4, 3\]"),
     (IndexedDataset, {"tensors": (BYTES.numpy(),)}, TypeError, "tensors: "),

@@ -36,6 +36,7 @@ from dro_torch.data.two_detect import (
     reference_2detect,
     shift_detector,
     slices_2detect,
+    transmission,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "DataFileError",
     "read_idx",
     "shift_detector",
+    "transmission",
     "IndexedDataset",
     "Batches",
     "batches",

@@ -27,6 +27,56 @@ SMALLEST_TRANSMISSION = 1e-6
 REFERENCE_SIZE, FIELD_MM = 1024, 1024 * 0.113797
 
 
+def transmission(counts: ArrayLike, dark: ArrayLike, flat: ArrayLike) -> Array:
+    r"""The share of the light that arrives: flat- and dark-corrected counts.
+
+    .. math:: T_{vj} = \frac{I_{vj} - D_j}{F_j - D_j}
+
+    Its expectation is :math:`e^{-p}` for line integrals p (Beer and Lambert), its variance
+    :math:`e^{-p}/I_0` with :math:`I_0` photons in the open beam. Noise may make it negative or
+    larger than one.
+
+    Parameters
+    ----------
+    counts : (views, cells) array
+        I, raw: the dark field not subtracted.
+    dark, flat : (cells,) arrays
+        D, without light, and F, without an object.
+
+    Returns
+    -------
+    (views, cells) array
+
+    Raises
+    ------
+    ValueError, TypeError
+        For counts that are negative, NaN or infinite (with the first view and cell), fields that do
+        not fit them, or a flat field that does not exceed the dark field.
+    """
+    given = {"counts": counts, "dark": dark, "flat": flat}
+    raw, *fields = (as_real_array(value, name) for name, value in given.items())
+    if raw.ndim != 2:
+        raise ValueError(f"counts: shape {raw.shape}; needed: (views, cells)")
+    for name, value in zip(given, (raw, *fields), strict=True):
+        check_magnitude(value, name)
+    if (raw < 0).any():
+        view, cell = (int(place) for place in np.argwhere(raw < 0)[0])
+        raise ValueError(
+            f"counts: {int((raw < 0).sum())} are negative, the first at view {view}, cell {cell}; "
+            "allowed: raw counts >= 0, the dark field not subtracted"
+        )
+    for field, name in zip(fields, ("dark", "flat"), strict=True):
+        if field.shape != raw.shape[1:]:
+            raise ValueError(f"{name}: shape {field.shape}; needed: {raw.shape[1:]}, one per cell")
+    if not (fields[1] > fields[0]).all():
+        cell = int(np.flatnonzero(fields[1] <= fields[0])[0])
+        raise ValueError(
+            f"flat: {fields[1][cell]:g} at cell {cell}, where the dark field is "
+            f"{fields[0][cell]:g}; allowed: larger than that (dark and flat swapped? a dead cell?)"
+        )
+    return np.asarray((raw - fields[0]) / (fields[1] - fields[0]))
+
+
 def shift_detector(rows: ArrayLike, shift: float) -> Array:
     """Rows of detector values read `shift` pixels further along: linear, extrapolated at the end.
 
@@ -135,9 +185,9 @@ def load_2detect(
         raise fault(
             place / "flat1.tif", f"flat field <= dark field at summed pixel {pair}", "2detect"
         )
-    transmission = ((read("sinogram", views) - dark) / (flat - dark))[:-1]
-    transmission = shift_detector(transmission, offset)
-    projections = -np.log(np.maximum(transmission, SMALLEST_TRANSMISSION))[:, ::-1]
+    light = transmission(read("sinogram", views), dark[0], flat[0])[:-1]
+    light = shift_detector(light, offset)
+    projections = -np.log(np.maximum(light, SMALLEST_TRANSMISSION))[:, ::-1]
     angles = math.pi - 2 * math.pi * np.arange(views - 1) / (views - 1)
     return FanBeamScan(
         torch.from_numpy(owned(projections.astype(np.float32))),

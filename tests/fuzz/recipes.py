@@ -1147,6 +1147,15 @@ def _(rng: Rng) -> Arguments:
     return {"rows": rng.standard_normal((3, 8)), "shift": 0.5}
 
 
+@recipe("data.transmission", data.transmission)
+def _(rng: Rng) -> Arguments:
+    return {
+        "counts": rng.uniform(1.0, 9.0, (3, 4)),
+        "dark": np.full(4, 1.0),
+        "flat": np.full(4, 9.0),
+    }
+
+
 @recipe(
     "data.split",
     lambda fractions, seed, groups: [

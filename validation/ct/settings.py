@@ -67,6 +67,11 @@ class Config(ImageConfig):
     side: int = setting(0, "pixels on a side of a slice", low=4, unset=0)
     views: int = setting(0, "views of the scanner", low=2, unset=0)
     cells: int = setting(0, "cells of its detector", low=4, unset=0)
+    validation: int = setting(0, "slices that candidates are compared on", low=1, unset=0)
+    test: int = setting(0, "test slices that trials draw from", low=1, unset=0)
+    trials: int = setting(0, "trials, at least two for a band", low=2, unset=0)
+    trial_images: int = setting(0, "slices of a trial", low=1, unset=0)
+    attacked: int = setting(0, "slices that are attacked", low=1, unset=0)
     dose: float = setting(3e3, "photons that the MSE baseline is trained with", above=0)
     image: float = setting(0.05, "standard deviation of the jitter of images", low=0)
     jitter: float = setting(0.02, "standard deviation of the isotropic jitter of light", low=0)
@@ -87,20 +92,17 @@ class Config(ImageConfig):
     def size(self) -> Preset:
         """The preset of the digits at the sizes of slices."""
         size = super().size
-        own: dict[str, Any] = {
-            name: value
-            for name, value in SIZES[self.preset].items()
-            if not getattr(self, name, 0)  # set by hand
+        most = {
+            "trials": min(TRIALS, size.trials),
+            "trial_images": min(TRIAL_IMAGES, size.trial_images),
+            "directions": min(DIRECTIONS, size.directions),
+            "attacked": min(ATTACKED, size.attacked),
         }
-        return dataclasses.replace(
-            size,
-            trials=min(TRIALS, size.trials),
-            trial_images=min(TRIAL_IMAGES, size.trial_images),
-            directions=min(DIRECTIONS, size.directions),
-            attacked=min(ATTACKED, size.attacked),
-            attack_radii=RADII,
-            **own,
-        )
+        own: dict[str, Any] = {
+            name: getattr(self, name, 0) or value  # set by hand
+            for name, value in {**most, **SIZES[self.preset]}.items()
+        }
+        return dataclasses.replace(size, attack_radii=RADII, **own)
 
 
 #: Candidates of every family that is tuned, equally many, by setting.
