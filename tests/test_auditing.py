@@ -304,6 +304,33 @@ def test_every_kind_of_map_gives_one_answer(rng, kind):
     assert found.nominal == pytest.approx(expected.nominal)
 
 
+class Iterated(DeepinvPhysics):
+    """An inverse that stops at a tolerance, of an object that is itself the forward operator."""
+
+    def A_dagger(self, batch):
+        """Linear to some 1e-5."""
+        return batch @ self.matrix.T + 1e-5 * np.abs(batch) @ self.matrix.T
+
+    def __call__(self, batch):
+        """Not what is audited."""
+        raise AssertionError
+
+
+def test_an_inverse_by_iteration_is_linear_to_its_tolerance(rng):
+    B, x, y = problem(rng)
+    expected = audit(B, x, y, radius=0.5).leading.upper
+    found = audit(Iterated(B), x, y, radius=0.5)
+    assert found.linear
+    assert found.leading.upper == pytest.approx(expected, rel=1e-3)
+    assert any("agree to" in note for note in found.notes)
+    with pytest.raises(TypeError, match="not linear"):
+        audit(Iterated(B), x, y, radius=0.5, linear=False)
+    plain = Iterated(B).A_dagger
+    with pytest.raises(TypeError, match="not linear"):
+        audit(plain, x, y, radius=0.5)  # nobody vouches for it
+    assert audit(plain, x, y, radius=0.5, linear=True).leading.upper == found.leading.upper
+
+
 @pytest.mark.parametrize("wrap", [PyLops, lambda A, back: ODL(A), lambda A, back: SigPy(A)])
 def test_a_wrong_adjoint_is_found(rng, wrap, monkeypatch):
     B, x, y = problem(rng)

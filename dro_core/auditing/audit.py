@@ -89,7 +89,8 @@ def audit(
     weights : (N,) array, optional
         Of the samples; non-negative, summing to one; default uniform.
     linear : bool, optional
-        True refuses a function that is not linear, False leaves it a network.
+        True refuses a function that is not linear (to 1e-3: an inverse by iteration is so to its
+        tolerance), False leaves it a network.
     best : bool
         Whether to fit the best linear map for the leading structure (at most 2048 numbers per
         pair).

@@ -26,6 +26,8 @@ AuditedMap: TypeAlias = MapLike | Callable[[Any], Any]
 
 #: Relative deviation that a function of float64 (float32) may have from linearity.
 LINEARITY, SINGLE_LINEARITY = 1e-9, 2e-4
+#: The same where linearity is vouched for: by the user, or by an operator whose inverse is iterated.
+VOUCHED_LINEARITY = 1e-3
 #: What functions of tensors raise for arrays, and functions of two arguments for one.
 WANTS_TENSORS = (TypeError, AttributeError, RuntimeError, IndexError)
 #: Rows that go through a function at once.
@@ -47,7 +49,7 @@ class RecognisedMap:
     offset : (n,) array or None
         What an affine map gives at zero; None if that is zero.
     source : object
-        What the user gave.
+        What the user gave; of an operator with an inverse, that.
     kind : str
         What it was recognised as, for the report.
     defect : float
@@ -96,14 +98,17 @@ def recognise_map(
         kind = f"{type(value).__module__.partition('.')[0]} LinearOperator"
         return _linear(_real_operator(value), value, x, y, kind)
     if hasattr(value, "A_dagger") and hasattr(value, "A_adjoint"):
-        function, kind = value.A_dagger, f"A_dagger of the physics {type(value).__name__}"
-    elif callable(value):
+        # a linear operator's own inverse, which may stop at a tolerance; the object itself is A
+        kind = f"A_dagger of the physics {type(value).__name__}"
+        vouched = VOUCHED_LINEARITY if linear is None else 0.0
+        return _function(value.A_dagger, kind, (x, y), rows, linear, seed, vouched)
+    if callable(value):
         function, kind = value, f"function {getattr(value, '__name__', type(value).__name__)}"
     else:
         matrix = sparse.csr_array(value) if sparse.issparse(value) else as_array(value, "B")
         kind = f"{' x '.join(map(str, matrix.shape))} matrix"
         return _linear(matrix, value, x, y, kind)
-    return _function(function, value, kind, (x, y), rows, linear, seed)
+    return _function(function, kind, (x, y), rows, linear, seed)
 
 
 def check_map_shape(shape: tuple[int, ...], n: int, m: int) -> None:
@@ -252,12 +257,12 @@ def _sigpy(linop: Any) -> LinearOperator:
 
 def _function(
     function: Callable[[Any], Any],
-    source: Any,
     kind: str,
     layouts: tuple[Layout, Layout],
     rows: Array,
     linear: bool | None,
     seed: int,
+    vouched: float = 0.0,
 ) -> RecognisedMap:
     x, y = layouts
     network = is_network(function)
@@ -266,9 +271,11 @@ def _function(
     call, image = _tried(function, x, y, rows)
     zero = call(np.zeros((1, y.size)))[0]
     defect, single = _nonlinearity(call, rows, zero, seed)
-    allowed = SINGLE_LINEARITY if single else LINEARITY
+    allowed = max(SINGLE_LINEARITY if single else LINEARITY, vouched)
+    if linear is True:
+        allowed = max(allowed, VOUCHED_LINEARITY)
     if linear is not True and (linear is False or defect > allowed):
-        return RecognisedMap(call, None, None, source, kind, defect)
+        return RecognisedMap(call, None, None, function, kind, defect)
     if defect > allowed:
         raise ValueError(
             f"B: not linear, although linear=True: combinations of inputs miss the combinations "
@@ -276,7 +283,7 @@ def _function(
         )
     if x.size * y.size > DENSE_ENTRIES:
         if network and linear is not True:
-            return RecognisedMap(call, None, None, source, kind, defect)
+            return RecognisedMap(call, None, None, function, kind, defect)
         raise ValueError(
             f"B: a linear function of {y.size} numbers with {x.size} values is too large for its "
             "matrix; pass a scipy.sparse.linalg.LinearOperator with matvec and rmatvec"
@@ -298,7 +305,7 @@ def _function(
     offset = None if np.abs(zero).max() <= allowed * np.abs(image).max(initial=0.0) else zero
     form = "linear" if offset is None else "affine"
     note = f"{kind}, {form} by a randomised test and audited as its {x.size} x {y.size} matrix"
-    return RecognisedMap(_apply_affine(matrix, zero), matrix, offset, source, note, defect)
+    return RecognisedMap(_apply_affine(matrix, zero), matrix, offset, function, note, defect)
 
 
 def _tried(
