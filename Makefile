@@ -48,6 +48,7 @@ fuzz: $(VENV)/.installed-test
 benchmarks: $(VENV)/.installed
 	$(BIN)/python -m validation benchmarks core
 	$(BIN)/python -m validation benchmarks matrix-free
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m validation benchmarks headline
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

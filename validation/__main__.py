@@ -1,4 +1,7 @@
-"""``python -m validation [NAME] [--out DIR] [--set name=value ...] [--preset NAME] ...``."""
+"""``python -m validation [NAME] [--out DIR] [--set name=value ...] [--preset NAME] ...``.
+
+``python -m validation benchmarks compare OLD NEW`` tells two stored runs apart.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table([("experiment", "what it shows"), *((n, summary(n)) for n in EXPERIMENTS)]))
         print("\nSettings of each: python -m validation NAME --set help")
         return 0
+    if options.name[:2] == ["benchmarks", "compare"]:
+        from validation.benchmarks.headline import compare
+
+        return compare(options.name[2:])
     name = " ".join(options.name)
     out = options.out or Path("results") / "-".join(options.name)
     try:

@@ -47,6 +47,7 @@ EXPERIMENTS = {
     "evidence": "validation.evidence",
     "claims": "validation.claims",
     "gpu": "validation.gpu",
+    "benchmarks headline": "validation.benchmarks.headline",
     "benchmarks core": "validation.benchmarks.core",
     "benchmarks matrix-free": "validation.benchmarks.matrix_free",
     "benchmarks samples": "validation.benchmarks.samples",

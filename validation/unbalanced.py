@@ -72,7 +72,9 @@ def outlier_problem(points: int, scale: float, seed: int) -> tuple[Array, Array,
 
     y, x = outlier_points(points, seed)
     masses = np.full(points, 1 / points)
-    return scale * cdist(y, x, "sqeuclidean"), masses, masses
+    cost = cdist(y, x, "sqeuclidean")
+    cost *= scale
+    return cost, masses, masses
 
 
 def solver_rows(config: Config) -> list[dict[str, Any]]:
