@@ -14,7 +14,7 @@ import torch
 from dro_core import radius_of_poisson_noise
 from dro_torch import data
 from dro_torch.data.tomography import CT_VALIDATION_PATIENTS, WATER_ATTENUATION
-from validation.ct import measured, scanner, settings, shifts, study
+from validation.ct import cost, measured, scanner, settings, shifts, study
 from validation.mnist.arms import Arm
 from validation.mnist.losses import ImageJitter, PoissonTraining
 
@@ -239,6 +239,38 @@ def test_only_arms_by_photons_are_weighted():
         weighted = experiment.task_of(arm).weight is not None
         assert weighted == (arm.name in study.WEIGHTED)
     assert experiment.task_of(Arm("DRO by photons at 2", "entropic")).weight is not None
+
+
+def test_presets_have_their_scanners_and_sizes_that_can_be_set():
+    """The views of every preset are among those of 2DeteCT; what is not set is the preset's."""
+    for preset, expected in settings.SCANNERS.items():
+        config = settings.Config(preset=preset)
+        assert config.scanner == expected
+        assert 3600 % expected.views == 0
+        assert config.size.trials <= settings.TRIALS
+    assert settings.Config(preset="standard").scanner.side == 256
+    given = settings.Config(preset="standard", side=48, test=2, trials=2, steps=5)
+    assert given.scanner == dataclasses.replace(settings.SCANNERS["standard"], side=48)
+    assert (given.size.test, given.size.trials, given.size.steps) == (2, 2, 5)
+    assert given.size.validation == settings.SIZES["standard"]["validation"]
+
+
+def test_the_share_of_the_projector_is_that_of_the_time_in_it(root):
+    """A part of a step; nothing is added once the modules are left alone."""
+    config = settings.Config(preset="smoke", data=str(root))
+    experiment = small()
+    learn = experiment.task.images.splits(config).learn
+    (arm,) = (arm for arm in experiment.declared(config) if arm.name == study.JITTER)
+    row = cost.projector_share(config, experiment.task, arm, learn)
+    assert 0 < row["projector_share"] < 1
+    assert row["cpu_seconds_per_step"] > 0
+    watch = cost.Stopwatch([experiment.task.forward.projector])
+    for _ in range(5):
+        experiment.task.forward(learn[torch.arange(2)][1].requires_grad_()).sum().backward()
+    seen = watch.seconds
+    watch.remove()
+    experiment.task.forward(learn[torch.arange(2)][1])
+    assert watch.seconds == seen > 0
 
 
 def test_settings_of_the_digits_are_refused():

@@ -33,6 +33,11 @@ class Preset:
     channels_last: bool = False  #: memory format of images and kernels
 
 
+#: What can be set by hand of a preset.
+SIZES = (
+    *("images", "validation", "test", "steps", "batch", "width", "depth", "samples"),
+    *("trials", "trial_images", "attacked", "seeds"),
+)
 #: Memory formats of images and kernels.
 LAYOUTS = ("contiguous", "channels-last")
 #: Radii of the attacks.
@@ -73,6 +78,11 @@ class Config(Settings):
     batch: int = setting(0, "images per step", low=1, unset=0)
     samples: int = setting(0, "draws K of the entropic loss", low=1, unset=0)
     images: int = setting(0, "training images", low=1, unset=0)
+    validation: int = setting(0, "images that candidates are compared on", low=1, unset=0)
+    test: int = setting(0, "test images that trials draw from", low=1, unset=0)
+    trials: int = setting(0, "trials, at least two for a band", low=2, unset=0)
+    trial_images: int = setting(0, "images of a trial", low=1, unset=0)
+    attacked: int = setting(0, "images that are attacked", low=1, unset=0)
     seeds: int = setting(0, "trainings of every arm, with as many seeds", low=1, unset=0)
     rate: float = setting(2e-3, "largest learning rate")
     device: str = setting("cpu", "torch device")
@@ -86,8 +96,7 @@ class Config(Settings):
     @property
     def size(self) -> Preset:
         """The preset with what was set by hand."""
-        names = ("steps", "width", "depth", "batch", "samples", "images", "seeds")
-        chosen = {name: getattr(self, name) for name in names}
+        chosen = {name: getattr(self, name) for name in SIZES}
         if self.layout:
             chosen["channels_last"] = self.layout == "channels-last"
         return dataclasses.replace(
