@@ -26,7 +26,7 @@ AuditedMap: TypeAlias = MapLike | Callable[[Any], Any]
 
 #: Relative deviation that a function of float64 (float32) may have from linearity.
 LINEARITY, SINGLE_LINEARITY = 1e-9, 2e-4
-#: The same where linearity is vouched for: by the user, or by an operator that iterates its inverse.
+#: The same where linearity is vouched for: by the user, or by an operator with an iterated inverse.
 VOUCHED_LINEARITY = 1e-3
 #: What functions of tensors raise for arrays, and functions of two arguments for one.
 WANTS_TENSORS = (TypeError, AttributeError, RuntimeError, IndexError)
