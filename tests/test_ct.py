@@ -14,7 +14,7 @@ import torch
 from dro_core import radius_of_poisson_noise
 from dro_torch import data
 from dro_torch.data.tomography import CT_VALIDATION_PATIENTS, WATER_ATTENUATION
-from validation.ct import cost, measured, scanner, settings, shifts, study
+from validation.ct import cost, measured, scanner, settings, shifts, study, variation
 from validation.mnist.arms import Arm
 from validation.mnist.losses import ImageJitter, PoissonTraining
 
@@ -134,6 +134,33 @@ def test_back_projection_undoes_the_scan_in_the_units_of_the_slices():
     assert float(found[0, 0][inside].mean()) == pytest.approx(0.4, rel=0.02)
 
 
+def test_total_variation_is_a_minimum_near_which_no_slice_is_better():
+    """Against a disk in few photons: below its start, below random steps, and far closer to it."""
+    model = variation.Variation(SMALL, 0.01, iterations=1500)
+    projector, norm = model.solver.forward_map, model.solver.norm
+    matrix = projector.A(torch.eye(24**2).reshape(-1, 1, 24, 24)).flatten(1).T
+    assert 1.0 <= norm / float(torch.linalg.matrix_norm(matrix, 2)) < 1.02
+    at = torch.linspace(-1, 1, 24)
+    disk = 0.5 * ((at[:, None] ** 2 + at[None] ** 2) < 0.5).float()[None, None]
+    light = scanner.Transmission(SMALL.geometry)(disk)
+    light = scanner.noise_of(300.0)(light, torch.Generator().manual_seed(0))
+    integrals = -torch.log(light.clamp(min=scanner.DARKEST)) / scanner.BRIGHT
+
+    def objective(x):
+        down = torch.nn.functional.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
+        right = torch.nn.functional.pad(x[..., 1:] - x[..., :-1], (0, 1))
+        misfit = 0.5 * float((projector(x) - integrals).square().sum()) / norm**2
+        return misfit + 0.01 * float((down**2 + right**2).sqrt().sum())
+
+    found, start = model(light), model.start(light)
+    assert objective(found) < 0.9 * objective(start)
+    generator = torch.Generator().manual_seed(1)
+    for size in (1e-3, 1e-2):
+        step = size * torch.randn(1, 1, 24, 24, generator=generator)
+        assert objective(found) < objective(found + step)
+    assert float((found - disk).norm()) < 0.5 * float((start - disk).norm())
+
+
 def test_a_unit_of_the_weighted_cost_is_a_standard_deviation_of_the_photon_noise():
     """The mean cost of photon noise is the number of rays."""
     light = torch.full((2, 1, 40, 50), 0.3)
@@ -199,6 +226,9 @@ def test_the_experiment_writes_what_the_page_of_claims_reads(root, tmp_path, mon
     assert set(chosen) == set(few)
     assert {row["shift"] for row in written["shifts"]} == set(shifts.SHIFTS)
     assert {row["arm"] for row in written["dose"]} >= {study.FBP, study.MSE, study.PHOTON_BALL}
+    told_dose = {(row["arm"], row["level"]): row["rmse"] for row in written["variation"]}
+    assert len(told_dose) == 2 * len(settings.DOSES)
+    assert told_dose["TV", 100.0] < told_dose["FBP", 100.0]
     by_dose = {row["level"]: row["rmse"] for row in written["dose"] if row["arm"] == study.FBP}
     assert by_dose[100.0] > by_dose[1e5]
     for name in ("dose", "slices"):

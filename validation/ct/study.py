@@ -43,6 +43,7 @@ from validation.ct.scanner import (
 from validation.ct.settings import DOSES, GRIDS, Config
 from validation.ct.shifts import SHIFTS, radii_of, shifted
 from validation.ct.two_detect import LOW, MeasuredSlices, MeasuredTask, Source, measured_task
+from validation.ct.variation import variation_rows
 from validation.experiment import Claim, Verdict, user_errors
 from validation.mnist.arms import Arm, Trained
 from validation.mnist.measure import Trials, by_level, measure, models_of, noisy_pairs, ratio
@@ -151,6 +152,7 @@ class Tomography(ImageStudy):
             **({"projector": cost} if cost else {}),
             "dose": self.swept(Trials.of(config), data.test, models),
             "quality": self.quality(config, data, models),
+            "variation": self.variation(config, data),
             "shifts": self.shifts(config, data, models),
             "attacks": self.attacks(config, data, arms),
         }
@@ -183,6 +185,11 @@ class Tomography(ImageStudy):
                 }
                 rows.append({"arm": name, "level": dose, **found})
         return rows
+
+    def variation(self, config: ImageConfig, data: Splits) -> list[Row]:
+        """Total variation at every dose, on the slices of the first trial."""
+        levels = {dose: noise_of(dose) for dose in DOSES}
+        return variation_rows(self.task, self.scanner, data, Trials.of(config), levels)
 
     def shifts(self, config: ImageConfig, data: Splits, models: dict[str, nn.Module]) -> list[Row]:
         """RMSE where the scanner or the patient is another than in training."""

@@ -62,11 +62,11 @@ class TotalVariation(nn.Module):
         self.forward_map, self.weight, self.iterations = forward, weight, iterations
         self.norm = norm
 
-    def forward(self, y: Tensor) -> Tensor:
-        """Minimise for every image of a batch."""
+    def forward(self, y: Tensor, start: Tensor | None = None) -> Tensor:
+        """Minimise for every image of a batch, from `start` or from zero."""
         step = 1.0 / 3.0
         y, norm = y / self.norm, self.norm
-        x = torch.zeros_like(self.forward_map.A_adjoint(y))
+        x = torch.zeros_like(self.forward_map.A_adjoint(y)) if start is None else start
         ahead, data_dual = x, torch.zeros_like(y)
         dual = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
         for _ in range(self.iterations):
