@@ -22,13 +22,17 @@ def rows_of(path):
 def test_learned_maps_against_plans_at_their_smallest(tmp_path):
     config = exact.Config(points=24, steps=3, width=4, images=False)
     checks = exact.run(config, tmp_path)
-    assert [check.limit for check in checks] == [0.03, 0.03]
+    assert [check.limit for check in checks] == [0.03] * 4
     rows = rows_of(tmp_path / "exact.csv")
     assert [(row["problem"], row["method"]) for row in rows] == [
-        (problem, method) for problem in ("2-D", "16-D") for method in exact.METHODS
+        (f"{dimension}-D{shares}", method)
+        for shares in ("", ", equal shares")
+        for dimension in (2, 16)
+        for method in exact.METHODS
     ]
     for row in rows:
         assert float(row["map_error"]) > 0
+        assert (float(row["rate"]), int(row["map_every"])) in exact.TUNED
         assert (row["weights_error"] == "") == (row["method"] in ("OTUR", "RCOT"))
     made = json.loads((tmp_path / "exact.json").read_text())
     assert made["experiment"] == "isum exact"
@@ -36,7 +40,7 @@ def test_learned_maps_against_plans_at_their_smallest(tmp_path):
 
 def test_a_learned_value_meets_the_exact_one_on_points():
     """ISUM on the plane, 400 iterations: the goal of 3 %."""
-    config = exact.Config(points=100, steps=400, width=64)
+    config = exact.Config(points=100, steps=400, width=64, tuned=False)
     row = exact.compared(config, exact.points(config, 2), "ISUM")
     assert row["value_error"] < 0.03
     assert row["weights_error"] < 0.1
