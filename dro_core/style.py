@@ -57,6 +57,8 @@ def settings() -> dict[str, Any]:
         "figure.constrained_layout.use": True,
         "figure.dpi": 100.0,
         "figure.facecolor": "white",
+        "figure.labelsize": TYPE,
+        "figure.titlesize": TYPE + 1,
         "figure.figsize": (PAGE, 0.46 * PAGE),
         "font.size": TYPE,
         "grid.alpha": 0.25,
@@ -83,21 +85,24 @@ def styled() -> AbstractContextManager[None]:
     return context
 
 
-def label_lines(axis: Any, *, gap: float = 0.028, size: float = SMALL) -> None:
+def label_lines(axis: Any, *, gap: float | None = None, size: float = SMALL) -> None:
     """Write each line's label at its right end, in its colour, in place of a legend.
 
-    Labels that would touch are moved apart along the axis, by `gap` of its height per point of
-    type.
+    Labels that would touch are moved apart along the axis.
 
     Parameters
     ----------
     axis : matplotlib Axes
         With labelled lines; the limits are those at the time of the call.
-    gap : float
-        Least distance of two labels, as a share of the height of the axes.
+    gap : float, optional
+        Least distance of two labels, as a share of the height of the axes; if None, a line of type.
     size : float
         Points.
     """
+    if gap is None:
+        figure = axis.get_figure(root=True)
+        figure.draw_without_rendering()  # a layout finds its place for the axes when it draws
+        gap = 1.25 * size / 72 * figure.dpi / axis.get_window_extent().height
     lines = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
     to_share = axis.transData + axis.transAxes.inverted()
     ends = []

@@ -36,6 +36,26 @@ def rng():
     return np.random.default_rng(20240229)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def figures_keep_the_rules():
+    """Whatever a test lets an experiment draw, it is a figure that can be read on a page."""
+    try:
+        from validation import figures
+    except ModuleNotFoundError:  # the packages alone
+        yield
+        return
+    save = figures.save
+
+    def checked(path, figure):
+        save(path, figure)
+        found = figures.faults(figure)  # afterwards: it lays the figure out once more
+        assert not found, f"{path.name}: " + "; ".join(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", checked)
+        yield
+
+
 try:
     import torch
 except ModuleNotFoundError:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from dro_core import radius_of_noise, worst_case_risk
+from dro_core.style import MUTED, PALETTE
 from validation.errors import mendable
+from validation.figures import drawing, name_lines, plain_ticks
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -170,43 +170,33 @@ def network_rows(config: Config, name: str) -> tuple[list[Row], list[Any]]:
 def figure(out: Path, rows: Sequence[Row]) -> None:
     """Intervals against the radius, one panel per network."""
     names = ("linear", "spectral", "plain")
-    canvas, axes = new_figure(len(names), width=4.6)
-    for axis, name in zip(axes[0], names, strict=True):
-        chosen = [row for row in rows if row["network"] == name and row["structure"] == "y|x"]
-        radius = [row["radius"] for row in chosen]
-        axis.fill_between(
-            radius,
-            [r["lower"] for r in chosen],
-            [r["upper"] for r in chosen],
-            alpha=0.25,
-            label="certified interval",
-        )
-        axis.plot(radius, [r["linearised"] for r in chosen], "k:", label="linearised")
-        axis.plot(
-            radius,
-            [r["attack: projected gradient"] for r in chosen],
-            "C1.-",
-            label="projected gradient",
-        )
-        if "exact" in chosen[0]:
-            axis.plot(radius, [r["exact"] for r in chosen], "C3--", label="exact")
-        if "risk under noise" in chosen[0]:
-            axis.plot(
+    with drawing(out / "certify", len(names), height=3.2) as (canvas, axes):
+        for axis, name in zip(axes[0], names, strict=True):
+            chosen = [row for row in rows if row["network"] == name and row["structure"] == "y|x"]
+            radius = [row["radius"] for row in chosen]
+            axis.fill_between(
                 radius,
-                [r["risk under noise"] for r in chosen],
-                "C2.-",
-                label="Gaussian noise of that radius",
+                [r["lower"] for r in chosen],
+                [r["upper"] for r in chosen],
+                color=PALETTE[0],
+                alpha=0.25,
+                label="certified interval",
             )
-        axis.axhline(chosen[0]["nominal"], color="0.6", lw=0.8, label="nominal risk")
-        axis.set(
-            xscale="log",
-            yscale="log",
-            xlabel="radius ρ (units of the data)",
-            title=f"{name} network",
-        )
-    axes[0, 0].set_ylabel("risk")
-    axes[0, -1].legend(fontsize=7)
-    save_figure(out / "certify", canvas)
+            for key, style, colour, label in (
+                ("linearised", ":", PALETTE[5], "linearised"),
+                ("attack: projected gradient", ".-", PALETTE[1], "projected gradient"),
+                ("exact", "--", PALETTE[3], "exact"),
+                ("risk under noise", ".-", PALETTE[2], "Gaussian noise of that radius"),
+            ):
+                if key in chosen[0]:
+                    axis.plot(radius, [r[key] for r in chosen], style, color=colour, label=label)
+            nominal = chosen[0]["nominal"]
+            axis.axhline(nominal, ls="-", color=MUTED, lw=0.8, label="nominal risk")
+            axis.set(xscale="log", yscale="log", title=f"{name} network")
+            plain_ticks(axis.xaxis)
+        axes[0, 0].set_ylabel("risk")
+        axes[0, 1].set_xlabel("radius ρ (units of the data)")
+        name_lines(canvas, axes[0], direct=False)
 
 
 def run(config: Config, out: Path) -> list[Check]:

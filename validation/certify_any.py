@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from dro_core import finite_worst_case, fit_linear
+from dro_core.style import MUTED, PALETTE
 from validation.errors import mendable
+from validation.figures import drawing
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -269,29 +269,29 @@ def random_rows(config: Config) -> list[Row]:
 
 def figure(out: Path, rows: Sequence[Row]) -> None:
     """Upper and lower ends against the radius: without draws, and smoothed."""
-    canvas, axes = new_figure(2, width=4.6)
-    for axis, title, kinds in zip(
-        axes[0],
-        ("the network itself, clamped", "averaged over noise"),
-        (("plain", "tethered"), tuple(f"smoothed {s:g}" for s in SIGMAS)),
-        strict=True,
-    ):
-        for place, kind in enumerate(kinds):
-            name, _, sigma = kind.partition(" ")
-            chosen = [
-                r
-                for r in rows
-                if r["network"] == name and (not sigma or r["sigma"] == float(sigma))
-            ]
-            radius = [r["radius"] for r in chosen]
-            label = kind if not sigma else f"σ = {sigma}"
-            axis.plot(radius, [r["upper"] for r in chosen], f"C{place}.-", label=label)
-            axis.plot(radius, [r["lower"] for r in chosen], f"C{place}.:")
-        axis.axhline(rows[0]["range"], color="0.6", lw=0.8, label="range alone")
-        axis.set(xscale="log", yscale="log", xlabel="radius ρ (units of the data)", title=title)
-        axis.legend(fontsize=7)
-    axes[0, 0].set_ylabel("risk: guaranteed (solid), attack (dotted)")
-    save_figure(out / "certify_any", canvas)
+    with drawing(out / "certify_any", 2, height=3.2) as (_, axes):
+        for axis, title, kinds in zip(
+            axes[0],
+            ("the network itself, clamped", "averaged over noise"),
+            (("plain", "tethered"), tuple(f"smoothed {s:g}" for s in SIGMAS)),
+            strict=True,
+        ):
+            for kind, colour in zip(kinds, PALETTE, strict=False):
+                name, _, sigma = kind.partition(" ")
+                chosen = [
+                    r
+                    for r in rows
+                    if r["network"] == name and (not sigma or r["sigma"] == float(sigma))
+                ]
+                radius = [r["radius"] for r in chosen]
+                label = kind if not sigma else f"σ = {sigma}"
+                axis.plot(radius, [r["upper"] for r in chosen], ".-", color=colour, label=label)
+                axis.plot(radius, [r["lower"] for r in chosen], ".:", color=colour)
+            axis.axhline(rows[0]["range"], ls="-", color=MUTED, lw=0.8, label="range alone")
+            axis.set(xscale="log", yscale="log", xlabel="radius ρ (units of the data)", title=title)
+        axes[0, 0].legend(loc="lower right")
+        axes[0, 1].legend(loc="upper left", bbox_to_anchor=(0.0, 0.94))  # below the range
+        axes[0, 0].set_ylabel("risk: guaranteed (solid), attack (dotted)")
 
 
 def checks_of(config: Config, rows: Sequence[Row], random: Sequence[Row]) -> list[Check]:

@@ -23,20 +23,20 @@ from dro_core.reference import (
     conditional_wasserstein_pot,
     wasserstein_pot,
 )
+from dro_core.style import MUTED
 from dro_core.types import Array
 from dro_core.wasserstein import (
     conditional_wasserstein,
     gaussian_conditional_wasserstein,
     relaxed_curve,
 )
+from validation.figures import drawing
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     progress,
     provenance,
-    save_figure,
     write_csv,
     write_json,
 )
@@ -340,33 +340,35 @@ def draw(
     sufficient: float,
 ) -> None:
     """The strict example, the curve that attains its limit, the curves that have none."""
-    figure, (axes,) = new_figure(3)
-    delta = [row["delta"] for row in strict]
-    axes[0].plot(delta, [row["conditional"] for row in strict], label="conditional")
-    axes[0].plot(delta, [row["ordinary"] for row in strict], label="ordinary $W_2$")
-    axes[0].set(
-        xlabel=r"distance $\delta$ of the two x",
-        ylabel="distance",
-        ylim=(0, 1.1),
-        title="two points exchange their y",
-    )
-    own = [row for row in rows if row["curve"] == "repeated x" and row["beta"] > 0]
-    beta = [row["beta"] for row in own]
-    axes[1].semilogx(beta, [row["value"] for row in own], label=r"relaxed $W_\beta$")
-    axes[1].axhline(limit, color="k", ls=":", label=r"$W_{Y|X}$")
-    axes[1].axvline(sufficient, color="grey", ls="--", label=r"sufficient $\beta$")
-    axes[1].semilogx(beta, [row["moved_x"] for row in own], label="mass whose x moves")
-    axes[1].set(xlabel=r"$\beta$", title="repeated x: the limit is attained")
-    for name in dict.fromkeys(row["curve"] for row in rows if row["curve"] != "repeated x"):
-        own = [row for row in rows if row["curve"] == name]
-        axes[2].loglog(
-            [r["beta"] for r in own], [r["value"] for r in own], label=str(name).partition(", ")[2]
+    with drawing(out / "conditional_wasserstein", 2, 2) as (_, axes):
+        first, second, third, unused = axes.flat
+        delta = [row["delta"] for row in strict]
+        first.plot(delta, [row["conditional"] for row in strict], label="conditional")
+        first.plot(delta, [row["ordinary"] for row in strict], label="ordinary $W_2$")
+        first.set(
+            xlabel=r"distance $\delta$ of the two x",
+            ylabel="distance",
+            ylim=(0, 1.1),
+            title="two points exchange their y",
         )
-    axes[2].axhline(continuous_truth(), color="k", ls=":", label=r"true $W_{Y|X}$")
-    axes[2].set(xlabel=r"$\beta$", ylabel=r"$W_\beta$", title="continuous x: no limit")
-    for axis in axes:
-        axis.legend(frameon=False)
-    save_figure(out / "conditional_wasserstein", figure)
+        own = [row for row in rows if row["curve"] == "repeated x" and row["beta"] > 0]
+        beta = [row["beta"] for row in own]
+        second.semilogx(beta, [row["value"] for row in own], label=r"relaxed $W_\beta$")
+        second.semilogx(beta, [row["moved_x"] for row in own], label="mass whose x moves")
+        second.axhline(limit, color="k", ls=":", label=r"$W_{Y|X}$")
+        second.axvline(sufficient, color=MUTED, ls="--", label=r"sufficient $\beta$")
+        second.set(xlabel=r"$\beta$", title="repeated x: the limit is attained")
+        for name in dict.fromkeys(row["curve"] for row in rows if row["curve"] != "repeated x"):
+            own = [row for row in rows if row["curve"] == name]
+            values = [row["value"] for row in own]
+            third.loglog([r["beta"] for r in own], values, label=str(name).partition(", ")[2])
+        third.axhline(continuous_truth(), color="k", ls=":", label=r"true $W_{Y|X}$")
+        third.set(xlabel=r"$\beta$", ylabel=r"$W_\beta$", title="continuous x: no limit")
+        first.legend()
+        second.set_ylim(top=1.45 * limit)
+        second.legend(loc="upper center", ncols=2)
+        unused.set_axis_off()
+        unused.legend(*third.get_legend_handles_labels(), loc="center left")
 
 
 def run(config: Config, out: Path) -> list[Check]:

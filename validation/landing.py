@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from dro_core import LinearReconstruction
+from dro_core.style import MUTED, PALETTE
+from validation.figures import drawing
 from validation.radii import Config as Signals
 from validation.radii import blur, signals
-from validation.results import Check, at_least, new_figure, provenance, save_figure, write_json
+from validation.results import Check, at_least, provenance, write_json
 from validation.settings import Settings, setting, without_folders
 
-#: Colours that survive colour blindness (Okabe and Ito), and print.
-BLACK, BLUE, ORANGE = "0.25", "#0072B2", "#D55E00"
+#: Of what is given, of the measurement, and of the worst measurement.
+GIVEN, MEASURED, WORST = PALETTE[5], PALETTE[0], PALETTE[1]
 STRUCTURES = ("y|x", "joint", "x|y")
 #: Signals, and the regularisation of the inverse.
 SETTINGS = Signals(samples=200, width=2.0, regularization=1e-3)
@@ -48,34 +50,28 @@ def run(config: Config, out: Path) -> list[Check]:
     radii = np.linspace(0.0, 2 * config.radius, 41)
     risks = {s: [problem.worst_case(r, s).risk for r in radii] for s in STRUCTURES}
 
-    canvas, axes = new_figure(3, width=3.9, height=3.1)
-    left, middle, right = axes[0]
-    grid = np.arange(SETTINGS.size)
-    left.plot(grid, x[chosen], color=BLACK, label="signal")
-    left.plot(grid, y[chosen], color=BLUE, label="its measurement")
-    left.plot(grid, worst.y[chosen], color=ORANGE, ls="--", label="the worst measurement")
-    left.set(title=f"A change of size {moved[chosen]:.2g} ...", xlabel="grid point")
-    middle.plot(grid, x[chosen], color=BLACK, label="signal")
-    middle.plot(grid, B.apply(y[chosen][None])[0], color=BLUE, label="reconstruction")
     after = B.apply(worst.y[chosen][None])[0]
-    middle.plot(grid, after, color=ORANGE, ls="--", label="of the worst measurement")
-    middle.set(
-        title=f"... ends as one of size {np.linalg.norm(after - x[chosen]):.2g}",
-        xlabel="grid point",
-    )
-    for structure, style in zip(STRUCTURES, ("-", "--", ":"), strict=True):
-        right.plot(
-            radii,
-            risks[structure],
-            style,
-            color=ORANGE if structure == "y|x" else BLACK,
-            label=structure,
-        )
-    right.axvline(config.radius, color="0.8", lw=0.8, zorder=0)
-    right.set(title="certified worst-case risk", xlabel="radius ρ", yscale="log")
-    for axis in axes[0]:
-        axis.legend(fontsize=8)
-    save_figure(out / "landing", canvas)
+    with drawing(out / "landing", 3, height=2.9) as (_, axes):
+        left, middle, right = axes[0]
+        grid = np.arange(SETTINGS.size)
+        left.plot(grid, x[chosen], "-", color=GIVEN, label="signal")
+        left.plot(grid, y[chosen], "-", color=MEASURED, label="its measurement")
+        left.plot(grid, worst.y[chosen], "--", color=WORST, label="the worst measurement")
+        left.set(title=f"A change of size {moved[chosen]:.2g} ...")
+        middle.plot(grid, x[chosen], "-", color=GIVEN, label="signal")
+        clean = B.apply(y[chosen][None])[0]
+        middle.plot(grid, clean, "-", color=MEASURED, label="reconstruction")
+        middle.plot(grid, after, "--", color=WORST, label="of the worst measurement")
+        middle.set(title=f"... ends as one of size {np.linalg.norm(after - x[chosen]):.2g}")
+        for structure, dashes in zip(STRUCTURES, ("-", "--", ":"), strict=True):
+            colour = WORST if structure == "y|x" else GIVEN
+            right.plot(radii, risks[structure], dashes, color=colour, label=structure)
+        right.axvline(config.radius, ls="-", color=MUTED, lw=0.8, zorder=0)
+        right.set(title="certified worst-case risk", xlabel="radius ρ", yscale="log")
+        right.legend()
+        for axis in (left, middle):
+            axis.set_xlabel("grid point")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
     certificate = worst.verify()
     checks = [
         at_least("certificate of the worst case holds", float(certificate.holds()), 1.0),

@@ -20,15 +20,15 @@ from dro_core import (
     radius_of_operator_change,
     radius_of_poisson_noise,
 )
+from dro_core.style import MUTED, PALETTE
 from dro_core.types import Array
+from validation.figures import drawing, name_lines
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     progress,
     provenance,
-    save_figure,
     write_csv,
     write_json,
 )
@@ -178,37 +178,23 @@ def run(config: Config, out: Path) -> list[Check]:
 
 
 def _draw(out: Path, rows: list[Row]) -> None:
-    figure, axes = new_figure(3)
     labels = {
-        "noise": "noise level s (units of y, per entry)",
-        "operator": "true blur width (grid points)",
-        "Poisson": "photon count I",
+        "noise": ("noise: ρ² = m s²", "level s (units of y, per entry)"),
+        "operator": ("operator: ρ² = E|(A' - A)x|²", "true blur width (grid points)"),
+        "Poisson": ("photons: ρ² = E Σ (Ax)/I", "photon count I"),
     }
-    for panel, (kind, label) in zip(axes[0], labels.items(), strict=True):
-        chosen = [row for row in rows if row["change"] == kind]
-        strength = [row["strength"] for row in chosen]
-        panel.plot(
-            strength,
-            [row["certified"] for row in chosen],
-            "-",
-            label="certified: worst case at the radius of the change",
-        )
-        panel.plot(strength, [row["measured"] for row in chosen], "o", label="measured under it")
-        panel.plot(
-            strength,
-            [row["nominal"] for row in chosen],
-            ":",
-            color="grey",
-            label="on the clean data",
-        )
-        panel.set(xlabel=label, ylabel="mean squared error (squared units of x)", yscale="log")
-        if kind != "operator":
-            panel.set_xscale("log")
-        panel.set_title(
-            {"noise": "ρ² = m s²", "operator": "ρ² = E|(A' - A)x|²", "Poisson": "ρ² = E Σ (Ax)/I"}[
-                kind
-            ]
-        )
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3)
-    save_figure(out / "radii", figure)
+    with drawing(out / "radii", 3, height=3.1) as (figure, axes):
+        for panel, (kind, (title, label)) in zip(axes[0], labels.items(), strict=True):
+            chosen = [row for row in rows if row["change"] == kind]
+            strength = column(chosen, "strength")
+            for key, style, colour, name in (
+                ("certified", "-", PALETTE[0], "certified, at the radius of the change"),
+                ("measured", "o", PALETTE[1], "measured under the change"),
+                ("nominal", ":", MUTED, "on the clean data"),
+            ):
+                panel.plot(strength, column(chosen, key), style, color=colour, label=name)
+            panel.set(xlabel=label, yscale="log", title=title)
+            if kind != "operator":
+                panel.set_xscale("log")
+        axes[0, 0].set_ylabel("mean squared error, (units of x)²")
+        name_lines(figure, axes[0], direct=False)

@@ -1,4 +1,4 @@
-"""Tables, figures and checks: written atomically, with what made them."""
+"""Tables and checks: written atomically, with what made them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def provenance(experiment: str, config: Any) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
@@ -79,7 +79,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """JSON, with non-finite numbers as strings so that every reader can parse it."""
-    _write(path, (json.dumps(_jsonable(data), indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(_jsonable(data), indent=2) + "\n").encode())
 
 
 def _jsonable(data: Any) -> Any:
@@ -102,28 +102,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue().encode())
-
-
-def new_figure(columns: int, rows: int = 1, *, width: float = 5.4, height: float = 3.9) -> Any:
-    """A figure and its axes (2-D array), drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def save_figure(path: Path, figure: Any) -> None:
-    """SVG and PNG beside each other; the same figure gives the same bytes."""
-    import matplotlib as mpl
-
-    for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-        content = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "structured-dro"}):
-            figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
-        _write(path.with_suffix(suffix), content.getvalue())
+    write_bytes(path, text.getvalue().encode())
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

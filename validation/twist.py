@@ -22,14 +22,13 @@ from dro_core import operators
 from dro_core.twist import TwistReport, twist_condition
 from dro_core.types import Array
 from validation.errors import UsageError
+from validation.figures import drawing, name_lines
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     progress,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -303,34 +302,25 @@ def _cell(value: Any) -> str:
 
 def _draw(out: Path, config: Config) -> None:
     """The margin of the blurred line against the weight, and what the simpler certificates give."""
-    figure, axes = new_figure(2)
     weights = np.geomspace(1e-6, 3.0, 240)
     paddings: tuple[Literal["circular", "mirror"], ...] = ("circular", "mirror")
-    for panel, padding in zip(axes[0], paddings, strict=True):
-        blur = operators.Convolution(gaussian_taps(), config.dense_size, padding)
-        reports = [twist_condition(blur, weight) for weight in weights]
-        monotone = reports[0].monotone_weight or 0.0
-        norm = float(np.linalg.norm(blur.matrix(), 2))
-        panel.loglog(
-            weights,
-            [r.margin if r.holds else math.nan for r in reports],
-            "-",
-            label="exact: σ_min(A + λI)",
-        )
-        for bound, style, label in (
-            (monotone, "--", "monotone: λ + least slope"),
-            (norm, ":", "Lipschitz (Claim 1): λ - L"),
-        ):
-            panel.loglog(
-                weights, np.where(weights > bound, weights - bound, math.nan), style, label=label
+    with drawing(out / "twist", 2, height=3.1) as (figure, axes):
+        for panel, padding in zip(axes[0], paddings, strict=True):
+            blur = operators.Convolution(gaussian_taps(), config.dense_size, padding)
+            reports = [twist_condition(blur, weight) for weight in weights]
+            monotone = reports[0].monotone_weight or 0.0
+            norm = float(np.linalg.norm(blur.matrix(), 2))
+            margins = [r.margin if r.holds else math.nan for r in reports]
+            panel.loglog(weights, margins, "-", label="exact: σ_min(A + λI)")
+            for bound, style, label in (
+                (monotone, "--", "monotone: λ + least slope"),
+                (norm, ":", "Lipschitz (Claim 1): λ - L"),
+            ):
+                above = np.where(weights > bound, weights - bound, math.nan)
+                panel.loglog(weights, above, style, label=label)
+            panel.set_xlabel("weight λ of the quadratic cost")
+            panel.set_title(
+                {"circular": "circular: symmetric", "mirror": "reflection: not symmetric"}[padding]
             )
-        panel.set(
-            xlabel="weight λ of the quadratic cost",
-            ylabel="margin of injectivity",
-            title={"circular": "circular: symmetric", "mirror": "reflection: not symmetric"}[
-                padding
-            ],
-        )
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3)
-    save_figure(out / "twist", figure)
+        axes[0, 0].set_ylabel("margin of injectivity")
+        name_lines(figure, axes[0], direct=False)

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dro_core.reference import unbalanced_ot_cvxpy, unbalanced_ot_mm
+from dro_core.style import PALETTE
 from dro_core.types import Array
 from dro_core.unbalanced import (
     UnbalancedTransport,
@@ -24,21 +25,17 @@ from dro_core.unbalanced import (
     unbalanced_ot,
 )
 from validation.benchmarks.timing import seconds
+from validation.figures import drawing, name_lines
 from validation.results import (
     Check,
     at_least,
     at_most,
-    new_figure,
     progress,
     provenance,
-    save_figure,
     write_csv,
     write_json,
 )
 from validation.settings import Settings, setting
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SCALES = (0.01, 0.1, 1.0, 5.0)
 
@@ -274,65 +271,67 @@ def _moved(first: UnbalancedTransport, second: UnbalancedTransport) -> float:
     return float(abs(first.plan / first.mass - second.plan / second.mass).sum()) / 2
 
 
-def plan_figure(drawn: list[dict[str, Any]]) -> Figure:
+def plan_figure(path: Path, drawn: list[dict[str, Any]]) -> None:
     """Four panels: arcs of the plans, targets shaded by the mass they receive."""
     from matplotlib.collections import LineCollection
 
-    figure: Figure
-    figure, axes = new_figure(len(drawn), width=3.7, height=3.5)
-    for axis, case in zip(axes[0], drawn, strict=True):
-        part, y, x = case["plan"], case["y"], case["x"]
-        kept = part.data > 1e-3 * part.data.max()
-        arcs = np.stack([y[part.row[kept]], x[part.col[kept]]], axis=1)
-        axis.add_collection(LineCollection(list(arcs), colors="0.75", linewidths=0.5, zorder=0))
-        axis.scatter(*y.T, s=7, color="C0", label="measurements y")
-        shade = axis.scatter(
-            *x.T, s=7, c=case["density"], cmap="inferno_r", vmin=0.0, vmax=1.2, label="signals x"
-        )
-        axis.set(title=case["title"], xticks=[], yticks=[])
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
-    figure.colorbar(shade, ax=axes[0, -1], label="density of the plan at x")
-    return figure
+    with drawing(path, 2, len(drawn) // 2, height=2.9) as (figure, axes):
+        for axis, case in zip(axes.flat, drawn, strict=True):
+            part, y, x = case["plan"], case["y"], case["x"]
+            kept = part.data > 1e-3 * part.data.max()
+            arcs = np.stack([y[part.row[kept]], x[part.col[kept]]], axis=1)
+            axis.add_collection(LineCollection(list(arcs), colors="0.75", linewidths=0.5, zorder=0))
+            axis.scatter(*y.T, s=7, color=PALETTE[0], label="measurements y")
+            shade = axis.scatter(
+                *x.T,
+                s=7,
+                c=case["density"],
+                cmap="inferno_r",
+                vmin=0.0,
+                vmax=1.2,
+                label="signals x",
+            )
+            axis.set(title=case["title"], xticks=[], yticks=[])
+        axes[0, 0].legend(loc="upper left")
+        figure.colorbar(shade, ax=axes, label="density of the plan at x", shrink=0.6)
 
 
-def solver_figure(rows: list[dict[str, Any]], gaussian: list[dict[str, float]]) -> Figure:
+def solver_figure(path: Path, rows: list[dict[str, Any]], gaussian: list[dict[str, float]]) -> None:
     """Error against time for every solver, and discretised Gaussians."""
-    figure: Figure
-    figure, axes = new_figure(2, width=5.0, height=3.8)
-    for k, name in enumerate(dict.fromkeys(row["solver"] for row in rows)):
-        own = [row for row in rows if row["solver"] == name and math.isfinite(row["value"])]
-        axes[0, 0].plot(
-            [row["seconds"] for row in own],
-            [max(row["relative_error"], 1e-16) for row in own],
-            "osv^D"[k % 5],
-            color=f"C{k}",
-            mfc="none",
-            label=name,
+    with drawing(path, 2, height=3.4) as (figure, axes):
+        left, right = axes[0]
+        for k, name in enumerate(dict.fromkeys(row["solver"] for row in rows)):
+            own = [row for row in rows if row["solver"] == name and math.isfinite(row["value"])]
+            left.plot(
+                [row["seconds"] for row in own],
+                [max(row["relative_error"], 1e-16) for row in own],
+                "osv^D"[k % 5],
+                color=PALETTE[k % len(PALETTE)],
+                mfc="none",
+                label=name,
+            )
+        left.set(
+            xscale="log",
+            yscale="log",
+            xlabel="seconds",
+            ylabel="relative error of the value",
+            title="solvers, all scales (without failures)",
         )
-    axes[0, 0].set(
-        xscale="log",
-        yscale="log",
-        xlabel="seconds",
-        ylabel="relative error of value",
-        title="solvers, all scales (failures are not shown)",
-    )
-    axes[0, 0].legend(frameon=False, fontsize=7)
-    points = [row["points"] for row in gaussian]
-    for name in ("value_error", "mass_error"):
-        axes[0, 1].plot(points, [row[name] for row in gaussian], "o-", label=name.split("_")[0])
-    axes[0, 1].set(
-        xscale="log",
-        yscale="log",
-        xlabel="points of the grid",
-        ylabel="error",
-        title="discretised Gaussians against the closed form",
-    )
-    axes[0, 1].set_xticks(points, [f"{count:g}" for count in points])
-    axes[0, 1].minorticks_off()
-    axes[0, 1].legend(frameon=False, fontsize=8)
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
-    return figure
+        name_lines(figure, [left], direct=False)
+        points = [row["points"] for row in gaussian]
+        for name in ("value_error", "mass_error"):
+            errors = [row[name] for row in gaussian]
+            right.plot(points, errors, marker="o", label=name.split("_")[0])
+        right.set(
+            xscale="log",
+            yscale="log",
+            xlabel="points of the grid",
+            ylabel="error",
+            title="discretised Gaussians: closed form",
+        )
+        right.set_xticks(points, [f"{count:g}" for count in points])
+        right.minorticks_off()
+        right.legend()
 
 
 def run(config: Config, out: Path) -> list[Check]:
@@ -342,8 +341,8 @@ def run(config: Config, out: Path) -> list[Check]:
     for name, rows in (("solvers", solvers), ("plans", plans), ("gaussian", gaussian)):
         write_csv(out / f"{name}.csv", rows)
         write_json(out / f"{name}.json", {**made, "rows": rows})
-    save_figure(out / "plans", plan_figure(drawn))
-    save_figure(out / "solvers", solver_figure(solvers, gaussian))
+    plan_figure(out / "plans", drawn)
+    solver_figure(out / "solvers", solvers, gaussian)
     cases = {row["case"]: row for row in plans}
     own = [row for row in solvers if row["solver"] == "unbalanced_ot"]
     other = [row for row in solvers if row["solver"] == "POT mm_unbalanced"]

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from dro_core import dual_value
 from dro_core.operators import Convolution
+from dro_core.style import MUTED
 from dro_torch.data import DataFileError, mnist
 from dro_torch.losses.entropic import EntropicDROLoss, EstimatorWarning
 from dro_torch.nets import LinearMap, UNet
@@ -29,12 +30,11 @@ from dro_torch.residual import MovedSamples, leading_directions
 from dro_torch.structure import YGivenX
 from validation.benchmarks.text import cell
 from validation.errors import mendable
+from validation.figures import drawing, name_lines, series
 from validation.results import (
     Check,
     at_most,
-    new_figure,
     progress,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -199,36 +199,25 @@ def pivot(rows: Sequence[dict[str, Any]], across: str, cell: str, form: str) -> 
     return table([["estimator", "passes", *(f"{across} = {h:g}" for h in heads)], *lines])
 
 
-def colours() -> Any:
-    """Twenty of them."""
-    from matplotlib import colormaps
-
-    return colormaps["tab20"](range(20))
-
-
 def draw_deblurring(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Relative bias against the distance of the multiplier from its threshold."""
-    figure, ((axis,),) = new_figure(1, width=7.4)
-    axis.set_prop_cycle(color=colours())
-    styles = {"SG": "o-", "pure": "s--", "defensive": "^:"}
-    for name, passes in dict.fromkeys((row["estimator"], row["passes"]) for row in rows):
-        chosen = [r for r in rows if (r["estimator"], r["passes"]) == (name, passes)]
-        style = next(style for kind, style in styles.items() if kind in name)
-        axis.plot(
-            [row["multiplier / σ²"] - 1 for row in chosen],
-            [100 * row["relative bias"] for row in chosen],
-            style,
-            markersize=4,
-            label=f"{name} ({passes:g} passes)",
-        )
-    axis.set_xscale("log")
-    factors = sorted({row["multiplier / σ²"] for row in rows})
-    axis.set_xticks([f - 1 for f in factors], [f"{f:g}" for f in factors], minor=False)
-    axis.minorticks_off()
-    axis.set_xlabel("multiplier / squared Lipschitz constant")
-    axis.set_ylabel("relative bias, %")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    save_figure(path, figure)
+    kinds = dict.fromkeys((row["estimator"], row["passes"]) for row in rows)
+    with drawing(path, height=5.0) as (figure, ((axis,),)):
+        for k, (name, passes) in enumerate(kinds):
+            chosen = [r for r in rows if (r["estimator"], r["passes"]) == (name, passes)]
+            axis.plot(
+                [row["multiplier / σ²"] - 1 for row in chosen],
+                [100 * row["relative bias"] for row in chosen],
+                label=f"{name} ({passes:g} passes)",
+                **series(k),
+            )
+        axis.set_xscale("log")
+        factors = sorted({row["multiplier / σ²"] for row in rows})
+        axis.set_xticks([f - 1 for f in factors], [f"{f:g}" for f in factors], minor=False)
+        axis.minorticks_off()
+        axis.set_xlabel("multiplier / squared Lipschitz constant")
+        axis.set_ylabel("relative bias, %")
+        name_lines(figure, [axis], direct=False)
 
 
 # -- a trained network
@@ -456,25 +445,19 @@ def draw_network(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """RMS error over SG's against the multiplier, a panel per ε; the larger number of passes."""
     largest = max(row["passes"] for row in rows)
     epsilons = list(dict.fromkeys(row["epsilon"] for row in rows))
-    figure, (axes,) = new_figure(len(epsilons), width=4.2, height=3.6)
-    for axis, epsilon in zip(axes, epsilons, strict=True):
-        for name in dict.fromkeys(row["estimator"] for row in rows):
-            kind = (name, epsilon, largest)
-            chosen = [r for r in rows if (r["estimator"], r["epsilon"], r["passes"]) == kind]
-            axis.plot(
-                [row["multiplier / slope²"] for row in chosen],
-                [row["rms / SG"] for row in chosen],
-                "--" if "pure" in name else "-",
-                marker="o",
-                markersize=3,
-                label=name,
-            )
-        axis.axhline(2**0.5, color="0.6", linewidth=0.8)
-        axis.set(xscale="log", yscale="log", title=f"ε = {epsilon:g}")
-        axis.set_xticks(FACTORS, [f"{f:g}" for f in FACTORS], minor=False)
-        axis.minorticks_off()
-        axis.set_yticks((0.1, 0.2, 0.5, 1.0), ["0.1", "0.2", "0.5", "1"])
-        axis.set_xlabel("multiplier / squared largest slope")
-    axes[0].set_ylabel(f"rms error / that of SG, {largest:g} passes")
-    axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    save_figure(path, figure)
+    names = dict.fromkeys(row["estimator"] for row in rows)
+    with drawing(path, len(epsilons), height=4.0) as (figure, (axes,)):
+        for axis, epsilon in zip(axes, epsilons, strict=True):
+            for k, name in enumerate(names):
+                kind = (name, epsilon, largest)
+                chosen = [r for r in rows if (r["estimator"], r["epsilon"], r["passes"]) == kind]
+                over = [row["multiplier / slope²"] for row in chosen]
+                axis.plot(over, [row["rms / SG"] for row in chosen], label=name, **series(k))
+            axis.axhline(2**0.5, ls="-", color=MUTED, linewidth=0.8)
+            axis.set(xscale="log", yscale="log", title=f"ε = {epsilon:g}")
+            axis.set_xticks(FACTORS, [f"{f:g}" for f in FACTORS], minor=False)
+            axis.minorticks_off()
+            axis.set_yticks((0.1, 0.2, 0.5, 1.0), ["0.1", "0.2", "0.5", "1"])
+        axes[len(axes) // 2].set_xlabel("multiplier / squared largest slope")
+        axes[0].set_ylabel(f"rms error / that of SG, {largest:g} passes")
+        name_lines(figure, axes, direct=False)

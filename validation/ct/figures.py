@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dro_core.style import SMALL
 from dro_torch import metrics
 from validation.ct.measured import Phantom
 from validation.ct.scanner import Reconstruction
+from validation.figures import drawing, show
 from validation.mnist.plots import pixels_of
-from validation.results import new_figure, save_figure
 
 #: Grey values of the slices of patients; those of other slices are from nothing to the brightest.
 WINDOW = (0.3, 0.7)
@@ -38,38 +39,33 @@ def plot_slices(
 
     Saliency is that of the network in its input image, the filtered back-projection.
     """
-    canvas, axes = new_figure(1 + len(models), 3 * len(shown), width=1.7, height=1.7)
-    for place, one in enumerate(shown):
-        low, high = window or (0.0, float(one.x.max()))
-        image, error, salient = axes[3 * place : 3 * place + 3]
-        for axis in (*image, *error, *salient):
-            axis.set_axis_off()
-        image[0].imshow(pixels_of(one.x[0]), cmap="gray", vmin=low, vmax=high)
-        image[0].set_title(one.title, fontsize=7)
-        for k, (name, model) in enumerate(models.items(), 1):
-            if not isinstance(model, Reconstruction):
-                continue
-            with torch.no_grad():
-                start = model.start(one.y)
-                found = model.restore(start)[0]
-            reach = (high - low) / 4
-            image[k].imshow(pixels_of(found), cmap="gray", vmin=low, vmax=high)
-            image[k].set_title(name, fontsize=7)
-            error[k].imshow(pixels_of(found - one.x[0]), cmap="RdBu", vmin=-reach, vmax=reach)
-            salient[k].imshow(pixels_of(metrics.saliency(model.restore, start, one.x)[0]))
-        for row, title in ((error, "error"), (salient, "saliency")):
-            row[0].text(0.5, 0.5, title, fontsize=7, ha="center")
-    save_figure(path, canvas)
+    columns = 1 + len(models)
+    with drawing(path, columns, 3 * len(shown), height=6.6 / columns) as (_, axes):
+        for place, one in enumerate(shown):
+            low, high = window or (0.0, float(one.x.max()))
+            image, error, salient = axes[3 * place : 3 * place + 3]
+            for axis in (*image[1:], *error, *salient):
+                axis.set_axis_off()
+            show(image[0], pixels_of(one.x[0]), one.title, vmin=low, vmax=high)
+            for k, (name, model) in enumerate(models.items(), 1):
+                if not isinstance(model, Reconstruction):
+                    continue
+                with torch.no_grad():
+                    start = model.start(one.y)
+                    found = model.restore(start)[0]
+                reach = (high - low) / 4
+                show(image[k], pixels_of(found), "" if place else name, vmin=low, vmax=high)
+                show(error[k], pixels_of(found - one.x[0]), cmap="RdBu", vmin=-reach, vmax=reach)
+                show(salient[k], pixels_of(metrics.saliency(model.restore, start, one.x)[0]))
+            for row, title in ((error, "error"), (salient, "saliency")):
+                row[0].text(0.5, 0.5, title, fontsize=SMALL, ha="center")
 
 
 def plot_phantoms(path: Path, phantoms: Sequence[Phantom], models: Mapping[str, nn.Module]) -> None:
     """Measured phantoms: a row for every scan, the published mask first."""
-    canvas, axes = new_figure(1 + len(models), len(phantoms), width=1.7, height=1.7)
-    for row, phantom in zip(axes, phantoms, strict=True):
-        panels = [(phantom.name, phantom.mask[None].float())]
-        panels += [(name, phantom.restored(model)[0]) for name, model in models.items()]
-        for axis, (title, picture) in zip(row, panels, strict=True):
-            axis.imshow(pixels_of(picture), cmap="gray")
-            axis.set_title(title, fontsize=7)
-            axis.set_axis_off()
-    save_figure(path, canvas)
+    columns = 1 + len(models)
+    with drawing(path, columns, len(phantoms), height=6.6 / columns) as (_, axes):
+        for place, (row, phantom) in enumerate(zip(axes, phantoms, strict=True)):
+            show(row[0], pixels_of(phantom.mask[None].float()), phantom.name)
+            for axis, (name, model) in zip(row[1:], models.items(), strict=True):
+                show(axis, pixels_of(phantom.restored(model)[0]), "" if place else name)

@@ -52,7 +52,6 @@ from validation.results import (
     Check,
     progress,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -153,9 +152,9 @@ def run(config: Config, out: Path) -> list[Check]:
     for name, rows in tables.items():
         write_csv(out / f"{name}.csv", rows)
         write_json(out / f"{name}.json", {**made, "rows": rows})
-    save_figure(out / "differentiation_noise", noise_figure(config, tables))
-    save_figure(out / "differentiation_rank", rank_figure(config, tables))
-    save_figure(out / "differentiation_time", time_figure(config, tables, found.exact))
+    noise_figure(out / "differentiation_noise", config, tables)
+    rank_figure(out / "differentiation_rank", config, tables)
+    time_figure(out / "differentiation_time", config, tables, found.exact)
     report(tables, found.exact)
     checks = all_checks(config, found.fits, tables)
     write_json(out / "checks.json", {**made, "checks": checks, "holds": [c.holds for c in checks]})

@@ -32,13 +32,12 @@ from dro_torch.losses.unbalanced import LikelihoodCost, UnbalancedOTLoss
 from dro_torch.losses.unpaired import CriticOTLoss, neural_ot_loss
 from dro_torch.training import Phase, StepContext, fit
 from validation.experiment import user_errors
+from validation.figures import drawing
 from validation.isum.few import barycentres
 from validation.results import (
     Check,
     at_most,
-    new_figure,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -265,12 +264,15 @@ def judged(found: Learned, problem: Problem, plan: UnbalancedTransport, target: 
 def plot(path: Path, rows: list[Row]) -> None:
     """Errors of the map by method, a panel per problem."""
     problems = list(dict.fromkeys(str(row["problem"]) for row in rows))
-    canvas, axes = new_figure(len(problems), width=3.6, height=3.0)
-    for axis, problem in zip(axes[0], problems, strict=True):
-        own = [row for row in rows if row["problem"] == problem]
-        axis.bar([str(r["method"]) for r in own], [float(r["map_error"]) for r in own])
-        axis.set(title=problem, ylabel="error of the map, relative")
-    save_figure(path, canvas)
+    with drawing(path, 2, -(-len(problems) // 2), height=1.7) as (figure, axes):
+        for axis, problem in zip(axes.flat, problems, strict=False):
+            own = [row for row in rows if row["problem"] == problem]
+            axis.barh([str(r["method"]) for r in own], [float(r["map_error"]) for r in own])
+            axis.invert_yaxis()
+            axis.set_title(problem)
+        for axis in axes.flat[len(problems) :]:
+            axis.set_axis_off()
+        figure.supxlabel("error of the map, relative")
 
 
 @user_errors

@@ -17,11 +17,13 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from dro_core.style import PALETTE
 from dro_core.types import Array
 from dro_core.unbalanced import UnbalancedTransport, unbalanced_ot
 from dro_torch.data import IndexedDataset
 from dro_torch.losses.unbalanced import cost_scale
 from validation.experiment import Claim, user_errors
+from validation.figures import drawing, name_lines
 from validation.isum import data as images
 from validation.isum.claims import claim, verdict
 from validation.isum.data import LEVELS, SHARES
@@ -30,10 +32,8 @@ from validation.isum.settings import Config as Training
 from validation.results import (
     Check,
     at_least,
-    new_figure,
     progress,
     provenance,
-    save_figure,
     table,
     write_csv,
     write_json,
@@ -139,20 +139,21 @@ def rows_and_gains(config: Config, pool: IndexedDataset) -> tuple[list[Row], dic
 
 def plot(path: Path, rows: list[Row]) -> None:
     """PSNR against the number of images, by level, for both methods and pairings."""
-    canvas, axes = new_figure(2)
-    for axis, pairing in zip(axes[0], ("disjoint", "shuffled"), strict=True):
-        for kind, style in (("UOT", "o-"), ("OT", "x--")):
-            for place, level in enumerate(LEVELS):
-                line = [
-                    r
-                    for r in rows
-                    if (r["pairing"], r["method"], r["level"]) == (pairing, kind, level)
-                ]
-                numbers = [float(r["images"]) for r in line], [float(r["psnr"]) for r in line]
-                axis.semilogx(*numbers, style, color=f"C{place}", label=f"{kind}, σ = {level:g}")
-        axis.set(xlabel="images", ylabel="PSNR in dB", title=f"{pairing} pools")
-    axes[0, 0].legend(ncols=2, loc="lower right")
-    save_figure(path, canvas)
+    with drawing(path, 2, height=3.2) as (canvas, axes):
+        for axis, pairing in zip(axes[0], ("disjoint", "shuffled"), strict=True):
+            for kind, style in (("UOT", "o-"), ("OT", "x--")):
+                for place, level in enumerate(LEVELS):
+                    line = [
+                        r
+                        for r in rows
+                        if (r["pairing"], r["method"], r["level"]) == (pairing, kind, level)
+                    ]
+                    numbers = [float(r["images"]) for r in line], [float(r["psnr"]) for r in line]
+                    label = f"{kind}, σ = {level:g}"
+                    axis.semilogx(*numbers, style, color=PALETTE[place], label=label)
+            axis.set(xlabel="images", title=f"{pairing} pools")
+        axes[0, 0].set_ylabel("PSNR in dB")
+        name_lines(canvas, axes[0], direct=False)
 
 
 @user_errors

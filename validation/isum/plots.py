@@ -3,54 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from validation.figures import drawing, series, show
 from validation.isum.data import TEST_SEED, Pools, noisy_measurement
 from validation.isum.floors import floors
 from validation.isum.settings import Config
 from validation.isum.training import Trained
-from validation.results import new_figure, save_figure
 from validation.tables import Row
 
 
 def plot(path: Path, noise: float, seed: int, rows: Sequence[Row], arms: Sequence[Trained]) -> None:
-    """PSNR of all arms; validation while training; PSNR and weights by level."""
-    canvas, axes = new_figure(3)
-    shown = [row for row in rows if row["noise"] == noise]
-    for place, row in enumerate(shown):
-        middle, low, high = (float(row[key]) for key in ("psnr", "psnr_low", "psnr_high"))
-        ends = [[middle - low], [high - middle]]
-        axes[0, 0].errorbar(middle, place, xerr=ends, fmt="o", color="C0")
-    axes[0, 0].set_yticks(range(len(shown)), [row["arm"] for row in shown], fontsize=7)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set(xlabel=f"PSNR in dB at σ = {noise:g}, 95 % interval")
-    for run in arms:
-        if run.run.seed == seed:
-            history = run.history
-            axes[0, 1].plot(
-                [row["step"] for row in history],
-                [row["PSNR"] for row in history],
-                label=run.arm.name,
-            )
-    axes[0, 1].set(xlabel="iteration", ylabel="validation PSNR in dB")
-    axes[0, 1].legend(fontsize=6)
-    for name in dict.fromkeys(row["arm"] for row in rows):
-        line = [row for row in rows if row["arm"] == name]
-        if len(line) > 1:
-            label = name
-            if line[-1]["weight"] != "":
-                weights = ", ".join(f"{row['weight']:.2g}" for row in line)
-                label = f"{name}; weights {weights}"
-            axes[0, 2].plot(
-                [row["noise"] for row in line], [row["psnr"] for row in line], ".-", label=label
-            )
-    if axes[0, 2].lines:
-        axes[0, 2].legend(fontsize=6)
-    axes[0, 2].set(xlabel="standard deviation of the noise", ylabel="PSNR in dB")
-    save_figure(path, canvas)
+    """PSNR of all arms; validation while training; PSNR by level, with the weights in the names.
+
+    The first panel's names and marks are the legend of the second.
+    """
+    names = dict.fromkeys([*(str(row["arm"]) for row in rows), *(run.arm.name for run in arms)])
+    looks = {name: series(k) for k, name in enumerate(names)}
+    by_level = {name: [row for row in rows if row["arm"] == name] for name in names}
+    by_level = {name: line for name, line in by_level.items() if len(line) > 1}
+    with drawing(path, 2, 2 if by_level else 1, height=2.7) as (_, axes):
+        scores, training = axes[0]
+        shown = [row for row in rows if row["noise"] == noise]
+        for place, row in enumerate(shown):
+            middle, low, high = (float(row[key]) for key in ("psnr", "psnr_low", "psnr_high"))
+            ends = [[middle - low], [high - middle]]
+            scores.errorbar(middle, place, xerr=ends, **looks[str(row["arm"])])
+        scores.set_yticks(range(len(shown)), [row["arm"] for row in shown])
+        scores.invert_yaxis()
+        scores.set(xlabel=f"PSNR in dB at σ = {noise:g}, 95 % interval")
+        for run in arms:
+            if run.run.seed == seed:
+                steps = [row["step"] for row in run.history]
+                training.plot(steps, [row["PSNR"] for row in run.history], **looks[run.arm.name])
+        training.set(xlabel="iteration", ylabel="validation PSNR in dB")
+        if by_level:
+            levels, names_only = axes[1]
+            for name, line in by_level.items():
+                label = name
+                if line[-1]["weight"] != "":
+                    weights = ", ".join(f"{row['weight']:.2g}" for row in line)
+                    label = f"{name}; weights {weights}"
+                noises = [row["noise"] for row in line]
+                levels.plot(noises, [row["psnr"] for row in line], label=label, **looks[name])
+            levels.set(xlabel="standard deviation of the noise", ylabel="PSNR in dB")
+            names_only.set_axis_off()
+            names_only.legend(*levels.get_legend_handles_labels(), loc="center left")
 
 
 def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Trained]) -> None:
@@ -65,11 +67,20 @@ def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Train
     for run in arms:
         if run.arm.part == "main" and run.run.seed == config.seed:
             panels.append((run.arm.name, run.restoration.to("cpu").restore(y)))
-    canvas, axes = new_figure(len(panels), len(x), width=1.3, height=1.4)
-    for axis_row, i in zip(axes, range(len(x)), strict=True):
-        for axis, (title, images) in zip(axis_row, panels, strict=True):
-            picture = ((images[i].clamp(-1, 1) + 1) / 2).movedim(0, -1).squeeze(-1)
-            axis.imshow(picture.detach().cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set_title(title, fontsize=6)
-            axis.set_axis_off()
-    save_figure(path, canvas)
+    draw_images(
+        path,
+        {
+            name: [((image.clamp(-1, 1) + 1) / 2).movedim(0, -1).squeeze(-1) for image in images]
+            for name, images in panels
+        },
+    )
+
+
+def draw_images(path: Path, panels: Mapping[str, Sequence[Tensor]]) -> None:
+    """A column of images (height, width) or (height, width, 3) in [0, 1] for every name."""
+    rows = len(next(iter(panels.values())))
+    with drawing(path, len(panels), rows, height=6.6 / len(panels)) as (_, axes):
+        for column, (name, images) in zip(axes.T, panels.items(), strict=True):
+            for i, (axis, image) in enumerate(zip(column, images, strict=True)):
+                title = "" if i else name
+                show(axis, image.detach().cpu().numpy(), title, vmin=0, vmax=1)

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from validation.experiment import Claim
+from validation.figures import drawing, series
 from validation.mnist.arms import Arm, Trained
 from validation.mnist.deblurring import TASK
 from validation.mnist.measure import GAUSSIAN, largest_ratio, ratio
 from validation.mnist.settings import Config
 from validation.mnist.study import ImageStudy
 from validation.mnist.tasks import Splits
-from validation.results import new_figure, save_figure
 from validation.tables import Tables
 
 __all__ = ["Config", "run"]
@@ -102,18 +102,17 @@ class Onset(ImageStudy):
         self, config: Config, data: Splits, arms: Sequence[Trained], measured: Tables, out: Path
     ) -> None:
         """Error at the top noise and without, against the noise that was trained with."""
-        canvas, axes = new_figure(2)
         rows = measured["gaussian"]
         shown = ((GAUSSIAN[-1], f"under noise {GAUSSIAN[-1]:g}"), (GAUSSIAN[0], "without noise"))
-        for axis, (level, title) in zip(axes[0], shown, strict=True):
-            for kind, name, noises in (("MSE", mse, NOISES), ("DRO", dro, OWN)):
-                at = [next(r for r in rows if (r["arm"], r["level"]) == (name(s), level))
-                      for s in noises]  # fmt: skip
-                mean, band = ([float(r[key]) for r in at] for key in ("rmse", "rmse_sd"))
-                axis.errorbar(noises, mean, band, fmt=".-", capsize=2, label=kind)
-            axis.set(xlabel="noise in training, of DRO: √(ε/2)", ylabel=f"RMSE {title}")
-        axes[0, 0].legend(fontsize=8)
-        save_figure(out / self.figure, canvas)
+        with drawing(out / self.figure, 2, height=2.9) as (_, axes):
+            for axis, (level, title) in zip(axes[0], shown, strict=True):
+                for k, (kind, name, noises) in enumerate((("MSE", mse, NOISES), ("DRO", dro, OWN))):
+                    at = [next(r for r in rows if (r["arm"], r["level"]) == (name(s), level))
+                          for s in noises]  # fmt: skip
+                    mean, band = ([float(r[key]) for r in at] for key in ("rmse", "rmse_sd"))
+                    axis.errorbar(noises, mean, band, capsize=2, label=kind, **series(k))
+                axis.set(xlabel="noise in training, of DRO: √(ε/2)", ylabel=f"RMSE {title}")
+            axes[0, 0].legend()
 
 
 run = Onset().run

@@ -9,7 +9,7 @@ from validation.noise_models.claims import family_checks, gap_checks, gaussian_c
 from validation.noise_models.linear import linear_checks, refinement_rows
 from validation.noise_models.plots import gaussian_figure, poisson_figure
 from validation.noise_models.settings import Config
-from validation.results import Check, provenance, save_figure, write_csv, write_json
+from validation.results import Check, provenance, write_csv, write_json
 from validation.tables import Row
 
 
@@ -33,8 +33,8 @@ def run(config: Config, out: Path) -> list[Check]:
     for name, rows in tables.items():
         write_csv(out / f"{name}.csv", rows)
         write_json(out / f"{name}.json", {**made, "rows": rows})
-    save_figure(out / "noise_models", gaussian_figure(sweeps["gaussian"], gaps))
-    save_figure(out / "poisson", poisson_figure(sweeps["poisson"], refined))
+    gaussian_figure(out / "noise_models", sweeps["gaussian"], gaps)
+    poisson_figure(out / "poisson", sweeps["poisson"], refined)
     checks = [
         *family_checks("gaussian", sweeps["gaussian"]),
         *gaussian_checks(config, sweeps["gaussian"]),

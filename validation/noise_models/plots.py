@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from validation.results import new_figure
+from dro_core.style import MUTED, PALETTE, look
+from validation.figures import drawing, plain_ticks, series
 from validation.tables import Row, column, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 KINDS = ("common", "own", "hull")
-COLOURS = {"common": "#1b7837", "own": "#2166ac", "hull": "#b2182b"}
+COLOURS = dict(zip(("own", "hull", "common"), PALETTE, strict=False))
 LABELS = {
     "common": "one member for all samples",
     "own": "one member per sample",
     "hull": "mixtures: hull = dual",
 }
+
+#: Bounds lie broad and pale under what they bound.
+BOUND: dict[str, Any] = {"color": "0.5", "lw": 4, "alpha": 0.4}
 
 
 def risk_panels(axes: Sequence[Axes], tables: list[list[dict[str, float]]], unit: str) -> None:
@@ -44,21 +48,31 @@ def risk_panels(axes: Sequence[Axes], tables: list[list[dict[str, float]]], unit
             axis.plot(
                 radius,
                 column(rows, "own_of_the_range"),
-                color="0.3",
-                lw=0.9,
+                "-.",
+                color=PALETTE[5],
                 label="one member of the whole range",
             )
         axis.axvline(
-            rows[0]["smallest_radius"], color="0.6", lw=0.8, label="smallest feasible radius"
+            rows[0]["smallest_radius"],
+            ls="-",
+            color=MUTED,
+            lw=0.8,
+            label="smallest feasible radius",
         )
         axis.set(
             xlabel=f"W2 radius [{unit}]",
-            ylabel=f"worst-case mean squared error [{unit}²]",
+            ylabel=f"worst-case MSE [{unit}²]",
             title="one sample" if count == 1 else f"{count} samples",
             ylim=(0, None),
         )
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
+
+
+def name_panels(axes: Any) -> None:
+    """The names of both upper panels in the lower right quarter."""
+    named = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    named |= dict(zip(*reversed(axes[0, 1].get_legend_handles_labels()), strict=True))
+    axes[1, 1].set_axis_off()
+    axes[1, 1].legend(named.values(), named, loc="center", title="above")
 
 
 def finish_gaps(axis: Axes, against: str, unit: str, title: str) -> None:
@@ -67,61 +81,59 @@ def finish_gaps(axis: Axes, against: str, unit: str, title: str) -> None:
         xscale="log",
         yscale="log",
         xlabel=against,
-        ylabel=f"gap (hull - own) / {unit}",
+        ylabel=f"(hull - own) / {unit}",
         title=title,
     )
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=8)
+    plain_ticks(axis.xaxis)
+    axis.legend()
 
 
-def gaussian_figure(tables: list[list[dict[str, float]]], rows: list[dict[str, float]]) -> Figure:
+def gaussian_figure(
+    path: Path, tables: list[list[dict[str, float]]], rows: list[dict[str, float]]
+) -> None:
     """Gaussian family: two sweeps of the radius, and the gap against the number of samples."""
-    figure: Figure
-    figure, axes = new_figure(3, width=4.7, height=4.1)
-    risk_panels(axes[0, :2], tables, "data units")
-    axis, samples = axes[0, 2], column(rows, "samples")
-    axis.plot(samples, 1 / samples, color="0.5", lw=4, alpha=0.4, label="bound: 1 / samples")
-    axis.plot(
-        samples,
-        np.maximum(column(rows, "gap_over_range"), 1e-12),
-        "o-",
-        mfc="none",
-        color=COLOURS["hull"],
-        label="largest gap over the radii",
-    )
-    finish_gaps(
-        axis, "samples", "range of one sample's losses", "the gap vanishes with the samples"
-    )
-    figure.suptitle("Noise N(x, s²) with s in a range, soft-thresholding: the family and its hull")
-    return figure
+    with drawing(path, 2, 2, height=2.8) as (figure, axes):
+        risk_panels(axes[0], tables, "data units")
+        axis, samples = axes[1, 0], column(rows, "samples")
+        axis.plot(samples, 1 / samples, "-", **BOUND, label="bound: 1 / samples")
+        axis.plot(
+            samples,
+            np.maximum(column(rows, "gap_over_range"), 1e-12),
+            "o-",
+            mfc="none",
+            color=COLOURS["hull"],
+            label="largest gap over the radii",
+        )
+        finish_gaps(axis, "samples", "range of losses", "the gap vanishes with the samples")
+        name_panels(axes)
+        figure.suptitle(
+            "Noise N(x, s²) with s in a range, soft-thresholding: the family and its hull"
+        )
 
 
-def poisson_figure(tables: list[list[dict[str, float]]], rows: Sequence[Row]) -> Figure:
+def poisson_figure(path: Path, tables: list[list[dict[str, float]]], rows: Sequence[Row]) -> None:
     """Poisson family: two sweeps of the radius, and linear maps on ever finer grids."""
-    figure: Figure
-    figure, axes = new_figure(3, width=4.7, height=4.1)
-    risk_panels(axes[0, :2], tables, "data units")
-    axis = axes[0, 2]
-    for family, marker in (("gaussian", "s"), ("poisson", "o")):
-        chosen = [row for row in rows if row["family"] == family]
-        members = sorted({int(row["members"]) for row in chosen})
-        largest = [
-            max(number(row, "gap_over_range") for row in chosen if row["members"] == count)
-            for count in members
-        ]
-        axis.plot(members, np.maximum(largest, 1e-12), f"{marker}-", mfc="none", label=family)
-    axis.plot(
-        members,
-        [1 / (count - 1) for count in members],
-        color="0.5",
-        lw=4,
-        alpha=0.4,
-        label="bound: 1 / (members - 1)",
-    )
-    members_title = "linear map, one sample: grids only"
-    finish_gaps(axis, "members on a grid of the range", "range of the losses", members_title)
-    figure.suptitle(
-        "Noise Poisson(p x) / p with p in a range, soft-thresholding: the family and its hull"
-    )
-    return figure
+    with drawing(path, 2, 2, height=2.8) as (figure, axes):
+        risk_panels(axes[0], tables, "data units")
+        axis = axes[1, 0]
+        for k, family in enumerate(("gaussian", "poisson")):
+            chosen = [row for row in rows if row["family"] == family]
+            members = sorted({int(row["members"]) for row in chosen})
+            largest = [
+                max(number(row, "gap_over_range") for row in chosen if row["members"] == count)
+                for count in members
+            ]
+            style = series(len(PALETTE) * k) | look(k)
+            axis.plot(members, np.maximum(largest, 1e-12), mfc="none", label=family, **style)
+        bound = [1 / (count - 1) for count in members]
+        axis.plot(members, bound, "-", **BOUND, label="bound: 1 / (members - 1)")
+        finish_gaps(
+            axis,
+            "members on a grid of the range",
+            "range of the losses",
+            "linear map, one sample: grids only",
+        )
+        name_panels(axes)
+        figure.suptitle(
+            "Noise Poisson(p x) / p with p in a range, soft-thresholding: the family and its hull"
+        )

@@ -9,7 +9,6 @@ from validation.results import (
     Check,
     progress,
     provenance,
-    save_figure,
     write_csv,
     write_json,
 )
@@ -53,10 +52,10 @@ def run(config: Config, out: Path) -> list[Check]:
     for name, _, radius in plan:
         write_csv(out / f"{name}.csv", tables[name])
         write_json(out / f"{name}.json", {**made, "radius": radius, "rows": tables[name]})
-        save_figure(out / f"{name}_risks", risk_figure(name.split("_")[0], radius, tables[name]))
+        risk_figure(out / f"{name}_risks", name.split("_")[0], radius, tables[name])
     write_csv(out / "convergence.csv", ladder)
-    save_figure(out / "gap", gap_figure(config, tables))
-    save_figure(out / "convergence", convergence_figure(ladder))
+    gap_figure(out / "gap", config, tables)
+    convergence_figure(out / "convergence", ladder)
     everything = [row for rows in tables.values() for row in rows]
     checks = [
         *diagonal_checks(tables["diagonal"], float((x**2).sum(axis=1).mean())),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dro_core.style import PALETTE
 from validation.errors import UsageError
 from validation.settings import Settings, setting
 
 STRUCTURES = ("joint", "y|x")
-COLOURS = {"joint": "#b2182b", "y|x": "#2166ac", "diagonal": "#1b7837", "heat": "#e08214"}
+COLOURS = dict(zip(("y|x", "joint", "diagonal", "heat"), PALETTE, strict=False))
 NAMES = {"joint": "joint", "y|x": "Y|X"}
 #: Positions of candidates on the ray through an exact atom (0: the data point, 1: the atom).
 RAYS = (0.0, 0.5, 0.8, 1.0, 1.25, 2.0)
