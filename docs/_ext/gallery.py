@@ -45,10 +45,11 @@ def reset(settings: dict[str, Any], file: str) -> None:
 
 
 def check_figures(app: Any, error: Exception | None) -> None:
-    """After the build: every example ran and left a figure."""
+    """After the build: every example ran and left a figure (unless ``-D plot_gallery=0``)."""
     from sphinx.errors import ExtensionError
 
-    if error is not None or app.builder.name != "html":
+    executed = app.config.sphinx_gallery_conf.get("plot_gallery", True)
+    if error is not None or app.builder.name != "html" or not executed:
         return
     source = Path(app.srcdir) / "examples"
     pictures = Path(app.srcdir) / "gallery" / "images"
