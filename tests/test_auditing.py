@@ -304,6 +304,41 @@ def test_every_kind_of_map_gives_one_answer(rng, kind):
     assert found.nominal == pytest.approx(expected.nominal)
 
 
+def _pylops(B):
+    return pytest.importorskip("pylops").MatrixMult(B)
+
+
+def _odl(B):
+    odl = pytest.importorskip("odl")
+    return odl.MatrixOperator(B)
+
+
+def _sigpy(B):
+    linop = pytest.importorskip("sigpy").linop
+    return (
+        linop.Reshape((len(B),), (len(B), 1))
+        * linop.MatMul((B.shape[1], 1), B)
+        * linop.Reshape((B.shape[1], 1), (B.shape[1],))
+    )
+
+
+def _deepinv(B):
+    deepinv = pytest.importorskip("deepinv", exc_type=ImportError)  # it needs torchvision
+    torch = pytest.importorskip("torch")
+    A = torch.from_numpy(np.linalg.pinv(B))
+    return deepinv.physics.LinearPhysics(
+        A=lambda x, **_: x @ A.to(x).T, A_adjoint=lambda y, **_: y @ A.to(y)
+    )
+
+
+@pytest.mark.parametrize("make", [_pylops, _odl, _sigpy, _deepinv])
+def test_operators_of_the_libraries_themselves_where_they_are_installed(rng, make):
+    B, x, y = problem(rng)
+    expected = audit(B, x, y, radius=0.5).structures
+    for name, answer in audit(make(B), x, y, radius=0.5).structures.items():
+        assert answer.upper == pytest.approx(expected[name].upper, rel=1e-4)
+
+
 class Iterated(DeepinvPhysics):
     """An inverse that stops at a tolerance, of an object that is itself the forward operator."""
 

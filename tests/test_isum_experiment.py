@@ -506,7 +506,8 @@ class Darker(torch.nn.Module):
     """A network of somebody, from images to images."""
 
     def forward(self, x):
-        """Half as bright, blurred along a row."""
+        """Half as bright, blurred along a row; of grey images, as those of the data set."""
+        assert x.shape[1] == 1
         return 0.25 * (x + torch.roll(x, 1, -1)) - 0.5
 
 

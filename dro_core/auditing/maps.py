@@ -100,8 +100,7 @@ def recognise_map(
     if hasattr(value, "A_dagger") and hasattr(value, "A_adjoint"):
         # a linear operator's own inverse, which may stop at a tolerance; the object itself is A
         kind = f"A_dagger of the physics {type(value).__name__}"
-        vouched = VOUCHED_LINEARITY if linear is None else 0.0
-        return _function(value.A_dagger, kind, (x, y), rows, linear, seed, vouched)
+        return _function(value.A_dagger, kind, (x, y), rows, linear, seed, vouched=True)
     if callable(value):
         function, kind = value, f"function {getattr(value, '__name__', type(value).__name__)}"
     else:
@@ -262,7 +261,8 @@ def _function(
     rows: Array,
     linear: bool | None,
     seed: int,
-    vouched: float = 0.0,
+    *,
+    vouched: bool = False,
 ) -> RecognisedMap:
     x, y = layouts
     network = is_network(function)
@@ -271,9 +271,9 @@ def _function(
     call, image = _tried(function, x, y, rows)
     zero = call(np.zeros((1, y.size)))[0]
     defect, single = _nonlinearity(call, rows, zero, seed)
-    allowed = max(SINGLE_LINEARITY if single else LINEARITY, vouched)
-    if linear is True:
-        allowed = max(allowed, VOUCHED_LINEARITY)
+    allowed = SINGLE_LINEARITY if single else LINEARITY
+    if vouched or linear:
+        allowed = VOUCHED_LINEARITY
     if linear is not True and (linear is False or defect > allowed):
         return RecognisedMap(call, None, None, function, kind, defect)
     if defect > allowed:

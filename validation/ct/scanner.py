@@ -65,6 +65,11 @@ def back_projection(geometry: FanBeamGeometry) -> FanBeamFBP:
     return FanBeamFBP(geometry)
 
 
+def line_integrals(y: Tensor) -> Tensor:
+    """Of image values over mm, from transmitted light."""
+    return -torch.log(y.clamp(min=DARKEST)) / BRIGHT
+
+
 class Reconstruction(nn.Module):
     """Logarithm, filtered back-projection, and a network on that image (or nothing)."""
 
@@ -75,9 +80,8 @@ class Reconstruction(nn.Module):
 
     def start(self, y: Tensor) -> Tensor:
         """Line integrals, and their filtered back-projection."""
-        integrals = -torch.log(y.clamp(min=DARKEST))
-        image: Tensor = self.fbp(integrals)
-        return image / BRIGHT
+        image: Tensor = self.fbp(line_integrals(y))
+        return image
 
     def restore(self, image: Tensor) -> Tensor:
         """The network on an image."""

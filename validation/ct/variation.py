@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from dro_torch import metrics, physics
-from dro_torch.tomography import FanBeamProjector
-from validation.ct.scanner import BRIGHT, DARKEST, Reconstruction, Scanner
+from dro_torch.tomography import FanBeamProjector, fan_beam_matrix
+from validation.ct.scanner import Reconstruction, Scanner, line_integrals
 from validation.mnist.classical import TotalVariation
 from validation.mnist.measure import Trials, noisy_pairs
 from validation.mnist.tasks import Splits, Task
@@ -35,8 +36,8 @@ class Variation(torch.nn.Module):
         super().__init__()
         self.start = Reconstruction(scanner, None)
         projector = FanBeamProjector(scanner.geometry)
-        norm = spectral_norm(projector, scanner.side)
-        self.solver = TotalVariation(projector, weight, iterations, norm)
+        (norm,) = svds(fan_beam_matrix(scanner.geometry), k=1, return_singular_vectors=False)
+        self.solver = TotalVariation(projector, weight, iterations, float(norm))
 
     def at(self, weight: float) -> Variation:
         """The same with another weight."""
@@ -45,18 +46,8 @@ class Variation(torch.nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Minimise for every slice of a batch."""
-        integrals = -torch.log(y.clamp(min=DARKEST)) / BRIGHT
-        found: Tensor = self.solver(integrals, self.start(y))
+        found: Tensor = self.solver(line_integrals(y), self.start(y))
         return found
-
-
-def spectral_norm(projector: physics.LinearForward, side: int, steps: int = 30) -> float:
-    """The norm of A by power iteration, 1 % above what it finds."""
-    x = torch.ones(1, 1, side, side)
-    for _ in range(steps):
-        x = projector.A_adjoint(projector(x))
-        x = x / x.norm()
-    return 1.01 * float(projector(x).norm())
 
 
 def variation_rows(
@@ -67,8 +58,7 @@ def variation_rows(
     doses: Mapping[float, physics.Noise | None],
 ) -> list[Row]:
     """RMSE, PSNR and SSIM of total variation and of filtered back-projection, same slices."""
-    model, plain = Variation(scanner, WEIGHTS[0]).to(trials.device), Reconstruction(scanner, None)
-    plain = plain.to(trials.device)
+    model = Variation(scanner, WEIGHTS[0]).to(trials.device)
     rows: list[Row] = []
     for dose, noise in doses.items():
         few = Trials(1, min(CHOOSING, len(data.check)), 1, trials.seed, trials.device)
@@ -77,7 +67,7 @@ def variation_rows(
             errors = [float(metrics.rmse(x, model.at(weight)(y)).mean()) for weight in WEIGHTS]
             weight = WEIGHTS[errors.index(min(errors))]
             y, x = noisy_pairs(task, data.test, trials, 0, noise)
-            outputs = {"TV": model.at(weight)(y), "FBP": plain(y)}
+            outputs = {"TV": model.at(weight)(y), "FBP": model.start(y)}
         for name, out in outputs.items():
             rows.append(
                 {

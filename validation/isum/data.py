@@ -16,6 +16,8 @@ from dro_torch.transport_map import NoisyMeasurement
 from validation.errors import UsageError
 from validation.isum.settings import Config
 
+#: Channels, height and width of the images of every data set.
+SHAPES = {"mnist": (1, 32, 32), "cifar10": (3, 32, 32), "caltech101": (3, 64, 64)}
 #: Factor of super-resolution.
 FACTOR = 4
 #: Standard deviations of the multi-level noise, and how frequent they are.
@@ -29,7 +31,7 @@ TEST_SEED = 10**6
 def forward_operator(config: Config) -> physics.Forward:
     """A of the task; of `nonlinear` the user's own, where one is named."""
     if config.operator:
-        return own_operator(config.operator)
+        return own_operator(config.operator, SHAPES[config.size.dataset])
     if config.task == "deblur":
         return physics.Convolution(physics.gaussian_kernel(config.blur), "reflect")
     if config.task == "sr":
@@ -37,7 +39,7 @@ def forward_operator(config: Config) -> physics.Forward:
     return physics.ClippedHDR() if config.task == "hdr" else physics.GammaMotionBlur()
 
 
-def own_operator(name: str) -> physics.Forward:
+def own_operator(name: str, image: tuple[int, int, int]) -> physics.Forward:
     """A user's forward operator: a file that torch exported, or ``package.module:name``.
 
     Raises
@@ -50,12 +52,12 @@ def own_operator(name: str) -> physics.Forward:
         if isinstance(found, torch.nn.Module):
             found = physics.pretrained_forward(found)
         forward = physics.as_forward(found)
-        shape = tuple(forward.A(torch.zeros(2, 3, 32, 32)).shape)
+        shape = tuple(forward.A(torch.zeros(2, *image)).shape)
     except Exception as error:  # whatever somebody's file or network raises
         raise UsageError(f"--set operator: {name}: {error}".splitlines()[0]) from error
-    if shape != (2, 3, 32, 32):
+    if shape != (2, *image):
         raise UsageError(
-            f"--set operator: {name} maps images (2, 3, 32, 32) to {shape}; allowed: the same size"
+            f"--set operator: {name} maps images {(2, *image)} to {shape}; allowed: the same size"
         )
     return forward
 
