@@ -22,6 +22,7 @@ from dro_core import (
 )
 from dro_core.estimator import newton, search
 from dro_core.operators import Integration
+from dro_core.structure import as_structure
 
 STRUCTURES = ["y|x", "joint", "x|y"]
 
@@ -360,6 +361,78 @@ def test_noisy_data_take_a_dozen_factorizations(size, structure, epsilon, monkey
     assert fit.verify().holds(1e-9)
     assert len(counted) <= 24
     assert (np.dtype(np.float32) in counted) == (size == 210)
+
+
+def cumulated(n, noise=0.02):
+    """Random walks, and their integrals with noise: spectra over many orders, as of images."""
+    rng = np.random.default_rng(n)
+    x = np.cumsum(rng.standard_normal((2 * n, n)), axis=1) / math.sqrt(n)
+    return x, np.cumsum(x, axis=1) / n + noise * rng.standard_normal(x.shape)
+
+
+@pytest.mark.parametrize("structure", ["y|x", "joint"])
+@pytest.mark.parametrize("radius", [0.02, 0.06])
+@pytest.mark.parametrize("size", [60, 210])
+def test_smooth_data_are_solved_down_the_path(size, structure, radius, monkeypatch):
+    """Far from the minimum of such data Newton's method crawls: it went a hundred steps."""
+    x, y = cumulated(size)
+    steps, step = [], newton._newton_step
+    monkeypatch.setattr(newton, "_newton_step", lambda *a, **k: steps.append(1) or step(*a, **k))
+    fit = fit_linear(x=x, y=y, radius=radius * math.sqrt(size), structure=structure)
+    assert fit.verify().holds(1e-9)
+    assert len(steps) <= 40
+
+
+def reduced_problem(size, radius, structure="y|x"):
+    """Noisy data of full rank in their own coordinates."""
+    x, y = cumulated(size, 0.1)
+    weights = np.full(len(x), 1 / len(x))
+    moves = as_structure(structure)
+    asked = search.Search(x, y, weights, radius * math.sqrt(size), 0.0, moves)
+    return asked.reduced
+
+
+@pytest.mark.parametrize("structure", ["y|x", "joint"])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-4])
+def test_the_best_response_of_the_minimiser_is_the_minimiser(structure, epsilon):
+    """KB + B E yy' = E xy' with the K of B is stationarity; from elsewhere no response raises R."""
+    problem = reduced_problem(20, 0.05, structure)
+    least = list(newton.first_attempts(problem, epsilon))[-1]
+    assert np.abs(least.gradient).max() < 1e-8
+    same = newton.alternate(problem, least.B, epsilon)
+    np.testing.assert_allclose(same.B, least.B, rtol=0, atol=1e-7 * np.abs(least.B).max())
+    for weight in (1e-4, 1e-2, 1.0):
+        ridge = problem.point(problem.ridge(weight), epsilon)
+        assert least.value < newton.alternate(problem, ridge.B, epsilon).value < ridge.value
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-4])
+def test_a_hessian_of_single_precision_gives_the_digits_of_double(epsilon):
+    problem = reduced_problem(40, 0.05)
+    least = list(newton.first_attempts(problem, epsilon))[-1]
+    single = problem.single()
+    rough = newton.minimize(single, single.ridge(1e-3), epsilon, last=1e-3)
+    fine = newton.refine(problem, rough)
+    assert fine.B.dtype == np.float64
+    assert fine.value == pytest.approx(least.value, rel=1e-11)
+    assert problem.point(rough.B.astype(np.float64), epsilon).value > least.value * (1 + 2e-11)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_the_best_map_of_the_steepest_ray(epsilon):
+    """At a large radius the start is a multiple of S'xx^-1: as good as the best of a fine grid."""
+    problem = reduced_problem(12, 0.5)
+    poor = 10 * problem.ridge(1e-6)
+    B = newton._better_than_zero(problem, poor, epsilon)
+    ray, *_ = np.linalg.lstsq(
+        np.vstack([problem.mixed, problem.rest]),
+        np.vstack([problem.root, np.zeros((len(problem.rest), len(problem.root)))]),
+        rcond=None,
+    )
+    np.testing.assert_allclose(B / np.linalg.norm(B), ray / np.linalg.norm(ray), atol=1e-8)
+    grid = np.linalg.norm(poor) / np.linalg.norm(ray) * 4.0 ** -np.arange(-2, 20)
+    best = min(problem.point(t * ray, epsilon).value for t in grid)
+    assert problem.point(B, epsilon).value == pytest.approx(best, rel=1e-9)
 
 
 def test_784_pixels_with_data_of_rank_200_within_a_minute():

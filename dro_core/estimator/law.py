@@ -72,10 +72,11 @@ class Law:
         moved = np.hstack([root * (y + self.displacement_y), root * (x + self.displacement_x)])
         moved = np.vstack([moved, np.hstack([self.roots[:, n:], self.roots[:, :n]])])
         m, largest = y.shape[1], max(moved.shape)
-        if len(moved) > m + n:
+        if len(moved) > m:
             value = _schur_complement(moved.T @ moved, m)
             if value is not None:
                 return value
+        if len(moved) > m + n:
             moved = np.asarray(np.linalg.qr(moved, mode="r"))
             diagonal = np.abs(np.diagonal(moved)[:m])
             if diagonal.min() > 1e-13 * diagonal.max():  # y' of full rank: the last block is left

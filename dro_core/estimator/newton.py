@@ -17,11 +17,23 @@ from dro_core.types import EPS, Array
 
 #: Without entropy the path ends at this share of the squared radius.
 LEAST_ENTROPY = 1e-8
-#: Decreases below this share of the value are not seen in it.
-ROUNDING = 1e-11
-#: A first attempt ends when a step promises to decrease the value by less than this share of it:
-#: the one after would by less than a billionth, or what single precision can tell.
-LAST_SINGLE, LAST_DOUBLE = 1e-4, 1e-6
+#: By what the weight falls at once where nothing is judged on the way, and from which share of the
+#: squared radius on none is as good.
+FAST, NEXT_TO_NONE = 25.0, 2.6e-6
+#: Decreases below this share of the value are not seen in it: in double and in single precision.
+ROUNDING, ROUNDING_SINGLE = 1e-11, 1e-6
+#: A first attempt ends when a step promises to decrease the value by less than this share of it,
+#: what single precision can tell, or double.
+LAST_SINGLE, LAST_DOUBLE = 1e-5, 1e-12
+#: The same of steps whose decreases fall geometrically, for the step after.
+LAST_REFINED = 1e-12
+#: Steps of a hurried search that promise more than this share of the one before end it, and have
+#: at most so many conjugate gradients.
+STALLED, IN_A_HURRY = 0.5, 8
+#: A best response that gains less than this share of the value is the last one.
+LEAST_OF_ALTERNATION = 0.1
+#: By what decreases fall where the Hessian is settled, and to what its equation is solved there.
+SETTLED = 0.1
 #: The same on the way to a smaller entropy weight.
 LAST_ON_PATH = 1e-3
 #: Where the entropy weight is a smaller share of the value, single precision leads nowhere.
@@ -142,8 +154,17 @@ class Reduced:
         regularised = self.moments + weight * np.eye(len(self.moments), dtype=self.moments.dtype)
         return np.asarray(np.linalg.solve(regularised, self.root.T @ self.mixed).T)
 
-    def point(self, B: Array, epsilon: float) -> Point:
-        return Point(self, B, epsilon)
+    def point(self, B: Array, epsilon: float, promised: float = math.inf) -> Point:
+        return Point(self, B, epsilon, promised)
+
+    def spectrum(self, squared: Array, mass: Array) -> ResidualSpectrum:
+        """That of a map from its eigenvalues, with the directions that no sample has."""
+        none = np.zeros(len(self.complement))
+        return ResidualSpectrum(
+            np.append(squared, self.complement),
+            np.append(mass, none),
+            np.append(np.ones(len(squared)), self.counts),
+        )
 
 
 class Point:
@@ -155,8 +176,10 @@ class Point:
     :math:`CC^\top`, where G is diagonal; `basis` brings a step back.
     """
 
-    def __init__(self, problem: Reduced, B: Array, epsilon: float) -> None:
+    def __init__(self, problem: Reduced, B: Array, epsilon: float, promised: float) -> None:
         self.problem, self.B, self.epsilon = problem, B, epsilon
+        #: What the Newton step that led here promised to gain, as a share of the value.
+        self.promised = promised
         squared, self.basis = _eigh(np.diag(problem.inverse_weights) + B @ B.T)
         if not np.isfinite(squared).all():
             raise np.linalg.LinAlgError("the squares of the map are no numbers")
@@ -164,10 +187,9 @@ class Point:
         self._residual = (problem.mixed - problem.root @ B.T) @ self.basis
         self._rest = problem.rest @ self.basis
         mass = (self._residual**2).sum(axis=0) + (self._rest**2).sum(axis=0)
-        self._values = np.append(squared, problem.complement)
-        self._mass = np.append(mass, np.zeros(len(problem.complement)))
-        self._count = np.append(np.ones(len(squared)), problem.counts)
-        spectrum = ResidualSpectrum(self._values, self._mass, self._count)
+        spectrum = problem.spectrum(squared, mass)
+        self._values, self._mass = spectrum.squared_singular_values, spectrum.mass
+        self._count = spectrum.multiplicity
         solution = minimize_quadratic_dual(spectrum, problem.radius, epsilon)
         self.value, self.multiplier = solution.value, solution.multiplier
         top = spectrum.top
@@ -249,10 +271,11 @@ class Point:
         left, left_basis = _eigh(root * self.sigma * root.T)
         left_basis /= root
         right, right_basis = eigh(_symmetric(first), _symmetric(second), check_finite=False)
-        if right[0] < 0.0:  # away from the solution, where the rest of the Hessian makes up for it
-            right = np.maximum(right, 1e-2 * right[-1])
-        diagonal = np.abs(2 * lam * (np.maximum(left, 0.0)[:, None] + right[None, :]))
-        diagonal = np.maximum(diagonal, 1e-12 * diagonal.max())
+        left = np.maximum(left, 0.0)[:, None]
+        if left[0, 0] + right[0] < 0.0:  # away from the solution, where the rest makes up for it
+            right = np.maximum(right, 1e-3 * right[-1])
+        diagonal = left + right
+        diagonal = 2 * lam * np.maximum(diagonal, 1e-12 * diagonal.max())
 
         def kronecker(R: Array) -> Array:
             return np.asarray(
@@ -281,16 +304,29 @@ def _symmetric(matrix: Array) -> Array:
     return 0.5 * (matrix + matrix.T)
 
 
-def _newton_step(point: Point, precondition: Callable[[Array], Array]) -> Array:
-    """Preconditioned conjugate gradients on the Newton equation, to what the decrease deserves."""
+def _newton_step(
+    point: Point,
+    precondition: Callable[[Array], Array],
+    gradient: Array,
+    accuracy: float | None = None,
+    most: int = 200,
+) -> Array:
+    """Preconditioned conjugate gradients on the Newton equation, `most` of them.
+
+    To a share of the gradient, by default what the decrease deserves. The gradient may be that of
+    another map near by, in the eigenvectors of this point.
+    """
     step = np.zeros_like(point.B)
-    left = -point.gradient
+    left = -gradient
     direction = adjusted = precondition(left)
     size = first = float(np.vdot(left, adjusted))
-    accuracy = min(0.3, math.sqrt(max(first, 0.0) / point.value))
-    if point.epsilon == 0.0 and accuracy <= 0.1:  # what the preconditioner leaves out is as small
-        return np.asarray(direction)
-    for _ in range(min(200, 2 * step.size + 2)):
+    if accuracy is None:
+        accuracy = min(0.3, math.sqrt(max(first, 0.0) / point.value))
+        if (
+            point.epsilon == 0.0 and accuracy <= 0.1
+        ):  # what the preconditioner leaves out is as small
+            return np.asarray(direction)
+    for _ in range(min(most, 2 * step.size + 2)):
         if size <= 0.0:
             break
         image = point.hessian(direction)
@@ -305,31 +341,48 @@ def _newton_step(point: Point, precondition: Callable[[Array], Array]) -> Array:
         if size <= accuracy**2 * first:
             break
         direction = adjusted + (size / before) * direction
-    if float(np.vdot(point.gradient, step)) < 0.0:
+    if float(np.vdot(gradient, step)) < 0.0:
         return step
-    return np.asarray(precondition(-point.gradient))
+    return np.asarray(precondition(-gradient))
 
 
-def minimize(problem: Reduced, B: Array, epsilon: float, *, last: float = 0.0) -> Point:
+def minimize(
+    problem: Reduced,
+    start: Array | Point,
+    epsilon: float,
+    *,
+    last: float = 0.0,
+    hurried: bool = False,
+) -> Point:
     """Newton's method with a line search at one entropy weight.
 
     Where values differ by rounding only, a step is judged by the size of the next one: the law of
     a map without residual depends on digits of the map that its risk does not show. With `last` it
-    ends after a step that promises to decrease the value by less than that share of it.
+    ends after a step that promises to decrease the value by less than that share of it; `hurried`,
+    before one that promises hardly less than the one before.
     """
-    point = problem.point(B, epsilon)
-    before = math.inf
+    point = start if isinstance(start, Point) else problem.point(start, epsilon)
+    most = IN_A_HURRY if hurried else 200
+    seen = ROUNDING if point.B.dtype == np.float64 else ROUNDING_SINGLE
+    before, promised = math.inf, math.inf
     for _ in range(100):
         if not point.smooth:
             break
-        own = _newton_step(point, point.preconditioner())
+        precondition = point.preconditioner()
+        own = _newton_step(point, precondition, point.gradient, most=most)
         decrease = -float(np.vdot(point.gradient, own))
+        if epsilon == 0.0 and seen * point.value < STALLED * promised < decrease:
+            own = _newton_step(point, precondition, point.gradient, SETTLED, most)
+            decrease = -float(np.vdot(point.gradient, own))
+        if hurried and decrease > max(STALLED * promised, last * point.value):
+            break
+        promised = decrease
         step = point.basis @ own
-        if decrease <= ROUNDING * point.value:
+        if decrease <= seen * point.value:
             if decrease >= 0.5 * before or decrease <= 0:
                 break
             before = decrease
-            point = problem.point(point.B + step, epsilon)
+            point = problem.point(point.B + step, epsilon, decrease / point.value)
             if last > 0.0:
                 break
             continue
@@ -342,11 +395,39 @@ def minimize(problem: Reduced, B: Array, epsilon: float, *, last: float = 0.0) -
     return point
 
 
+def refine(problem: Reduced, rough: Point) -> Point:
+    """The minimum to all digits that a certificate needs, from a point of single precision near it.
+
+    Newton's equation of the rough point, whose Hessian is settled there, for the gradient in double
+    precision: an eigenproblem per step. It ends where the next step would promise next to nothing,
+    or where the Hessian turns out not to be settled.
+    """
+    point = problem.point(rough.B.astype(np.float64), rough.epsilon)
+    if not rough.smooth:
+        return point
+    precondition, before = rough.preconditioner(), math.inf
+    while point.smooth:
+        gradient = rough.basis.T @ (point.basis @ point.gradient).astype(rough.B.dtype)
+        own = _newton_step(rough, precondition, gradient, SETTLED)
+        decrease = -float(np.vdot(gradient, own))
+        if not ROUNDING * point.value < decrease < SETTLED * before:
+            break
+        moved = problem.point(point.B + rough.basis @ own, point.epsilon)
+        if moved.value > point.value - 0.1 * decrease:
+            break
+        point = moved
+        ratio = decrease / before if before < math.inf else SETTLED
+        if ratio * decrease <= LAST_REFINED * point.value:
+            break
+        before = decrease
+    return point
+
+
 def _decreased(point: Point, step: Array, decrease: float) -> Point | None:
     """The first point of a halving line search whose value is low enough."""
     length = 1.0
     while length > 1e-8:
-        trial = point.problem.point(point.B + length * step, point.epsilon)
+        trial = point.problem.point(point.B + length * step, point.epsilon, decrease / point.value)
         if trial.value <= point.value - 0.1 * length * decrease:
             return trial
         length /= 2
@@ -359,20 +440,33 @@ def _better_than_zero(problem: Reduced, B: Array, epsilon: float) -> Array:
     Under y|x the risk has a kink at zero, :math:`R(tD) = R(0) - 2t(\langle S, D\rangle
     - \rho\sqrt{\operatorname{tr} D^\top\Sigma D}) + O(t^2)` with :math:`S = \mathbb E xy^\top`
     and :math:`\Sigma = \mathbb E xx^\top`, steepest along :math:`D = \Sigma^{-1}S`. Newton's method
-    gets caught there, unless it starts lower.
+    gets caught there, unless it starts lower. All maps of a ray have one eigenproblem: with
+    :math:`DD^\top = U s U^\top` that of tD is :math:`t^2s`, its residuals are
+    :math:`U^\top(x_i - tDy_i)`.
     """
     zero = float((problem.mixed**2).sum()) + float((problem.rest**2).sum())
-    if problem.point(B, epsilon).value < zero:
+    point = problem.point(B, epsilon)
+    if point.value < zero:
         return B
-    x = np.vstack([problem.mixed, problem.rest])
-    y = np.vstack([problem.root, np.zeros((len(problem.rest), len(problem.moments)))])
-    ray = np.linalg.lstsq(x, y, rcond=None)[0]
-    length = float(np.linalg.norm(B)) / (float(np.linalg.norm(ray)) or 1.0)
-    maps: list[Array] = [
-        B,
-        *(np.asarray(length * 4.0**-k * ray, dtype=np.float64) for k in range(-2, 20)),
-    ]
-    return min(maps, key=lambda trial: problem.point(trial, epsilon).value)
+    data = np.vstack([problem.mixed, problem.rest])
+    measured = np.vstack(
+        [problem.root, np.zeros_like(problem.root, shape=(len(problem.rest), len(problem.root)))]
+    )
+    ray = Subspace(data).regress(measured).T
+    squared, basis = _eigh(ray @ ray.T)
+    signals, images = data @ basis, measured @ (ray.T @ basis)
+    own, mixed, moved = (
+        (a * b).sum(axis=0) for a, b in ((signals, signals), (signals, images), (images, images))
+    )
+
+    def risk(length: float) -> float:
+        mass = np.maximum(own - 2 * length * mixed + length**2 * moved, 0.0)
+        spectrum = problem.spectrum(length**2 * np.maximum(squared, 0.0), mass)
+        return minimize_quadratic_dual(spectrum, problem.radius, epsilon).value
+
+    unit = float(np.linalg.norm(B)) / (float(np.linalg.norm(ray)) or 1.0)
+    best = min((unit * 4.0**-k for k in range(-2, 20)), key=risk)
+    return B if point.value <= risk(best) else np.asarray(best * ray, dtype=B.dtype)
 
 
 def start(problem: Reduced, epsilon: float, weight: float) -> Array:
@@ -381,17 +475,60 @@ def start(problem: Reduced, epsilon: float, weight: float) -> Array:
     return B if problem.inverse_weights.any() else _better_than_zero(problem, B, epsilon)
 
 
+def alternate(problem: Reduced, B: Array, epsilon: float) -> Point:
+    r"""Best responses to the curvature of the worst case, as long as they pay.
+
+    Stationarity is :math:`KB + B\,\mathbb E yy^\top = \mathbb E xy^\top` with
+    :math:`K = \Sigma G + \tfrac\varepsilon2`, ridge regression with a matrix for a number. With the
+    K of the last map it is a Sylvester equation, which costs two eigenproblems and is solved from
+    far away; it need not converge.
+    """
+    point = problem.point(B, epsilon)
+    powers, basis = _eigh(problem.moments)
+    cross = (problem.root.T @ problem.mixed).T @ basis
+    while point.smooth:
+        root = np.sqrt(point.gains)
+        curvature, own = _eigh(root * point.sigma * root.T)
+        image = own.T @ (root * (point.basis.T @ cross))
+        image /= np.maximum(curvature, 0.0)[:, None] + 0.5 * epsilon + powers
+        moved = problem.point(point.basis @ ((own @ image) / root) @ basis.T, epsilon)
+        decrease = point.value - moved.value
+        if decrease > 0.0:
+            point = moved
+        if decrease <= LEAST_OF_ALTERNATION * point.value:
+            break
+    return point
+
+
 def first_attempts(problem: Reduced, epsilon: float) -> Iterator[Point]:
-    """Straight to the minimum, to more and more digits: right where no kink of the risk is near."""
+    """Straight to the minimum, to more and more digits: right where no kink of the risk is near.
+
+    Or down the path of entropy weights, where Newton's method turns out to start too far away.
+    """
+    budget = problem.radius**2
     rough = problem.single() if problem.is_large else problem
-    B = start(rough, epsilon, problem.radius**2 / len(problem.moments))
+    point = alternate(rough, start(rough, epsilon, budget / len(problem.moments)), epsilon)
+    point = minimize(rough, point, epsilon, last=LAST_SINGLE, hurried=True)
+    if point.smooth and point.promised > LAST_SINGLE:
+        point = _down_to(rough, max(epsilon, NEXT_TO_NONE * budget))
+        point = minimize(rough, point.B, epsilon, last=LAST_SINGLE)
     if problem.is_large:
-        B = minimize(rough, B, epsilon, last=LAST_SINGLE).B.astype(np.float64)
-    # of small maps all digits, which cost little
-    for last in (LAST_DOUBLE, LAST_DOUBLE**2) if problem.is_large else (LAST_DOUBLE**2,):
-        point = minimize(problem, B, epsilon, last=last)
-        B = point.B
+        point = refine(problem, point)
         yield point
+    yield minimize(problem, point, epsilon, last=LAST_DOUBLE)  # all digits
+
+
+def _down_to(problem: Reduced, target: float) -> Point:
+    """Roughly the minimiser at an entropy weight, from that of a large one."""
+    budget = problem.radius**2
+    weight = max(target, budget)
+    point = alternate(problem, start(problem, weight, budget), weight)
+    while True:
+        point = minimize(problem, point, weight, last=LAST_ON_PATH)
+        if weight <= target:
+            return point
+        weight = max(weight / FAST, target)
+        point = problem.point(point.B, weight)
 
 
 def entropy_path(problem: Reduced, epsilon: float, tolerance: float = 0.0) -> Iterator[Point]:
