@@ -1,8 +1,9 @@
 """Benchmarks of the linear estimator: saddle gaps by verify() and times, up to 784 pixels.
 
 Differentiation of truncated sine series (n = 64 and n = 12), data of rank 200 on 784 points, noisy
-data in 1,000 dimensions; with digits under a data root the slowest case that is known, a thousand
-of them blurred without noise, to a tolerance, and a whole audit on them.
+data in 1,000 dimensions, random walks in half as many; with digits under a data root the slowest
+case that is known, a thousand of them blurred without noise, to a tolerance, and a whole audit on
+them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ class Config(Settings):
     samples: int = setting(500, "its signals", low=1)
     large: int = setting(784, "grid points of the large problem", low=1)
     rank: int = setting(200, "rank of its data", low=1)
-    noisy: int = setting(1000, "dimension of the noisy problem, twice as many samples", low=1)
+    noisy: int = setting(
+        1000,
+        "dimension of the noisy problem (twice that of the walks), twice as many samples",
+        low=2,
+    )
     data: str = setting("", "data root of the digits; without it no digits", folder=True)
     digits: int = setting(1000, "digits", low=1)
     seed: int = setting(0, "seed")
@@ -84,6 +89,14 @@ def noisy(config: Config) -> tuple[Array, Array]:
     return x, x * 10.0 ** -np.linspace(0, 1, n) + 0.2 * rng.standard_normal(x.shape)
 
 
+def walks(config: Config) -> tuple[Array, Array]:
+    """Random walks and their noisy integrals: variances over six orders, as of images."""
+    rng = np.random.default_rng(config.seed)
+    n = config.noisy // 2
+    x = np.cumsum(rng.standard_normal((2 * n, n)), axis=1) / n**0.5
+    return x, np.cumsum(x, axis=1) / n + 0.02 * rng.standard_normal(x.shape)
+
+
 def blurred_digits(config: Config) -> tuple[Array, Array]:
     """Digits as rows and what a blur of 0.7 pixels makes of them."""
     from dro_torch.data import mnist
@@ -126,7 +139,13 @@ def run(config: Config, out: Path) -> list[Check]:
     rows = [fitted(*job) for job in progress(jobs, "fits")]
     n = config.noisy
     signals, measured = noisy(config)
-    rows.append(fitted(f"noisy, n = {n}", signals, "y|x", 0.1 * n**0.5, 0.0, measured))
+    for epsilon in (0.0, 1.0):
+        radius = 0.1 * n**0.5
+        rows.append(fitted(f"noisy, n = {n}", signals, "y|x", radius, epsilon, measured))
+    signals, measured = walks(config)
+    for structure, radius in (("y|x", 0.02), ("joint", 0.06)):
+        radius *= signals.shape[1] ** 0.5
+        rows.append(fitted(f"walks, n = {n // 2}", signals, structure, radius, 0.0, measured))
     checks = []
     if config.data:
         digits = blurred_digits(config)
