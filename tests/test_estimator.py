@@ -175,7 +175,7 @@ def test_a_search_may_end_at_a_larger_gap(recwarn, monkeypatch):
     assert len(judged) - whole < whole
     assert judged[-1].gap <= 0.3
     assert rough.gap <= 0.3
-    assert best.risk * (1 - 1e-9) <= rough.risk <= best.risk / 0.7
+    assert best.lower * (1 - 1e-9) <= rough.risk <= best.risk / 0.7
     assert rough.verify().holds(0.3)
     assert not recwarn.list
 

@@ -271,11 +271,10 @@ class Point:
         left, left_basis = _eigh(root * self.sigma * root.T)
         left_basis /= root
         right, right_basis = eigh(_symmetric(first), _symmetric(second), check_finite=False)
-        left = np.maximum(left, 0.0)[:, None]
-        if left[0, 0] + right[0] < 0.0:  # away from the solution, where the rest makes up for it
-            right = np.maximum(right, 1e-3 * right[-1])
-        diagonal = left + right
-        diagonal = 2 * lam * np.maximum(diagonal, 1e-12 * diagonal.max())
+        # an eigenvalue on the right may be negative where those on the left or, away from the
+        # solution, the rest of the Hessian make up for it
+        diagonal = 2 * lam * (np.maximum(left, 0.0)[:, None] + np.abs(right))
+        diagonal = np.maximum(diagonal, 1e-12 * diagonal.max())
 
         def kronecker(R: Array) -> Array:
             return np.asarray(
