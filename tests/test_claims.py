@@ -75,6 +75,21 @@ def entry(**more):
     return {"paper": "DRO", "where": "§1", "claim": "it is better", **more}
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"trainings": [[]]}, "1 seed"),
+        ({"trainings": [[], []]}, "2 seeds"),
+        ({"trainings": [[]], "size": {"seeds": 3}}, "3 seeds"),
+        ({"trainings": [[]], "size": {"images": 10}}, "1 seed"),
+        ({}, None),
+    ],
+)
+def test_seeds_are_counted_also_where_all_are_judged_at_once(found, said):
+    scale = claims.scale({"config": {"preset": "desk"}, **found})
+    assert scale == ", ".join(["`desk`", *([said] if said else []), "CPU"])
+
+
 def test_lines_say_what_the_files_say(results):
     page = page_of(
         results,

@@ -170,8 +170,10 @@ def scale(found: Mapping[str, Any]) -> str:
     if preset is None:
         return "exact"
     words = [f"`{preset}`"]
-    if found.get("trainings"):  # not in files of before they were kept
-        words.append(f"{len(found['trainings'])} seeds")
+    # where one map of several seeds is judged as a whole, its sizes say how many
+    seeds = found.get("size", {}).get("seeds") or len(found.get("trainings", ()))
+    if seeds:  # not in files of before they were kept
+        words.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
     return ", ".join([*words, str(found.get("device", "CPU"))])
 
 

@@ -75,7 +75,7 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
 
 
 def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> dict[str, float]:
-    """EffNet-Lite0 KID of the first training of every arm of one level, and of the measurement.
+    """EffNet-Lite0 KID of the first training of every arm of one level, of floors and measurement.
 
     Restored images against clean ones of other scenes.
     """
@@ -86,6 +86,7 @@ def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> d
         x.to(config.device), index.to(config.device), 0, seed=TEST_SEED + 1, step=0
     )
     restored = {"measurement": physics.Upsampling(upsampling(config.task))(y[:half])}
+    restored |= {name: restore(y[:half]) for name, restore in floors(config, pools).items()}
     for run in arms:
         if run.arm.part in ONE_LEVEL and run.run.seed == config.seed:
             restored[run.arm.name] = run.restoration.to(config.device).restore(y[:half])
