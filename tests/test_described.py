@@ -110,6 +110,15 @@ def test_a_certificate_says_whether_it_holds():
     assert dataclasses.replace(certificate, primal_risk=0.0).to_dict()["holds"] is False
 
 
+def keeps_the_rules(ax):
+    """The picture can be read on a page (without the experiments there is nothing to check by)."""
+    try:
+        from validation.figures import faults
+    except ModuleNotFoundError:
+        return
+    assert faults(ax.figure) == []
+
+
 @pytest.mark.parametrize("name", [*drawn()])
 def test_a_picture_has_names_on_its_axes(name, monkeypatch):
     pytest.importorskip("matplotlib", reason="pictures are optional").use("Agg")
@@ -127,7 +136,9 @@ def test_a_picture_has_names_on_its_axes(name, monkeypatch):
     assert ax.get_ylabel()
     assert ax.has_data()
     figure.canvas.draw()
-    assert found.plot() is not ax
+    own = found.plot()
+    assert own is not ax
+    keeps_the_rules(own)
     pyplot.close("all")
     with pytest.raises(TypeError, match="ax: int; allowed: Axes"):
         found.plot(3)

@@ -1,7 +1,7 @@
 """How the examples in ``docs/examples`` become a gallery: their look, their alt texts, one thread.
 
 The alt text of a figure is its label, ``plt.subplots(num="what is seen")``. An example without a
-figure, or a figure without that, fails the build.
+figure, or a figure without that or against the rules of the style sheet, fails the build.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ def labelled_scraper(block: Any, names: dict[str, Any], settings: dict[str, Any]
     from sphinx.errors import ExtensionError
     from sphinx_gallery.scrapers import matplotlib_scraper
 
-    labels = [str(plt.figure(number).get_label()) for number in plt.get_fignums()]
+    from validation.figures import faults
+
+    drawn = [plt.figure(number) for number in plt.get_fignums()]
+    labels = [str(figure.get_label()) for figure in drawn]
+    broken = [fault for figure in drawn for fault in faults(figure)]
+    if broken:
+        raise ExtensionError(f"{names['src_file']}: {'; '.join(broken)}")
     text: str = matplotlib_scraper(block, names, settings)
     for label in labels:
         if len(label) < SHORTEST:

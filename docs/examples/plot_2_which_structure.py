@@ -87,7 +87,7 @@ figure, (left, right) = plt.subplots(
     1,
     2,
     num="Left, certified risk against the radius on a logarithmic scale: y|x and joint rise "
-    "together, x|y stays far below, x with y following is nearly flat. Right, one measurement"
+    "together, x|y stays far below, x with y following lowest of all. Right, one measurement"
     " and its worst case, which differs by a small ripple of high frequency.",
 )
 for name, structure in structures.items():
