@@ -27,9 +27,10 @@ ROUNDING, ROUNDING_SINGLE = 1e-11, 1e-6
 LAST_SINGLE, LAST_DOUBLE = 1e-5, 1e-12
 #: The same of steps whose decreases fall geometrically, for the step after.
 LAST_REFINED = 1e-12
-#: Steps of a hurried search that promise more than this share of the one before end it, and have
-#: at most so many conjugate gradients.
-STALLED, IN_A_HURRY = 0.5, 8
+#: Steps that promise more than this share of the one before get nowhere.
+STALLED = 0.5
+#: Conjugate gradients of a step straight to the minimum, and from near by.
+FEW, SOME = 8, 50
 #: A best response that gains less than this share of the value is the last one.
 LEAST_OF_ALTERNATION = 0.1
 #: By what decreases fall where the Hessian is settled, and to what its equation is solved there.
@@ -351,17 +352,18 @@ def minimize(
     epsilon: float,
     *,
     last: float = 0.0,
-    hurried: bool = False,
+    patience: int | None = None,
 ) -> Point:
     """Newton's method with a line search at one entropy weight.
 
     Where values differ by rounding only, a step is judged by the size of the next one: the law of
     a map without residual depends on digits of the map that its risk does not show. With `last` it
-    ends after a step that promises to decrease the value by less than that share of it; `hurried`,
-    before one that promises hardly less than the one before.
+    ends after a step that promises to decrease the value by less than that share of it; with
+    `patience`, before one that promises hardly less than the one before, and a step has so many
+    conjugate gradients at most.
     """
     point = start if isinstance(start, Point) else problem.point(start, epsilon)
-    most = IN_A_HURRY if hurried else 200
+    most = patience or 200
     seen = ROUNDING if point.B.dtype == np.float64 else ROUNDING_SINGLE
     before, promised = math.inf, math.inf
     for _ in range(100):
@@ -373,7 +375,7 @@ def minimize(
         if epsilon == 0.0 and seen * point.value < STALLED * promised < decrease:
             own = _newton_step(point, precondition, point.gradient, SETTLED, most)
             decrease = -float(np.vdot(point.gradient, own))
-        if hurried and decrease > max(STALLED * promised, last * point.value):
+        if patience and decrease > max(STALLED * promised, last * point.value):
             break
         promised = decrease
         step = point.basis @ own
@@ -484,6 +486,7 @@ def alternate(problem: Reduced, B: Array, epsilon: float) -> Point:
     """
     point = problem.point(B, epsilon)
     powers, basis = _eigh(problem.moments)
+    powers = np.maximum(powers, np.finfo(powers.dtype).eps * powers[-1])
     cross = (problem.root.T @ problem.mixed).T @ basis
     while point.smooth:
         root = np.sqrt(point.gains)
@@ -507,14 +510,14 @@ def first_attempts(problem: Reduced, epsilon: float) -> Iterator[Point]:
     budget = problem.radius**2
     rough = problem.single() if problem.is_large else problem
     point = alternate(rough, start(rough, epsilon, budget / len(problem.moments)), epsilon)
-    point = minimize(rough, point, epsilon, last=LAST_SINGLE, hurried=True)
+    point = minimize(rough, point, epsilon, last=LAST_SINGLE, patience=FEW)
     if point.smooth and point.promised > LAST_SINGLE:
         point = _down_to(rough, max(epsilon, NEXT_TO_NONE * budget))
-        point = minimize(rough, point.B, epsilon, last=LAST_SINGLE)
+        point = minimize(rough, point.B, epsilon, last=LAST_SINGLE, patience=SOME)
     if problem.is_large:
         point = refine(problem, point)
         yield point
-    yield minimize(problem, point, epsilon, last=LAST_DOUBLE)  # all digits
+    yield minimize(problem, point, epsilon, last=LAST_DOUBLE, patience=SOME)  # all digits
 
 
 def _down_to(problem: Reduced, target: float) -> Point:
@@ -523,7 +526,7 @@ def _down_to(problem: Reduced, target: float) -> Point:
     weight = max(target, budget)
     point = alternate(problem, start(problem, weight, budget), weight)
     while True:
-        point = minimize(problem, point, weight, last=LAST_ON_PATH)
+        point = minimize(problem, point, weight, last=LAST_ON_PATH, patience=SOME)
         if weight <= target:
             return point
         weight = max(weight / FAST, target)
