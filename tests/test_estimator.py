@@ -20,7 +20,7 @@ from dro_core import (
     fit_linear,
     worst_case_risk,
 )
-from dro_core.estimator import newton, search
+from dro_core.estimator import newton, path, search
 from dro_core.operators import Integration
 from dro_core.structure import as_structure
 
@@ -397,19 +397,19 @@ def reduced_problem(size, radius, structure="y|x"):
 def test_the_best_response_of_the_minimiser_is_the_minimiser(structure, epsilon):
     """KB + B E yy' = E xy' with the K of B is stationarity; from elsewhere no response raises R."""
     problem = reduced_problem(20, 0.05, structure)
-    least = list(newton.first_attempts(problem, epsilon))[-1]
+    least = list(path.first_attempts(problem, epsilon))[-1]
     assert np.abs(least.gradient).max() < 1e-8
-    same = newton.alternate(problem, least.B, epsilon)
+    same = path.alternate(problem, least.B, epsilon)
     np.testing.assert_allclose(same.B, least.B, rtol=0, atol=1e-7 * np.abs(least.B).max())
     for weight in (1e-4, 1e-2, 1.0):
         ridge = problem.point(problem.ridge(weight), epsilon)
-        assert least.value < newton.alternate(problem, ridge.B, epsilon).value < ridge.value
+        assert least.value < path.alternate(problem, ridge.B, epsilon).value < ridge.value
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-4])
 def test_a_hessian_of_single_precision_gives_the_digits_of_double(epsilon):
     problem = reduced_problem(40, 0.05)
-    least = list(newton.first_attempts(problem, epsilon))[-1]
+    least = list(path.first_attempts(problem, epsilon))[-1]
     single = problem.single()
     rough = newton.minimize(single, single.ridge(1e-3), epsilon, last=1e-3)
     fine = newton.refine(problem, rough)
@@ -423,7 +423,7 @@ def test_the_best_map_of_the_steepest_ray(epsilon):
     """At a large radius the start is a multiple of S'xx^-1: as good as the best of a fine grid."""
     problem = reduced_problem(12, 0.5)
     poor = 10 * problem.ridge(1e-6)
-    B = newton._better_than_zero(problem, poor, epsilon)
+    B = path._better_than_zero(problem, poor, epsilon)
     ray, *_ = np.linalg.lstsq(
         np.vstack([problem.mixed, problem.rest]),
         np.vstack([problem.root, np.zeros((len(problem.rest), len(problem.root)))]),

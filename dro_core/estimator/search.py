@@ -14,14 +14,8 @@ from dro_core.entropic import EntropicWorstCase, entropic_worst_case
 from dro_core.estimator.fit import LinearFit
 from dro_core.estimator.judge import Judge
 from dro_core.estimator.law import Law, law_of_gaussians
-from dro_core.estimator.newton import (
-    LEAST_ENTROPY,
-    Reduced,
-    Subspace,
-    entropy_path,
-    first_attempts,
-    minimize,
-)
+from dro_core.estimator.newton import Reduced, Subspace, minimize
+from dro_core.estimator.path import LEAST_ENTROPY, entropy_path, first_attempts
 from dro_core.estimator.reduction import Modes, modes
 from dro_core.linear_map import DenseMap
 from dro_core.optional import installed, needed
