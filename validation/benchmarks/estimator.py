@@ -162,7 +162,11 @@ def run(config: Config, out: Path) -> list[Check]:
         (name, f"{epsilon:g}", f"{entry['gap']:.1e}", f"{entry['seconds']:.2f}")
         for (name, epsilon), entry in largest.items()
     ]
-    print(table([("problem", "epsilon", "largest saddle gap", "longest fit, processor seconds"), *lines]))
+    print(
+        table(
+            [("problem", "epsilon", "largest saddle gap", "longest fit, processor seconds"), *lines]
+        )
+    )
     for (name, epsilon), entry in largest.items():
         limit = 1e-4 if epsilon == 0.0 and name != "n = 12" else 1e-6
         limit = TOLERANCE if name == DIGITS else limit
