@@ -19,6 +19,7 @@ import validation.__main__ as command_line  # noqa: E402
 from dro_torch import metrics, physics  # noqa: E402
 from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
 from validation import evidence, isum, trainings  # noqa: E402
+from validation.isum import scores  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -500,6 +501,22 @@ def test_floors_are_better_than_the_measurement(root, task):
     assert next(iter(error)) == "measurement"
     assert len(error) == {"deblur": 4, "sr": 3}.get(task, 2)
     assert min(list(error.values())[1:]) < 0.9 * error["measurement"]
+
+
+def test_floors_have_their_distances_too(root, monkeypatch):
+    """To the distribution of clean images; floors are made once."""
+
+    def features(_):
+        return lambda images: images.flatten(1).double()
+
+    monkeypatch.setattr(metrics, "EfficientNetLite0", features)
+    config = config_of(root, images=100, test=20, kid=10)
+    pools = isum.load_images(config)
+    found = scores.kernel_distances(config, pools, [])
+    assert [*found] == ["measurement", "Wiener", "linear", "TV"]
+    assert len(set(found.values())) == 4
+    assert found["TV"] < found["measurement"]
+    assert isum.floors(config, pools) is isum.floors(config, pools)
 
 
 class Darker(torch.nn.Module):

@@ -106,7 +106,7 @@ def structure_of(name, forward):
     return XShift(forward) if name == "x" else name
 
 
-def same(first, second, rtol=1e-12):
+def assert_same(first, second, rtol=1e-12):
     np.testing.assert_allclose(first, second, rtol=rtol, atol=rtol * np.abs(second).max())
 
 
@@ -139,14 +139,14 @@ def test_blocks_give_the_numbers_of_the_whole(seed, count, cuts, name, noise, ki
     weights = None if "list" in kind else weights
     worst = worst_case_risk(B, *given, radius, structure, weights=weights)
     for attribute in ("risk", "multiplier", "bound", "nominal_risk", "gradient"):
-        same(getattr(worst, attribute), getattr(whole, attribute), 1e-11)
-    same(worst.verify().primal_risk, whole.verify().primal_risk)
-    same(worst.verify().transport_cost, whole.verify().transport_cost)
+        assert_same(getattr(worst, attribute), getattr(whole, attribute), 1e-11)
+    assert_same(worst.verify().primal_risk, whole.verify().primal_risk)
+    assert_same(worst.verify().transport_cost, whole.verify().transport_cost)
     assert worst.verify().holds()
-    same(worst.displacement_y, whole.displacement_y, 1e-9)
+    assert_same(worst.displacement_y, whole.displacement_y, 1e-9)
     atoms = [np.concatenate(parts) for parts in zip(*worst.atoms(), strict=True)]
     for part, expected in zip(atoms, (worst.x, worst.y, whole.weights), strict=True):
-        same(part, expected)
+        assert_same(part, expected)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
@@ -157,10 +157,10 @@ def test_the_size_of_the_blocks_that_are_worked_on_changes_nothing(rows, monkeyp
     monkeypatch.setattr(dro_core.samples, "BLOCK_ROWS", rows)
     worst = entropic_worst_case(B, x, y, 0.4, 0.01, "joint", weights=mu)
     for attribute in ("risk", "multiplier", "kl", "primal_risk", "gradient", "covariance"):
-        same(getattr(worst, attribute), getattr(whole, attribute))
-    same(worst.displacement_x, whole.displacement_x)
+        assert_same(getattr(worst, attribute), getattr(whole, attribute))
+    assert_same(worst.displacement_x, whole.displacement_x)
     blocks = cut((x, y, mu), [30, 31, 60])
-    same(entropic_worst_case(B, blocks, None, 0.4, 0.01, "joint").verify().kl, whole.kl)
+    assert_same(entropic_worst_case(B, blocks, None, 0.4, 0.01, "joint").verify().kl, whole.kl)
 
 
 def test_float32_is_widened_late(monkeypatch, rng):
@@ -172,7 +172,7 @@ def test_float32_is_widened_late(monkeypatch, rng):
     samples = as_blocks(x, y)
     assert not samples.in_memory
     assert len(list(samples.blocks())) == 13
-    same(worst_case_curve(B, x, y, [0.1, 1.0], "joint").risk, exact.risk)
+    assert_same(worst_case_curve(B, x, y, [0.1, 1.0], "joint").risk, exact.risk)
 
 
 def test_residuals_on_a_tiny_top_direction_keep_their_digits(rng):
@@ -193,7 +193,7 @@ def test_a_torch_data_loader_is_a_source_of_blocks():
     pairs = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     loader = torch.utils.data.DataLoader(pairs, batch_size=16, shuffle=True)
     worst = worst_case_risk(B, loader, None, 0.4)
-    same(worst.risk, worst_case_risk(B, x, y, 0.4).risk)
+    assert_same(worst.risk, worst_case_risk(B, x, y, 0.4).risk)
     assert worst.verify().holds()
 
 
@@ -206,9 +206,9 @@ def test_dask_arrays_are_reduced_by_dask():
     ]
     whole = worst_case_risk(B, x, y, 0.4, weights=mu)
     worst = worst_case_risk(B, *given[:2], 0.4, weights=given[2])
-    same(worst.risk, whole.risk)
+    assert_same(worst.risk, whole.risk)
     assert worst.verify().holds()
-    same(np.concatenate([part[1] for part in worst.atoms()]), whole.y)
+    assert_same(np.concatenate([part[1] for part in worst.atoms()]), whole.y)
 
 
 @pytest.mark.parametrize("structure", ["y|x", "joint", "x|y"])
@@ -220,12 +220,12 @@ def test_a_fit_of_blocks_is_that_of_the_whole(structure, noise, epsilon):
     settings = {"radius": 0.3, "epsilon": epsilon, "structure": structure}
     whole = fit_linear(x=x, y=y, weights=mu, **settings)
     blocks = fit_linear(x=cut((x, y, mu), range(0, 400, 37)), **settings)
-    same(blocks.risk, whole.risk, 1e-7 if noise == epsilon == 0.0 else 1e-9)
-    same(blocks.lower, blocks.risk, 1e-6)
+    assert_same(blocks.risk, whole.risk, 1e-7 if noise == epsilon == 0.0 else 1e-9)
+    assert_same(blocks.lower, blocks.risk, 1e-6)
     assert blocks.verify().holds()
     chunked = [Chunked(a, [150, 250]) for a in (x, y, mu)]
     again = fit_linear(x=chunked[0], y=chunked[1], weights=chunked[2], **settings)
-    same(again.matrix, blocks.matrix, 1e-6)
+    assert_same(again.matrix, blocks.matrix, 1e-6)
 
 
 @pytest.mark.parametrize("count", [3, 500])
@@ -242,13 +242,13 @@ def test_radii_in_blocks():
     B, x, y, forward, mu = data(5, 40)
     counts = y**2
     whole = radius_of_poisson_noise(counts, 100.0)
-    same(radius_of_poisson_noise(Anew(lambda: [counts[:9], counts[9:]]), 100.0), whole)
+    assert_same(radius_of_poisson_noise(Anew(lambda: [counts[:9], counts[9:]]), 100.0), whole)
     weighted = [(x[:9], mu[:9]), (x[9:], mu[9:])]
-    same(
+    assert_same(
         radius_of_operator_change(forward, B.T, Anew(lambda: weighted)),
         radius_of_operator_change(forward, B.T, x, weights=mu),
     )
-    same(radius_of_poisson_noise(Chunked(counts, [20, 20]), 100.0), whole)
+    assert_same(radius_of_poisson_noise(Chunked(counts, [20, 20]), 100.0), whole)
 
 
 # --- any amount ---------------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def test_repeated_blocks_are_the_same_law():
     B, x, y, _, _ = data(6, 10)
     once = worst_case_risk(B, x, y, 0.4)
     often = worst_case_risk(B, Anew(lambda: ((x, y) for _ in range(3000))), None, 0.4)
-    same(often.risk, once.risk, 1e-14)
-    same(often.verify().primal_risk, once.risk, 1e-14)
+    assert_same(often.risk, once.risk, 1e-14)
+    assert_same(often.verify().primal_risk, once.risk, 1e-14)
 
 
 def test_memory_is_that_of_a_block(tmp_path):

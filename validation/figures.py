@@ -113,9 +113,9 @@ def plain_ticks(axis: Axis) -> None:
 def show(axis: Axes, pixels: Any, title: str = "", **options: Any) -> None:
     """One image without ticks and grid, grey unless `options` of ``imshow`` say otherwise.
 
-    The title is broken into lines as wide as the image.
+    The title is broken into lines as wide as the image. Files have its own pixels, not the page's.
     """
-    axis.imshow(pixels, **options)
+    axis.imshow(pixels, interpolation="none", **options)
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)

@@ -348,7 +348,7 @@ def minimize(
     point = start if isinstance(start, Point) else problem.point(start, epsilon)
     most = patience or 200
     seen = ROUNDING if point.B.dtype == np.float64 else ROUNDING_SINGLE
-    before, promised = math.inf, math.inf
+    promised = math.inf
     for _ in range(100):
         if not point.smooth:
             break
@@ -358,14 +358,13 @@ def minimize(
         if epsilon == 0.0 and seen * point.value < STALLED * promised < decrease:
             own = _newton_step(point, precondition, point.gradient, SETTLED, most)
             decrease = -float(np.vdot(point.gradient, own))
-        if patience and decrease > max(STALLED * promised, last * point.value):
+        stalled, promised = decrease > STALLED * promised, decrease
+        if stalled and patience and decrease > last * point.value:
             break
-        promised = decrease
         step = point.basis @ own
         if decrease <= seen * point.value:
-            if decrease >= 0.5 * before or decrease <= 0:
+            if stalled or decrease <= 0:
                 break
-            before = decrease
             point = problem.point(point.B + step, epsilon, decrease / point.value)
             if last > 0.0:
                 break

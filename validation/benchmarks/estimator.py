@@ -90,7 +90,7 @@ def noisy(config: Config) -> tuple[Array, Array]:
 
 
 def walks(config: Config) -> tuple[Array, Array]:
-    """Random walks and their noisy integrals: variances over six orders, as of images."""
+    """Random walks and their noisy integrals: variances over five orders, as of images."""
     rng = np.random.default_rng(config.seed)
     n = config.noisy // 2
     x = np.cumsum(rng.standard_normal((2 * n, n)), axis=1) / n**0.5

@@ -6,8 +6,9 @@ The best linear filters and total variation. Their one parameter is chosen on th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ RIDGES = (1.0, 3.0, 10.0, 30.0)
 VARIATION = (0.3, 1.0, 3.0, 10.0)
 
 
-def floors(config: Config, pools: Pools) -> dict[str, Restore]:
+@lru_cache(maxsize=8)  # scores, other noise, distances and pictures ask for the same ones
+def floors(config: Config, pools: Pools) -> Mapping[str, Restore]:
     """The floors of a task at the noise of `config`, by name."""
     clean = pools.unpaired(config, False)[1]
     found: dict[str, Restore] = {"measurement": physics.Upsampling(upsampling(config.task))}
@@ -48,7 +50,7 @@ def floors(config: Config, pools: Pools) -> dict[str, Restore]:
         candidates["TV"] = [variation(config, weight) for weight in VARIATION]
     for name, ways in candidates.items():
         found[name] = _best(config, pools, ways)
-    return found
+    return MappingProxyType(found)
 
 
 def _best(config: Config, pools: Pools, ways: Sequence[Restore]) -> Restore:

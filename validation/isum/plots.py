@@ -56,7 +56,10 @@ def plot(path: Path, noise: float, seed: int, rows: Sequence[Row], arms: Sequenc
 
 
 def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Trained]) -> None:
-    """Four test images: true, measured, restored. Not for Caltech-101, which shows people."""
+    """Four test images: true, measured, restored. Not for Caltech-101, which shows people.
+
+    By the arms of the main comparison where it is among those that are run, else by all.
+    """
     _, x, _ = pools.test[torch.arange(min(4, len(pools.test)))]
     index = pools.test.index[: len(x)]
     measure = noisy_measurement(dataclasses.replace(config, device="cpu"), (config.noise,))
@@ -64,9 +67,9 @@ def plot_examples(path: Path, config: Config, pools: Pools, arms: Sequence[Train
     panels = [("true", x), ("measured", y)]
     known = floors(config, pools)
     panels += [(name, known[name](y)) for name in ("Wiener", "TV", "linear") if name in known][:1]
-    for run in arms:
-        if run.arm.part == "main" and run.run.seed == config.seed:
-            panels.append((run.arm.name, run.restoration.to("cpu").restore(y)))
+    first = [run for run in arms if run.run.seed == config.seed]
+    for run in [run for run in first if run.arm.part == "main"] or first:
+        panels.append((run.arm.name, run.restoration.to("cpu").restore(y)))
     draw_images(
         path,
         {

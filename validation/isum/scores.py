@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dro_core.types import Array
-from dro_torch import metrics, physics
+from dro_torch import metrics
 from validation.isum.arms import LEVELLED, ONE_LEVEL
 from validation.isum.claims import interval
 from validation.isum.data import (
@@ -20,7 +20,6 @@ from validation.isum.data import (
     TEST_SEED,
     Pools,
     noisy_measurement,
-    upsampling,
 )
 from validation.isum.floors import floors
 from validation.isum.generalisation import generalisation_rows
@@ -75,7 +74,7 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
 
 
 def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> dict[str, float]:
-    """EffNet-Lite0 KID of the first training of every arm of one level, of floors and measurement.
+    """EffNet-Lite0 KID of the first training of every arm of one level, and of the floors.
 
     Restored images against clean ones of other scenes.
     """
@@ -85,8 +84,7 @@ def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> d
     y, _ = noisy_measurement(config, (config.noise,)).at(
         x.to(config.device), index.to(config.device), 0, seed=TEST_SEED + 1, step=0
     )
-    restored = {"measurement": physics.Upsampling(upsampling(config.task))(y[:half])}
-    restored |= {name: restore(y[:half]) for name, restore in floors(config, pools).items()}
+    restored = {name: restore(y[:half]) for name, restore in floors(config, pools).items()}
     for run in arms:
         if run.arm.part in ONE_LEVEL and run.run.seed == config.seed:
             restored[run.arm.name] = run.restoration.to(config.device).restore(y[:half])
