@@ -120,7 +120,8 @@ def show(axis: Axes, pixels: Any, title: str = "", **options: Any) -> None:
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     letters = int(72 * PAGE * axis.get_position().width / (0.55 * SMALL))
-    axis.set_title(textwrap.fill(title, max(1, letters)), fontsize=SMALL)
+    lines = textwrap.fill(title, max(1, letters), break_long_words=False)
+    axis.set_title(lines, fontsize=SMALL)
 
 
 def _drawn_texts(figure: Figure) -> list[Text]:
