@@ -18,8 +18,11 @@ from dro_core.types import Array
 #: Samples that are looked at, and how few are no evidence.
 LOOKED_AT, TOO_FEW = 32, 10
 #: The exchanged fit is far better: its mean square is this share of the given one's at most, and it
-#: leaves this share of the variance of what it fits at most, while the given one leaves more.
+#: leaves this share of the variance of what it fits at most.
 SHARE = 0.1
+#: While the given one explains so little: it leaves this share at least. A map made for a large
+#: radius smooths like the blur that it inverts, and left a third where it was mistaken for one.
+LEFT = 0.5
 #: Packages whose lines a user has not written.
 WITHIN = ("dro_core", "dro_torch", "torch")
 
@@ -32,7 +35,7 @@ def warn_if_swapped(x: Array, y: Array, image_of_y: Array, image_of_x: Array) ->
     r"""Warn if B maps x to y much better than y to x.
 
     That is :math:`\|y - Bx\|^2 \le \tfrac1{10}\min(\|x - By\|^2, \operatorname{var} y)` in the mean
-    and :math:`\|x - By\|^2 \ge \tfrac1{10}\operatorname{var} x`, on ten samples or more.
+    and :math:`\|x - By\|^2 \ge \tfrac12\operatorname{var} x`, on ten samples or more.
 
     Parameters
     ----------
@@ -50,7 +53,7 @@ def warn_if_swapped(x: Array, y: Array, image_of_y: Array, image_of_x: Array) ->
         varied_x, varied_y = (
             float(squared_norms(part - part.mean(axis=0)).mean()) for part in (x, y)
         )
-        far = exchanged <= SHARE * min(given, varied_y) and given >= SHARE * varied_x > 0
+        far = exchanged <= SHARE * min(given, varied_y) and given >= LEFT * varied_x > 0
     if far and math.isfinite(given):
         warnings.warn(
             f"x, y: the map takes x to y with mean squared error {exchanged:.3g}, but y to x with "

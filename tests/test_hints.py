@@ -11,6 +11,7 @@ from dro_core import (
     LinearReconstruction,
     audit,
     dual_value,
+    fit_linear,
     operators,
     worst_case_curve,
     worst_case_risk,
@@ -62,9 +63,30 @@ def test_nothing_is_said_without_evidence(blurred, rng):
         warn_if_swapped(y, x, images[1], images[0])
 
 
-@pytest.mark.parametrize(("given", "exchanged", "far"), [(0.5, 0.04, True), (0.5, 0.06, False)])
+def test_a_map_for_a_large_radius_is_not_mistaken_for_a_blur(rng):
+    """It smooths like the blur: B takes x to y ten times better than y to x, and rightly so."""
+    n = 32
+    steps = (np.arange(n)[:, None] - np.arange(n) + n / 2) % n - n / 2
+    prior = np.exp(-0.5 * steps**2)  # smooth signals
+    blur = np.exp(-0.5 * (steps / 1.2) ** 2)
+    blur /= blur.sum(axis=1, keepdims=True)
+    x = rng.multivariate_normal(np.zeros(n), prior, 400)
+    y = x @ blur.T
+    ratios = []
+    for radius in (2.5, 3.0):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            B = fit_linear(x=x, y=y, radius=radius).matrix
+            worst_case_risk(B, x, y, radius)
+        ratios.append(np.sum((y - x @ B.T) ** 2) / np.sum((x - y @ B.T) ** 2))
+    assert min(ratios) < 0.1, ratios
+
+
+@pytest.mark.parametrize(
+    ("given", "exchanged", "far"), [(2.5, 0.2, True), (2.5, 0.3, False), (1.5, 0.1, False)]
+)
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
-def test_far_better_is_ten_times(rng, given, exchanged, far, scale):
+def test_far_better_is_ten_times_and_leaves_half(rng, given, exchanged, far, scale):
     x, y = scale * rng.standard_normal((2, 20, 4))
     first, second = scale * np.sqrt([given / 4, exchanged / 4])  # of every entry
     with warnings.catch_warnings(record=True) as caught:

@@ -241,6 +241,6 @@ def test_the_experiment_runs_small(tmp_path, capsys):
         pytest.skip(f"needs MNIST: {error}")
     small = {"images": 12, "steps": 20, "draws": 40, "ascent": 2, "networks": 4, "smoothed": 1}
     checks = certify_any.run(certify_any.Config(**small), tmp_path)
-    assert len(checks) == 7
+    assert len(checks) == 10
     assert (tmp_path / "certify_any.csv").is_file()
     assert "upper / lower" in capsys.readouterr().out
