@@ -358,6 +358,7 @@ def test_an_inverse_by_iteration_is_linear_to_its_tolerance(rng):
     assert found.linear
     assert found.leading.upper == pytest.approx(expected, rel=1e-3)
     assert any("agree to" in note for note in found.notes)
+    pytest.importorskip("torch")
     with pytest.raises(TypeError, match="not linear"):
         audit(Iterated(B), x, y, radius=0.5, linear=False)
     plain = Iterated(B).A_dagger
