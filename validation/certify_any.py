@@ -288,7 +288,10 @@ def figure(out: Path, rows: Sequence[Row]) -> None:
     """Upper and lower ends against the radius: without draws, and smoothed."""
     panels = (
         ("the network itself, clamped", [("plain", 0.0), ("tethered", 0.0)]),
-        ("averaged over noise", [("tethered and smoothed", s) for s in SIGMAS]),
+        (
+            "averaged over noise: tethered, and not (dashed)",
+            [("tethered and smoothed", s) for s in SIGMAS],
+        ),
     )
     with drawing(out / "certify_any", 2, height=3.2) as (_, axes):
         for axis, (title, kinds) in zip(axes[0], panels, strict=True):
