@@ -16,6 +16,9 @@ from dro_core.spectrum import residuals
 from dro_core.structure import PointStructure, Structure
 from dro_core.types import Array
 
+#: A covariance may be so many times as large as a matrix that is there.
+SQUARE = 4
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianMover:
@@ -75,9 +78,11 @@ class GaussianLaw:
     def _blocks(self) -> tuple[Array, Array, Array]:
         r"""Covariances (xx, xy, yy): ε/2 [W⁻¹ + K (λI - CCᵀ)⁻¹ Kᵀ], K = W^(-1/2)Cᵀ."""
         n, m = self.problem.map.shape
-        if max(n, m) ** 2 > DENSE_ENTRIES:
+        formed = SQUARE * n * m if self.problem.map.is_small else 0  # a matrix is there already
+        if max(n, m) ** 2 > max(DENSE_ENTRIES, formed):
             raise ValueError(
-                f"B: shape {(n, m)}; a dense covariance of that size is not formed (at most 2048)"
+                f"B: shape {(n, m)}; a dense covariance of that size is not formed (at most 2048, "
+                "or the sides of a matrix that is nearly square)"
             )
         identity = np.eye(n)
         noise = self.structure.inverse_weight(n, m)

@@ -196,6 +196,19 @@ def test_the_joint_law_has_a_cross_covariance(rng):
     assert (error**2).sum(axis=2).mean() == pytest.approx(worst.risk, rel=5e-3)
 
 
+def test_a_covariance_is_formed_that_is_as_large_as_the_matrix(rng, monkeypatch):
+    """Maps of 2048² entries are decomposed densely; a matrix that is there may be larger."""
+    monkeypatch.setattr("dro_core.gaussian_law.DENSE_ENTRIES", 9)
+    x, y = rng.standard_normal((9, 4)), rng.standard_normal((9, 5))
+    worst = entropic_worst_case(rng.standard_normal((4, 5)), x, y, 0.5, 0.1)
+    assert worst.covariance_y.shape == (5, 5)
+    flat = entropic_worst_case(rng.standard_normal((1, 5)), x[:, :1], y, 0.5, 0.1)
+    with pytest.raises(
+        ValueError, match=r"^B: shape \(1, 5\); a dense covariance .* nearly square"
+    ):
+        _ = flat.covariance_y
+
+
 @pytest.mark.parametrize("structure", ["y|x", "joint", "x|y"])
 def test_monte_carlo_agrees_where_its_variance_is_finite(structure, rng):
     """λ >= 4 σ_max²: standard error at most 0.5 % of the value."""
