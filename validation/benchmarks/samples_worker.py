@@ -136,7 +136,7 @@ def dask(count: int, width: int, processes: int, seed: int) -> dict[str, Any]:
     from dask.distributed import Client, LocalCluster
 
     with (
-        LocalCluster(processes, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster),
     ):
         rng = da.random.default_rng(seed)
