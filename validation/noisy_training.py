@@ -58,14 +58,18 @@ def fit_with_noise(
     seed: int,
     device: str = "cpu",
     folder: Path | None = None,
+    loss: nn.Module | None = None,
 ) -> nn.Module:
-    """Train on (x, y), or on x alone where that is its own measurement; frozen."""
+    """Train on (x, y), or on x alone where that is its own measurement; frozen.
+
+    By mean squared error, if no other loss is given.
+    """
 
     def noisy(given: Sequence[Tensor], context: training.StepContext) -> tuple[Tensor, Tensor]:
         return given[0], with_noise(given[-1], sigma, context)
 
     training.fit(
-        training.reconstruction_phase(network, MeanSquaredError(), pairs=noisy, rate=3e-3),
+        training.reconstruction_phase(network, loss or MeanSquaredError(), pairs=noisy, rate=3e-3),
         data.Batches(dataset, batch, seed),
         steps,
         seed=seed,

@@ -32,6 +32,7 @@ EXPERIMENTS = {
     "isum exact": "validation.isum.exact",
     "certify": "validation.certify",
     "certify any": "validation.certify_any",
+    "certify layers": "validation.certify_layers",
     "mnist deblurring": "validation.mnist.deblurring",
     "mnist misspecified": "validation.mnist.misspecified",
     "mnist radii": "validation.mnist.radii",
