@@ -308,25 +308,19 @@ def figure(out: Path, rows: Sequence[Row]) -> None:
         axes[0, 0].set_ylabel("risk: guaranteed (solid), attack (dotted)")
 
 
-def _curve(rows: Sequence[Row], name: str, sigma: float, end: str) -> tuple[list[Any], list[Any]]:
-    """Radii and one end of the intervals of a network."""
+def _curve(rows: Sequence[Row], name: str, sigma: float, key: str) -> tuple[list[Any], list[Any]]:
+    """Radii and a column of the rows of a network, in the order of the radii."""
     chosen = [r for r in rows if r["network"] == name and r["sigma"] == sigma]
-    return [r["radius"] for r in chosen], [r[end] for r in chosen]
-
-
-def _ratios(rows: Sequence[Row], name: str, sigma: float) -> list[float]:
-    """upper / lower of a smoothed network, in the order of its radii."""
-    chosen = (r for r in rows if r["network"] == name and r["sigma"] == sigma)
-    return [float(r["upper / lower"]) for r in chosen]
+    return [r["radius"] for r in chosen], [r[key] for r in chosen]
 
 
 def checks_of(config: Config, rows: Sequence[Row], random: Sequence[Row]) -> list[Check]:
     """The goals of the guarantees."""
     checks = []
     for name in ("smoothed", "tethered and smoothed"):
-        ratio = {s: _ratios(rows, name, s) for s in SIGMAS}
+        found = [_curve(rows, name, s, "upper / lower")[1] for s in SIGMAS]
         for place, (where, goal) in enumerate(zip(("σ/2", "σ", "1"), GOALS, strict=True)):
-            worst = max(ratios[place] for ratios in ratio.values())
+            worst = max(float(ratios[place]) for ratios in found)
             checks.append(at_most(f"{name}: upper / lower at ρ = {where}, largest", worst, goal))
     plain, tethered, smooth = (
         [r for r in rows if r["network"] == name] for name in ("plain", "tethered", "smoothed")
