@@ -128,9 +128,11 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers and editors
         ConditionalDistance as ConditionalDistance,
         DistanceCertificate as DistanceCertificate,
         GaussianDistance as GaussianDistance,
+        MatchingPrice as MatchingPrice,
         RelaxedCurve as RelaxedCurve,
         conditional_wasserstein as conditional_wasserstein,
         gaussian_conditional_wasserstein as gaussian_conditional_wasserstein,
+        matching_price as matching_price,
         relaxed_curve as relaxed_curve,
     )
     from dro_core.worst_case import (
@@ -264,9 +266,11 @@ _HOMES = {
         "ConditionalDistance",
         "DistanceCertificate",
         "GaussianDistance",
+        "MatchingPrice",
         "RelaxedCurve",
         "conditional_wasserstein",
         "gaussian_conditional_wasserstein",
+        "matching_price",
         "relaxed_curve",
     ),
     "worst_case": (

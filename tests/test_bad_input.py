@@ -942,6 +942,38 @@ ROWS = {
             ({"weights": [1.0]}, ValueError, r"weights: shape \(1,\), but there are 2"),
         ],
     ),
+    dro_core.matching_price: (
+        {"covariance": 2 * np.eye(2), "estimate_covariance": np.eye(2)},
+        [
+            ({"covariance": replaced(np.eye(2), NAN)}, ValueError, "covariance: .*NaN"),
+            ({"covariance": replaced(np.eye(2), INF)}, ValueError, "covariance: .*infinite"),
+            ({"covariance": np.ones((2, 3))}, ValueError, r"covariance: shape \(2, 3\); needed"),
+            ({"covariance": 1.0}, ValueError, r"covariance: shape \(\); needed: a square"),
+            ({"covariance": []}, ValueError, "covariance: "),
+            ({"covariance": [["1"]]}, TypeError, "covariance: dtype <U1"),
+            (
+                {"covariance": [[2.0, 1.0], [0.0, 2.0]]},
+                ValueError,
+                "^covariance: matrix 0 is not symmetric",
+            ),
+            (
+                {"estimate_covariance": [[1.0, 2.0], [2.0, 1.0]]},
+                ValueError,
+                "estimate_covariance: the smallest eigenvalue of matrix 0 is -1",
+            ),
+            (
+                {"estimate_covariance": [1.0, -1.0]},
+                ValueError,
+                "estimate_covariance: the smallest eigenvalue of matrix 0 is -1",
+            ),
+            ({"estimate_covariance": np.eye(3)}, ValueError, "estimate_covariance: for 3 entries"),
+            (
+                {"estimate_covariance": 3 * np.eye(2)},
+                ValueError,
+                "estimate_covariance: larger than covariance by 1 in some direction",
+            ),
+        ],
+    ),
     reference.conditional_wasserstein_lp: (pairs, LP_PAIRS),
     dro_core.unbalanced_ot: (
         transport,

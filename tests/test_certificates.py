@@ -20,6 +20,7 @@ from dro_core import (
     finite_worst_case,
     fit_linear,
     gaussian_conditional_wasserstein,
+    matching_price,
     unbalanced_ot,
     worst_case_curve,
     worst_case_risk,
@@ -212,10 +213,11 @@ def results(rng):
         conditional_wasserstein(atoms, x, atoms, x + 1.0),
         gaussian_conditional_wasserstein(x[:2], covariances, x[2:4], covariances),
         unbalanced_ot(table, np.ones(6), np.ones(4)),
+        matching_price(2 * covariances[0], covariances[0]),
     ]
 
 
-@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("kind", range(9))
 def test_results_are_read_only(kind, rng):
     """A radius set afterwards, and the certificate still held."""
     result = results(rng)[kind]

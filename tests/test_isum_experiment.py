@@ -19,7 +19,8 @@ import validation.__main__ as command_line  # noqa: E402
 from dro_torch import metrics, physics  # noqa: E402
 from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
 from validation import evidence, isum, trainings  # noqa: E402
-from validation.isum import scores  # noqa: E402
+from validation.isum import claims as isum_claims  # noqa: E402
+from validation.isum import drift, gaussian, scores  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,7 +104,7 @@ def test_claims_and_provenance_are_written_beside_the_figures(done):
     assert made["device"] == "CPU"
     rows = {(row["arm"], row["noise"]): row for row in made["results"]}
     claims = {entry["claim"]: entry for entry in made["claims"]}
-    assert len(claims) == 14
+    assert len(claims) == 18
     gain = claims["ISUM over its OT variant"]
     expected = rows["ISUM", 0.05]["psnr"] - rows["OT variant", 0.05]["psnr"]
     assert gain["value"] == pytest.approx(expected, abs=1e-9)
@@ -129,6 +130,9 @@ class Flat:
         self.values = {(n, level): np.full((3, 4), 20.0) for n in names for level in isum.LEVELS}
         self.half = np.array([0, 0, 1, 1])
         self.drift = {arm.name: [-0.1] for arm in arms}
+        self.after_best = [
+            {"arm": arm.name, "at": at, "mismatch": 0.1} for arm in arms for at in ("best", "last")
+        ]
 
 
 def test_every_claim_of_the_table_is_made_by_its_entry_of_the_queue():
@@ -146,8 +150,8 @@ def test_every_claim_of_the_table_is_made_by_its_entry_of_the_queue():
             arms = [arm for part in parts for arm in isum.COMPARISONS[part]]
             found = isum.claims_of(parts, 0.05, Flat(arms))
             made[f"desk/{entry.file}"] = {claim.claim for claim in found}
-            assert all(isum.verdict(c) == "undecided" for c in found if "drift" not in c.claim)
-    assert len(made) == 10
+            assert all(c.verdict == "undecided" for c in found if "drift" not in c.claim)
+    assert len(made) == 12
     for entry in waited:
         assert entry["check"] in made[entry["result"]], entry
     assert {entry["result"] for entry in waited} == set(made)
@@ -572,5 +576,119 @@ def test_intervals_cover_images_and_seeds():
 )
 def test_verdicts(difference, expected):
     judged = isum.claim("better", np.array(difference))
-    assert isum.verdict(judged) == expected
+    assert judged.verdict == expected
     assert math.isfinite(judged.band)
+
+
+# --- after the best step, early stops ---------------------------------------------------------
+
+
+def test_the_last_map_stands_beside_the_best_one(done):
+    rows = rows_of(done / "drift.csv")
+    names = [arm.name for arm in isum.COMPARISONS["main"]]
+    floors = {"measurement", "Wiener", "TV", "linear"}
+    assert {row["arm"] for row in rows} == {*names, *floors}
+    scored = {row["arm"]: row for row in rows_of(done / "results.csv") if row["noise"] == "0.05"}
+    for row in rows:
+        assert float(row["mismatch"]) >= 0
+        if row["arm"] in floors:
+            assert (row["at"], row["step"]) == ("", "")
+        if row["at"] != "last":  # what is scored
+            assert float(row["psnr"]) == pytest.approx(float(scored[row["arm"]]["psnr"]), abs=1e-3)
+        else:
+            assert row["step"] == "2"
+    claims = json.loads((done / "isum.json").read_text())["claims"]
+    moved = next(c for c in claims if c["claim"].startswith("after its best step ISUM"))
+    ends = {row["at"]: float(row["mismatch"]) for row in rows if row["arm"] == "ISUM"}
+    assert moved["value"] == pytest.approx(ends["last"] - ends["best"], abs=1e-9)
+
+
+def test_a_mismatch_is_zero_for_the_law_and_grows_either_way():
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.standard_normal((2000, 1, 8, 8)))
+    reference = drift.power_of(noise)
+    assert reference == pytest.approx(np.ones((8, 8)), abs=0.2)
+    assert drift.mismatch(reference, reference) == 0
+    for factor in (0.5, 2.0):  # (1 - factor)² of the variance
+        moved = drift.mismatch(drift.power_of(factor * noise), reference)
+        assert moved == pytest.approx((1 - factor) ** 2, rel=1e-9)
+
+
+def test_no_drift_holds_though_its_band_is_zero():
+    """A last validation that is the best one was called undecided."""
+    (own, every) = isum_claims.drifts({"ISUM": [0.0], "OT variant": [-0.5]})
+    assert (own.verdict, every.verdict) == ("holds", "does not hold")
+
+
+def test_an_arm_ends_when_its_patience_does(root, tmp_path, without_figures):
+    """Validations after every one of 20 steps; an arm that got no better in two has ended."""
+    options = ("comparisons=main", "steps=20", "rate=0.05", "patience=2")
+    more = [word for option in options for word in ("--set", option)]
+    assert command(root, tmp_path, *more) == 0
+    rows = {row["arm"]: row for row in rows_of(tmp_path / "training.csv")}
+    ends = {}
+    for row in rows_of(tmp_path / "drift.csv"):
+        ends.setdefault(row["arm"], []).append(row["step"])
+    for name, row in rows.items():
+        best, last = (int(float(step)) for step in ends[name])
+        assert best == int(float(row["best_step"]))
+        assert last - best == 4 or last == 20  # two validations of every second step
+    assert any(int(float(last)) < 20 for _, last in (ends[name] for name in rows))
+
+
+# --- the exact map on Gaussian images ---------------------------------------------------------
+
+
+def test_exact_filters_and_prices(root, tmp_path, monkeypatch):
+    """On disks: the exact map, any cost, is not better than Wiener; prices are at most 3 dB."""
+    options = ("dataset=mnist", "images=50", "test=10", f"data={root}")
+    more = [word for option in options for word in ("--set", option)]
+    assert command_line.main(["isum", "gaussian", *more, "--out", str(tmp_path)]) == 0
+    filters, prices = (rows_of(tmp_path / f"{name}.csv") for name in ("filters", "prices"))
+    assert len(filters) == len(isum.LEVELS) * (2 + 3 * 4)
+    assert {row["task"] for row in prices} == {"deblur", "sr", "hdr", "nonlinear"}
+    for row in prices:
+        best, matched, sampled = (float(row[f"{n}_psnr"]) for n in ("best", "matched", "sampled"))
+        assert best + 1e-9 >= matched >= sampled - 1e-9
+        assert float(row["price"]) == pytest.approx(best - matched, abs=1e-6)
+        assert best - sampled == pytest.approx(10 * math.log10(2), abs=1e-6)
+    made = json.loads((tmp_path / "gaussian.json").read_text())
+    assert len(made["claims"]) == 4
+    assert (tmp_path / "gaussian.svg").stat().st_size > 1000
+
+
+def test_gains_of_the_exact_map_are_those_of_one_axis():
+    rng = np.random.default_rng(1)
+    power, gain = rng.uniform(0.1, 2, (2, 4, 5)), rng.uniform(0.05, 1, (4, 5))
+    model = gaussian.Spectrum(np.zeros((2, 4, 5)), power, gain, 0.3)
+    fit, near = 0.4, 0.7
+    found, source, target = model.unbalanced(fit, near)
+    measured = power * gain**2 + 0.09
+    ratio = (1 / measured + 2 * (fit + near)) / (1 / power + 2 * (fit * gain**2 + near))
+    np.testing.assert_allclose(found, np.sqrt(ratio), rtol=1e-9)
+    assert not source.any()
+    assert not target.any()
+    np.testing.assert_allclose(model.matched(), np.sqrt(power / measured), rtol=1e-9)
+    y = torch.from_numpy(rng.standard_normal((3, 2, 4, 5)))
+    still = model.apply(np.ones_like(power), y, np.zeros_like(power), np.zeros_like(power))
+    torch.testing.assert_close(still, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "caltech101"}, "dataset"),
+        ({"images": 3}, "images"),
+        ({"test": 0}, "test"),
+        ({"blur": -1.0}, "blur"),
+        ({"kid": -1}, "kid"),
+    ],
+)
+def test_bad_settings_of_the_exact_map(options, message):
+    with pytest.raises(ValueError, match=message):
+        gaussian.Config(**options)
+
+
+def test_bad_patience():
+    with pytest.raises(ValueError, match="patience"):
+        isum.Config(patience=-1)

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
@@ -125,8 +126,80 @@ def test_a_run_with_another_goal_is_another_run(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("patience", "direction", "steps"),
+    [(1, "max", 2), (2, "max", 5), (3, "max", 6), (5, "max", 8), (1, "min", 2), (3, "min", 7)],
+)
+def test_patience_ends_a_run(patience, direction, steps):
+    """Scores are 3, NaN, 5, 1, 5, 2, 1, 4: NaN is waited for like any other, a tie too."""
+    result = run(best=("score", direction), patience=patience)
+    whole = run(steps=steps, best=("score", direction))
+    assert result.step == steps
+    assert result.settled == (result.step - result.best_row["step"] >= patience)
+    assert not result.interrupted
+    assert repr(result.validation) == repr(whole.validation)  # NaN is not itself
+    assert result.best_row == whole.best_row
+    assert value(result.best) == value(whole.best)
+
+
+def test_patience_ends_a_run_without_any_number():
+    first, SCORES[0] = SCORES[0], math.nan
+    try:
+        result = run(patience=2)
+        assert (result.step, result.settled, result.best) == (2, True, None)
+    finally:
+        SCORES[0] = first
+
+
+@pytest.mark.parametrize("fatal", [1, 2, 3, 4, 5])
+def test_patience_survives_a_kill(tmp_path, fatal):
+    whole = run(patience=3)
+    seen = []
+
+    def stop(row):
+        if row["step"] == fatal and not seen:
+            seen.append(row)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(tmp_path, patience=3, log=stop)
+    result = run(tmp_path, patience=3)
+    assert (result.step, result.settled) == (whole.step, True)
+    assert repr(result.validation) == repr(whole.validation)
+    assert load_checkpoint(tmp_path)["step"] == whole.step  # written though no step was due
+    again = run(tmp_path, patience=3, resume="must")
+    assert (scores.calls, again.step, again.settled) == (0, whole.step, True)
+    more = run(tmp_path, patience=5, resume="must")  # who waits longer goes on
+    assert (more.step, more.settled) == (8, True)
+    assert repr(more.validation) == repr(run().validation)
+
+
+def test_a_transport_map_waits_no_longer():
+    images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    dark = NoisyMeasurement(lambda x: x / 2)
+    generator = torch.Generator().manual_seed(1)
+    found = fit_transport_map(
+        TransportMap(1, (4,), generator=generator), Potential(1, 8, 4, generator=generator),
+        UnbalancedOTLoss(LikelihoodCost(dark.forward, scale=0.1)), images[:8], images[8:], 50,
+        seed=0, measure=dark, batch_size=4, map_rate=0.05, validation=(images / 2, images),
+        validate_every=1, best=("PSNR", "min"), patience=1, progress=False,
+    )  # fmt: skip
+    rows = found.training.validation
+    assert found.training.settled
+    assert len(rows) < 50
+    falls = [after["PSNR"] < before["PSNR"] for before, after in pairwise(rows)]
+    assert falls == [True] * (len(falls) - 1) + [False]
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"patience": 0}, ValueError, "patience: 0 is below 1"),
+        ({"patience": -2}, ValueError, "patience: -2 is below 1"),
+        ({"patience": 1.5}, TypeError, "patience: .*1.5"),
+        ({"patience": math.nan}, (TypeError, ValueError), "patience: nan"),
+        ({"patience": "3"}, TypeError, "patience: '3'"),
+        ({"patience": True}, TypeError, "patience: True"),
+        ({"patience": 3, "best": None}, ValueError, "patience: given without best"),
         ({"best": "score"}, ValueError, "best: 'score'; allowed: the name of a number"),
         ({"best": ("score",)}, ValueError, r"best: \('score',\); allowed"),
         ({"best": ("score", "up")}, ValueError, "best: .*'up'.*; allowed: .*'max' or 'min'"),

@@ -1010,6 +1010,11 @@ def test_two_processes_train_what_one_does(two_processes, job):
             assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_patience_of_the_first_process_ends_all(two_processes):
+    _, ranks = two_processes
+    assert [rank["patient"]["history"][-1]["step"] for rank in ranks] == [4, 4]
+
+
 def test_processes_stop_together_and_only_the_first_writes(two_processes):
     """A signal to one process stops all after the same step; the resumed run ends the same."""
     folder, ranks = two_processes

@@ -170,7 +170,15 @@ def train_without_dropout(folder, steps=20, **options):
     return fit(denoiser(), Batches(), steps, seed=11, folder=folder, **settings | options)
 
 
+def train_patient(folder, **options):
+    """Only the first process validates; its patience ends all of them after four of 20 steps."""
+    settings = {"validate": lambda modules: {"score": 0.0}, "validate_every": 1}
+    goal = {"best": ("score", "max"), "patience": 3}
+    return train_without_dropout(folder, **settings | goal | {"log_every": 1} | options)
+
+
 JOBS = {
+    "patient": train_patient,
     "dro": train_without_dropout,
     "transport": train_transport,
     "unequal": train_unequal,

@@ -67,6 +67,12 @@ QUEUE = {
     "isum fixed scale": Entry(
         "isum", "isum-fixed-scale", ("task=deblur", "comparisons=paper-scale", "seeds=1")
     ),
+    "isum drift": Entry(
+        "isum", "isum-drift", ("task=deblur", "comparisons=main", "seeds=1", "kid=200")
+    ),
+    "isum early stop": Entry(
+        "isum", "isum-early-stop", ("task=deblur", "comparisons=main", "seeds=1", "patience=2")
+    ),
     "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
     "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
     "isum sr levels": Entry("isum", "isum-sr-levels", ("task=sr", "comparisons=levels", "seeds=1")),

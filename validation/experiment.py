@@ -52,7 +52,7 @@ class Claim:
     def verdict(self) -> str:
         """Whether that is decided: "undecided" where the band reaches over the end of the range."""
         nearest = min(self.value - self.low, self.high - self.value)
-        if math.isnan(self.value) or abs(nearest) < self.band:
+        if math.isnan(self.value) or abs(nearest) <= self.band:
             return "undecided"
         return "holds" if self.holds else "does not hold"
 

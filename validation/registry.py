@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "jittering": "validation.jittering",
     "isum": "validation.isum",
     "isum few": "validation.isum.few",
+    "isum gaussian": "validation.isum.gaussian",
     "isum exact": "validation.isum.exact",
     "certify": "validation.certify",
     "certify any": "validation.certify_any",

@@ -18,6 +18,7 @@ and validation; below: checks, blocks, the refined simplex.
 from dro_core.wasserstein.certificate import DistanceCertificate
 from dro_core.wasserstein.conditional import ConditionalDistance, conditional_wasserstein
 from dro_core.wasserstein.gaussian import GaussianDistance, gaussian_conditional_wasserstein
+from dro_core.wasserstein.matching import MatchingPrice, matching_price
 from dro_core.wasserstein.relaxed import RelaxedCurve, relaxed_curve
 from dro_core.wasserstein.solvers import SinkhornWarning
 
@@ -25,9 +26,11 @@ __all__ = [
     "ConditionalDistance",
     "DistanceCertificate",
     "GaussianDistance",
+    "MatchingPrice",
     "RelaxedCurve",
     "SinkhornWarning",
     "conditional_wasserstein",
     "gaussian_conditional_wasserstein",
+    "matching_price",
     "relaxed_curve",
 ]

@@ -1,10 +1,10 @@
-"""The best validation of a run, and the modules as they were then."""
+"""The best validation of a run, the modules as they were then, and whether to wait for another."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import nn
@@ -66,6 +66,11 @@ class Best:
         if not math.isnan(row[name]) and (not self.row or sign * row[name] > before):
             self.row = dict(row)
             self._states = {key: copy.deepcopy(state_of(m)) for key, m in modules.items()}
+
+    def since(self, rows: Sequence[Mapping[str, float]]) -> int:
+        """How many of the validations (all rows of the run so far) came after the best one."""
+        best = self.row["step"] if self.row else -math.inf
+        return sum(row["step"] > best for row in rows)
 
     def modules(self, like: Mapping[str, nn.Module]) -> dict[str, nn.Module] | None:
         """Copies of these modules as they were at the best validation, in evaluation mode."""

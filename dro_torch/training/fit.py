@@ -54,11 +54,14 @@ class TrainingResult(Described):
         validation of this process had a number (with several processes the first one validates).
     best_row : dict or None
         That row of the validation.
+    settled : bool
+        The run has ended since `patience` validations in a row were no better than the best one.
     """
 
     described_by = (
         "step",
         "interrupted",
+        "settled",
         "checkpoint",
         "best_row",
         "modules",
@@ -75,6 +78,7 @@ class TrainingResult(Described):
     checkpoint: Path | None
     best: Mapping[str, nn.Module] | None = None
     best_row: dict[str, float] | None = None
+    settled: bool = False
 
 
 def fit(
@@ -96,6 +100,7 @@ def fit(
     validate: Validate | None = None,
     validate_every: int | None = None,
     best: Goal | None = None,
+    patience: int | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     log_every: int = 50,
     progress: bool = True,
@@ -158,6 +163,9 @@ def fit(
         Keep a copy of the modules at the validation whose number of this name is the largest or
         smallest, the earliest if several are: the result's `best`. It is part of every checkpoint,
         so that a resumed run ends with the same.
+    patience : int, optional
+        Stop after so many validations in a row that were not better than the best one (NaN never
+        is). Not a setting of the run: a stopped run goes on where it is called with a larger one.
     log : callable, optional
         Called with every new row of the history and of the validation.
     log_every : int
@@ -244,6 +252,7 @@ def fit(
         checks=checks,
         capture=capture,
         best=best,
+        patience=patience,
     )
     decays, compiled = as_decays(ema, phases), as_compiled(compile, phases)
     processes = Processes.join(as_device(device))
@@ -273,10 +282,11 @@ def fit(
         modules=run.modules.evaluated,
         trained=run.modules.given,
         step=run.step,
-        interrupted=run.step < options.steps,
+        interrupted=run.step < options.steps and not run.settled,
         history=run.record.history,
         validation=run.record.validation,
         checkpoint=checkpoints.last,
         best=run.best.modules(run.modules.evaluated),
         best_row=run.best.row or None,
+        settled=run.settled,
     )

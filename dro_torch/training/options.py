@@ -49,6 +49,7 @@ class FitOptions(TypedDict, total=False):
     compile: bool | Sequence[str]
     channels_last: bool
     best: Goal | None
+    patience: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class Options:
     checks: Checks
     capture: bool
     best: Goal | None
+    patience: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", as_count(self.seed, "seed"))
@@ -94,6 +96,10 @@ class Options:
         object.__setattr__(self, "best", as_goal(self.best))
         if self.best is not None and self.validate is None:
             raise ValueError("best: given without validate")
+        if self.patience is not None:
+            object.__setattr__(self, "patience", as_positive_integer(self.patience, "patience"))
+            if self.best is None:
+                raise ValueError("patience: given without best")
         if self.validate_every is not None:
             every = as_positive_integer(self.validate_every, "validate_every")
             object.__setattr__(self, "validate_every", every)

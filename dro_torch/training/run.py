@@ -57,7 +57,7 @@ class Run:
             recorder = capture.recorder_for(processes.device, processes.size, optimizers)
             for learner in self.learners:
                 learner.capture(recorder)
-        self.step = 0
+        self.step, self.settled = 0, False
 
     def run(self, signals: Signals) -> None:
         """From the newest checkpoint, if there is one, to the last step or a signal."""
@@ -68,12 +68,13 @@ class Run:
             steps = self.options.steps
             tqdm = needed("tqdm", "the progress bar of training").tqdm
             with tqdm(total=steps, initial=self.step, disable=hidden, unit="step") as bar:
-                while self.step < steps and not self.record.stop:
+                while self.step < steps and not (self.record.stop or self.settled):
                     self._iterate(signals)
                     if self.processes.size == 1 and signals.number is not None:
                         self.record.stop = True
                     self._report(bar)
-                    if self.record.stop or self.options.saves_after(self.step):
+                    ends = self.record.stop or self.settled
+                    if ends or self.options.saves_after(self.step):
                         self._save()
                     bar.update()
         finally:
@@ -107,6 +108,7 @@ class Run:
             bar.set_postfix(shown(rows[0]), refresh=False)
         if self.options.validates_after(self.step):
             rows += self._validate()
+            self._settle()
         if self.options.log is not None and self.processes.rank == 0:
             for row in rows:
                 self.options.log(row)
@@ -125,6 +127,13 @@ class Run:
         self.best.consider(row, self.modules.evaluated)
         self.modules.train()
         return [row]
+
+    def _settle(self) -> None:
+        """Whether patience is over; the first process, which validates, decides for all."""
+        patience = self.options.patience
+        if patience is not None:
+            waited = self.best.since(self.record.validation) >= patience
+            self.settled = self.processes.share(bytes([waited])) == bytes([True])
 
     def _save(self) -> None:
         """A checkpoint, if all parameters are finite."""
@@ -161,3 +170,4 @@ class Run:
         self.step = state["step"]
         self.best.restore(state.get("best"))
         self.record.restore(state["history"], state["validation"], state["latest"])
+        self._settle()

@@ -629,6 +629,12 @@ def _(rng: Rng) -> Arguments:
     }
 
 
+@recipe("matching_price", lambda **a: dro_core.matching_price(**a).matched_error)
+def _(rng: Rng) -> Arguments:
+    signal = np.diag(rng.uniform(1, 2, 3))
+    return {"covariance": signal, "estimate_covariance": signal - np.diag(rng.uniform(0, 1, 3))}
+
+
 def masses(rng: Rng) -> Arguments:
     return {
         "cost": rng.uniform(0, 2, (3, 4)),

@@ -9,12 +9,12 @@ It shows the paper's claims about ISUM against its OT variant, its single terms 
 OTUR and RCOT, under class imbalance, mixed noise and noise of other kinds. In go image files and
 the settings; out come trained maps, scores of every arm and floor, figures and claims. `settings`
 knows `arms` (the comparisons), then come `data`, `floors`, `objectives`, `training`,
-`claims`, `generalisation`, `scores` and `plots`, and `study` hands them to the runner
+`claims`, `generalisation`, `drift`, `scores` and `plots`, and `study` hands them to the runner
 `validation.experiment`; below is `dro_torch`.
 """
 
 from validation.isum.arms import COMPARISONS, LEVELLED, MAIN, Arm
-from validation.isum.claims import claim, claims_of, interval, verdict
+from validation.isum.claims import claim, claims_of, interval
 from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement
 from validation.isum.floors import floors, linear_map, wiener
 from validation.isum.generalisation import kinds_of_noise
@@ -46,6 +46,5 @@ __all__ = [
     "measurement",
     "objective",
     "run",
-    "verdict",
     "wiener",
 ]

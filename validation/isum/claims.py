@@ -12,6 +12,7 @@ from dro_core.types import Array
 from validation.experiment import Claim
 from validation.isum.arms import COMPARISONS
 from validation.isum.data import LEVELS, SHARES
+from validation.tables import Row
 
 #: Bootstrap samples of an interval.
 RESAMPLES = 2000
@@ -36,13 +37,6 @@ def claim(title: str, difference: Array) -> Claim:
     return Claim(title, mean, (high - low) / 2, low=0.0)
 
 
-def verdict(judged: Claim) -> str:
-    """Whether the claim's interval lies on one side of zero."""
-    if abs(judged.value) <= judged.band:
-        return "undecided"
-    return "holds" if judged.holds else "does not hold"
-
-
 class Judged(Protocol):
     """What the claims are made from: see `validation.isum.scores.Scores`."""
 
@@ -53,6 +47,10 @@ class Judged(Protocol):
     @property
     def half(self) -> Array:
         """Half of the classes of every test image."""
+
+    @property
+    def after_best(self) -> Sequence[Row]:
+        """Every arm at its best and at its last step: see `validation.isum.drift`."""
 
     @property
     def drift(self) -> Mapping[str, Sequence[float]]:
@@ -95,6 +93,8 @@ def claims_of(parts: Sequence[str], noise: float, scores: Judged) -> list[Claim]
         for arm in COMPARISONS["starvation"][1:]:
             title = f"{arm.name.removeprefix('levels, ')} over scale 1"
             found += _levels(difference, arm.name, "levels, scale 1", "starvation", title)
+    if "main" in parts:
+        found += _towards(scores.after_best)
     return [*found, *drifts(scores.drift)]
 
 
@@ -108,6 +108,21 @@ def drifts(drift: Mapping[str, Sequence[float]]) -> list[Claim]:
         for name, values in titles
         if values
     ]
+
+
+def _towards(rows: Sequence[Row]) -> list[Claim]:
+    """Whether the last map's spectrum is nearer to that of clean images than the best one's."""
+    found = []
+    for name in ("ISUM", "OT variant", "quadratic only", "likelihood only"):
+        ends = {
+            at: np.array([float(r["mismatch"]) for r in rows if (r["arm"], r["at"]) == (name, at)])
+            for at in ("best", "last")
+        }
+        if len(ends["best"]):
+            moved = float((ends["last"] - ends["best"]).mean())
+            title = f"after its best step {name} goes on towards the clean spectrum, mismatch"
+            found.append(Claim(title, moved, 0.0, high=0.0))
+    return found
 
 
 @dataclass(frozen=True)

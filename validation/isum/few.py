@@ -25,7 +25,7 @@ from dro_torch.losses.unbalanced import cost_scale
 from validation.experiment import Claim, user_errors
 from validation.figures import drawing, name_lines
 from validation.isum import data as images
-from validation.isum.claims import claim, verdict
+from validation.isum.claims import claim
 from validation.isum.data import LEVELS, SHARES
 from validation.isum.settings import DATASETS, TASKS
 from validation.isum.settings import Config as Training
@@ -170,10 +170,10 @@ def run(config: Config, out: Path) -> list[Check]:
     write_csv(out / "few.csv", rows)
     plot(out / "few", rows)
     shown = [("difference of PSNR in dB", "mean", "", "verdict")]
-    shown += [(c.claim, f"{c.value:+.2f}", f"± {c.band:.2f}", verdict(c)) for c in claims]
+    shown += [(c.claim, f"{c.value:+.2f}", f"± {c.band:.2f}", c.verdict) for c in claims]
     print(table(shown))
     checks = [at_least("numbers of images that were solved", len(claims), 2)]
-    entries = [{**dataclasses.asdict(c), "verdict": verdict(c)} for c in claims]
+    entries = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in claims]
     made = provenance("isum few", without_folders(config))
     write_json(out / "few.json", {**made, "claims": entries, "few": rows, "checks": checks})
     return checks

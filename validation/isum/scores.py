@@ -21,6 +21,7 @@ from validation.isum.data import (
     Pools,
     noisy_measurement,
 )
+from validation.isum.drift import drift_rows
 from validation.isum.floors import floors
 from validation.isum.generalisation import generalisation_rows
 from validation.isum.settings import Config
@@ -38,6 +39,7 @@ class Scores:
     drift: dict[str, list[float]]  #: of every arm's trainings: last less best validation, dB
     kid: dict[str, float]  #: of the arms of one level, where it was asked for
     other_noise: list[Row]
+    after_best: list[Row]  #: what the last map is beside the best one
 
 
 def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
@@ -70,6 +72,7 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
         {run.arm.name: [one.drift for one in arms if one.arm == run.arm] for run in arms},
         kernel_distances(config, pools, arms) if config.kid else {},
         generalisation_rows(config, pools, arms),
+        drift_rows(config, pools, arms),
     )
 
 

@@ -122,6 +122,9 @@ class Config(Settings):
     faithful: bool = setting(
         False, "NOT's mean squared cost, OTUR's and RCOT's own optimiser and rates"
     )
+    patience: int = setting(
+        0, "validations without a better one after which an arm ends; 0: never", low=0
+    )
     kid: int = setting(0, "test images for EffNet-Lite0 KID; 0: none", low=0)
     seed: int = setting(0, "first seed")
     jobs: int = setting(0, "processes of one thread that train arms side by side", low=0)

@@ -12,7 +12,7 @@ from validation.experiment import Claim, Study, Verdict
 from validation.isum import data as images
 from validation.isum import plots as figures
 from validation.isum.arms import COMPARISONS
-from validation.isum.claims import claims_of, verdict
+from validation.isum.claims import claims_of
 from validation.isum.scores import Scores, evaluate, rows_of, training_rows
 from validation.isum.settings import Config
 from validation.isum.training import Trained, chosen, fit_arms, minutes_of, plan_rows
@@ -54,7 +54,8 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
     def tables(self, arms: Sequence[Trained], scores: Scores) -> Tables:
         """A row per arm and level, and one per training."""
         tables = {"results": rows_of(scores, chosen(arms)), "training": training_rows(arms)}
-        return tables | ({"other_noise": scores.other_noise} if scores.other_noise else {})
+        more = {"other_noise": scores.other_noise, "drift": scores.after_best}
+        return tables | {name: rows for name, rows in more.items() if rows}
 
     def claims(self, config: Config, scores: Scores) -> list[Claim]:
         """Of the comparisons that are run."""
@@ -85,7 +86,7 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
         if judged:
             first = claims[0]
             checks.append(at_least("ISUM over the measurement, dB", first.value, first.band))
-        entries = [{**dataclasses.asdict(c), "verdict": verdict(c)} for c in claims]
+        entries = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in claims]
         text = shown(claims, tables["results"])
         return Verdict(f"{text}\n\n{KNOWS}", entries, checks, judged)
 
@@ -121,7 +122,7 @@ def shown(claims: Sequence[Claim], rows: Sequence[Row]) -> str:
         numbers = f"{noise:g}", f"{mean:.2f}", interval, f"{similarity:.3f}"
         scores.append((str(row["arm"]), *numbers, weight))
     judged = [("PSNR difference in dB", "mean", "", "verdict")]
-    judged += [(c.claim, f"{c.value:+.2f}", f"± {c.band:.2f}", verdict(c)) for c in claims]
+    judged += [(c.claim, f"{c.value:+.2f}", f"± {c.band:.2f}", c.verdict) for c in claims]
     return f"\n{table(scores)}\n\n{table(judged)}"
 
 

@@ -74,6 +74,8 @@ def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
     settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision")
     described |= {name: getattr(config, name) for name in (*settings, "potential_bf16", "faithful")}
+    if config.patience:
+        described["patience"] = config.patience
     if config.operator:  # what it is, not where: its measurement of one image
         probe = pools.learn[torch.arange(1)][1]
         measured = forward_operator(config).A(probe)
@@ -120,6 +122,7 @@ def train(
         validation=(y, x),
         validate_every=max(1, steps // 10) if log is None else steps,
         best=("PSNR", "max"),
+        patience=config.patience or None,
         folder=folder,
         device=config.device,
         precision=cast(Precision, config.precision),
