@@ -151,7 +151,7 @@ def test_every_claim_of_the_table_is_made_by_its_entry_of_the_queue():
             found = isum.claims_of(parts, 0.05, Flat(arms))
             made[f"desk/{entry.file}"] = {claim.claim for claim in found}
             assert all(c.verdict == "undecided" for c in found if "drift" not in c.claim)
-    assert len(made) == 12
+    assert len(made) == 16
     for entry in waited:
         assert entry["check"] in made[entry["result"]], entry
     assert {entry["result"] for entry in waited} == set(made)
@@ -692,3 +692,51 @@ def test_bad_settings_of_the_exact_map(options, message):
 def test_bad_patience():
     with pytest.raises(ValueError, match="patience"):
         isum.Config(patience=-1)
+
+
+# --- maps that correct a linear reconstruction ------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["deblur", "sr", "hdr", "nonlinear"])
+def test_a_first_guess_is_the_linear_floor(root, task):
+    config = isum.Config(preset="smoke", task=task, data=str(root))
+    pools = isum.load_images(config)
+    guess = isum.first_guess(config, pools)
+    known = isum.floors(config, pools)
+    index, x, *_ = pools.test[torch.arange(3)]
+    y, _ = isum.measurement(config, False)(x, index, seed=1, step=0)
+    floor = known["Wiener" if task == "deblur" else "linear"]
+    torch.testing.assert_close(guess(y), floor(y), atol=2e-4, rtol=1e-4)
+    assert not list(guess.parameters())
+    assert not guess.state_dict()
+    images = y.clone().requires_grad_()
+    guess(images).sum().backward()
+    assert images.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("task", ["deblur", "sr"])
+def test_maps_from_the_linear_floor(root, tmp_path, without_figures, task):
+    more = ("--set", "comparisons=from-linear", "--set", "rate=1e-6")
+    assert command(root, tmp_path, *more, task=task) == 0
+    rows = {row["arm"]: float(row["psnr"]) for row in rows_of(tmp_path / "results.csv")}
+    floor = rows["Wiener" if task == "deblur" else "linear"]
+    for arm in isum.COMPARISONS["from-linear"]:  # new networks at rates of nothing change little
+        assert rows[arm.name] == pytest.approx(floor, abs=1.5)
+    claims = json.loads((tmp_path / "isum.json").read_text())["claims"]
+    gained = {c["claim"]: c["value"] for c in claims}
+    name = "Wiener" if task == "deblur" else "the best linear map"
+    expected = rows["ISUM from linear"] - floor
+    assert gained[f"ISUM from the linear floor over {name}"] == pytest.approx(expected, abs=1e-9)
+    assert {row["arm"] for row in rows_of(tmp_path / "other_noise.csv")} >= {"ISUM from linear"}
+
+
+def test_what_is_stored_of_other_arms_has_not_changed(root):
+    config = isum.Config(preset="smoke", data=str(root))
+    pools = isum.load_images(config)
+    plain, first = (
+        isum.description(config, pools, isum.Run(isum.COMPARISONS[part][0], 0.1, 0, 2))
+        for part in ("main", "from-linear")
+    )
+    assert "first" not in plain
+    assert "patience" not in plain
+    assert first["first"]

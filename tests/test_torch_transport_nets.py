@@ -387,6 +387,52 @@ def test_an_upsampling_of_ones_own_is_asked_for_again(tmp_path):
     assert TransportRestoration.load(tmp_path / "map.pt", forward=forward).cost is None
 
 
+class Doubled(nn.Module):
+    """A first reconstruction with a parameter and a layer that no generator may draw anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 1)
+        nn.init.constant_(self.layer.weight, 0.5)
+        nn.init.constant_(self.layer.bias, 0.25)
+        self.requires_grad_(False)
+
+    def forward(self, y):
+        return self.layer(nn.functional.interpolate(y, scale_factor=2.0))
+
+
+@pytest.mark.parametrize("two_pass", [False, True])
+def test_a_first_reconstruction_is_what_the_map_corrects(two_pass):
+    y, Q = images(3, 1, 4, 4), Doubled()
+    T = TransportMap(1, (4, 6), upsample=Q, two_pass=two_pass, generator=seeded())
+    plain = TransportMap(1, (4, 6), two_pass=two_pass, generator=seeded())
+    assert torch.equal(Q.layer.weight, torch.full((1, 1, 1, 1), 0.5))
+    torch.testing.assert_close(T(y), plain(Q(y)))  # the same draws: Q has taken none
+    T.head.weight.data.zero_()
+    assert torch.equal(T(y), Q(y))
+    assert T(y).shape == (3, 1, 8, 8)
+    assert (T.factor, T.config["upsample"], plain.factor) == (None, None, 1)
+    assert T(y).requires_grad
+    assert not any(p.requires_grad for p in T.upsample.parameters())
+
+
+def test_a_map_is_loaded_with_its_first_reconstruction(tmp_path):
+    T = TransportMap(1, (4, 6), upsample=Doubled(), generator=seeded())
+    T.upsample.layer.weight.fill_(0.75)  # what it has is stored, what it is is not
+    cost = LikelihoodCost(nn.AvgPool2d(2), scale=0.3, upsample=T.upsample)
+    trained = TransportRestoration(T, Potential(1, 8, 4, generator=seeded(1)), cost)
+    trained.save(tmp_path / "map.pt")
+    y = images(3, 1, 4, 4)
+    again = TransportRestoration.load(
+        tmp_path / "map.pt", forward=nn.AvgPool2d(2), upsample=Doubled()
+    )
+    assert torch.equal(again.restore(y), trained.restore(y))
+    assert torch.equal(again.outlier_score(y), trained.outlier_score(y))
+    for wrong in (None, lambda y: y):
+        with pytest.raises(ValueError, match=r"^upsample: .*saved without its own first"):
+            TransportRestoration.load(tmp_path / "map.pt", upsample=wrong)
+
+
 def test_a_blind_cost_needs_no_operator(tmp_path):
     T = TransportMap(1, (4, 6))
     blind = TransportRestoration(T, Potential(1, 8, 4), LikelihoodCost(likelihood=0, scale=0.3))
@@ -436,6 +482,8 @@ BAD = [
     (TransportMap, {"widths": 80}, TypeError, "widths: 80; allowed: a non-empty sequence"),
     (TransportMap, {"widths": (8, -1)}, ValueError, "widths: -1 is below 1"),
     (TransportMap, {"upsample": 0}, ValueError, "upsample: 0 is below 1"),
+    (TransportMap, {"upsample": 2.5}, TypeError, "upsample: 2.5 is not an integer"),
+    (TransportMap, {"upsample": "bicubic"}, TypeError, "upsample: 'bicubic' is not an integer"),
     (Potential, {"channels": 0}, ValueError, "channels: 0 is below 1"),
     (Potential, {"size": 3}, ValueError, "size: 3; both sides must be at least 4"),
     (Potential, {"size": (8, 8, 8)}, ValueError, r"size: \(8, 8, 8\); allowed: one integer, or"),
@@ -551,3 +599,15 @@ def test_a_map_that_diverged_says_so():
     trained.transport.head.weight.data.fill_(NAN)
     with pytest.raises(ValueError, match=r"^transport: T\(y\): .* NaN"):
         trained.restore(torch.ones(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(1, 3, 1), r"upsample: Q\(y\): shape \(2, 3, 4, 4\); needed: \(N, 1, height"),
+        (nn.Flatten(), r"upsample: Q\(y\): shape \(2, 16\); needed"),
+    ],
+)
+def test_bad_first_reconstructions_are_explained(layer, message):
+    with pytest.raises(ValueError, match=message):
+        TransportMap(1, (4, 6), upsample=layer)(torch.zeros(2, 1, 4, 4))

@@ -328,6 +328,35 @@ def test_a_fixed_pool_with_groups_and_super_resolution():
     assert found.restore(small).shape == x.shape
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_first_reconstruction_trains_along_only_if_it_may(tmp_path, measured):
+    """Frozen it stays, bit for bit, in the averaged copy too; and the run resumes as it was."""
+    x = pictures(8)
+    small = nn.functional.avg_pool2d(x, 2)
+    given = {"measure": None, "measurements": small, "clean": x, "validation": None}
+    if measured:
+        given = {"measure": NoisyMeasurement(nn.AvgPool2d(2)), "validation": (small, x)}
+    for frozen in (True, False):
+        ends = []
+        for folder, steps in ((None, (4,)), (tmp_path / str(frozen), (2, 4))):
+            Q = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 1))
+            nn.init.constant_(Q[1].weight, 0.5)
+            nn.init.zeros_(Q[1].bias)
+            Q.requires_grad_(not frozen)
+            fixed = nn.Upsample(scale_factor=2)  # a cost has nothing that is trained
+            cost = LikelihoodCost(nn.AvgPool2d(2), scale=0.1, upsample=Q if frozen else fixed)
+            T, v = networks(upsample=Q)
+            for number in steps:
+                found = train(
+                    number, folder, nets=(T, v), loss=UnbalancedOTLoss(cost),
+                    schedule="constant", **given,
+                )  # fmt: skip
+            assert (found.transport.upsample[1].weight == 0.5).all() == frozen
+            assert (Q[1].weight == 0.5).all() == frozen
+            ends.append(found.restore(small))
+        assert torch.equal(*ends)
+
+
 def test_groups_of_the_pool_take_precedence():
     pool = IndexedDataset(pictures(), torch.arange(12) % 3)
     found = train(2, measurements=pool)

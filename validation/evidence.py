@@ -73,6 +73,20 @@ QUEUE = {
     "isum early stop": Entry(
         "isum", "isum-early-stop", ("task=deblur", "comparisons=main", "seeds=1", "patience=2")
     ),
+    "isum nonlinear from linear": Entry(
+        "isum",
+        "isum-nonlinear-from-linear",
+        ("task=nonlinear", "comparisons=from-linear", "seeds=1"),
+    ),
+    "isum hdr from linear": Entry(
+        "isum", "isum-hdr-from-linear", ("task=hdr", "comparisons=from-linear", "seeds=1")
+    ),
+    "isum deblur from linear": Entry(
+        "isum", "isum-deblur-from-linear", ("task=deblur", "comparisons=from-linear")
+    ),
+    "isum sr from linear": Entry(
+        "isum", "isum-sr-from-linear", ("task=sr", "comparisons=from-linear")
+    ),
     "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
     "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
     "isum sr levels": Entry("isum", "isum-sr-levels", ("task=sr", "comparisons=levels", "seeds=1")),

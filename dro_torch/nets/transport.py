@@ -73,7 +73,7 @@ class MapConfig(TypedDict):
 
     channels: int
     widths: list[int]
-    upsample: int
+    upsample: int | None
     two_pass: bool
 
 
@@ -103,8 +103,11 @@ class TransportMap(nn.Module):
         Of measurements and of signals.
     widths : "paper", "32", "small", or sequence of int
         Channels per scale, finest first. "paper" is (80, 128, 176), 4.6 million parameters.
-    upsample : int
-        Factor of the bicubic Q for super-resolution; 1 is Q(y) = y.
+    upsample : int or Module
+        Q: the factor of a bicubic one for super-resolution, 1 for Q(y) = y; or any first
+        reconstruction, measurements to images of these channels (a Wiener filter, a linear map),
+        which the network then corrects. Its parameters are trained along unless they are frozen.
+        Give the same one to `LikelihoodCost`.
     two_pass : bool
         Let R see a residual, too, and run it twice: :math:`T(y) = Q(y) + R(Q(y), r)` with
         :math:`r = Q(y) - T_0(y)`, :math:`T_0(y) = Q(y) + R(Q(y), 0)` (RCOT).
@@ -137,7 +140,7 @@ class TransportMap(nn.Module):
         channels: int,
         widths: str | Sequence[int] = "paper",
         *,
-        upsample: int = 1,
+        upsample: int | nn.Module = 1,
         two_pass: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -155,7 +158,8 @@ class TransportMap(nn.Module):
                 f"{', '.join(map(repr, MAP_WIDTHS))}"
             )
         self.widths = tuple(as_positive_integer(width, "widths") for width in widths)
-        self.upsample = BicubicUpsampling(upsample)
+        own = isinstance(upsample, nn.Module)
+        first_guess = upsample if isinstance(upsample, nn.Module) else BicubicUpsampling(upsample)
         slope = nn.PReLU()
         first, pairs = self.widths[0], list(pairwise(self.widths))
 
@@ -173,20 +177,28 @@ class TransportMap(nn.Module):
             self.narrow = nn.ModuleList(_convolution(a, b, 1, bias=False) for a, b in pairs)
             self.widen = nn.ModuleList(_convolution(b, a, 1, bias=False) for a, b in pairs)
             self.head = _convolution(first, self.channels, 1, bias=False)
+        self.upsample, self.own_upsample = first_guess, own  # not drawn anew with the rest
 
     @property
     def config(self) -> MapConfig:
-        """Arguments that make a network of this shape."""
+        """Arguments that make a network of this shape; `upsample` None: a module of its own."""
         return {
             "channels": self.channels,
             "widths": list(self.widths),
-            "upsample": self.upsample.factor,
+            "upsample": None if self.own_upsample else self.factor,
             "two_pass": self.two_pass,
         }
 
+    @property
+    def factor(self) -> int | None:
+        """How many times higher and wider T(y) is than y; None if Q alone knows."""
+        return self.upsample.factor if isinstance(self.upsample, BicubicUpsampling) else None
+
     def forward(self, y: Tensor) -> Tensor:
-        """(N, channels, height, width) to the same, or `upsample` times as high and wide."""
-        start = self.upsample(_check_images(y, "y", self.channels))
+        """(N, channels, height, width) to the same, or to what Q makes of it, `upsample` times."""
+        start: Tensor = self.upsample(_check_images(y, "y", self.channels))
+        if self.own_upsample:
+            _check_images(start, "upsample: Q(y)", self.channels)
         seen: Tensor = start
         if self.two_pass:
             first = self._change(torch.cat([start, torch.zeros_like(start)], 1))

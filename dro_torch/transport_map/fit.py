@@ -245,7 +245,7 @@ def _pools(
     limit: float,
 ) -> tuple[IndexedDataset, IndexedDataset]:
     """What is measured and what is clean, checked against the networks."""
-    shrunk = measure is None and transport.upsample.factor > 1
+    shrunk = measure is None and transport.factor != 1  # or made by a Q that knows their size
     size = None if shrunk else potential.size
     source = as_pool(measurements, "measurements", transport.channels, size)
     target = as_pool(clean, "clean", potential.channels, potential.size)

@@ -163,8 +163,8 @@ class TransportRestoration:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write networks, their configuration and the cost's numbers to one file, atomically.
 
-        A forward operator and a `upsample` that is not a factor are not stored: pass them to
-        `load` again.
+        A forward operator and an `upsample` that is not a factor are not stored: pass them to
+        `load` again. What the map's own `upsample` keeps in its state dict is.
         """
         content: dict[str, Any] = {"format": FORMAT, "largest": self.largest}
         for name, network in (("transport", self.transport), ("potential", self.potential)):
@@ -202,13 +202,13 @@ class TransportRestoration:
             Needed for `outlier_score` if the cost has a likelihood part; without it the map is
             loaded without its cost.
         upsample : callable, optional
-            Needed likewise if it was not a factor.
+            Needed likewise if it was not a factor; a Module if the map has one of its own.
         device : torch.device or str
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no such file, or it is not one of these.
+            If there is no such file, it is not one of these, or the map needs its `upsample`.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"path: no file {path}")
@@ -225,7 +225,15 @@ class TransportRestoration:
             stored = content.get(name)
             if stored is None:
                 return None
-            network = kind(**stored["config"])
+            arguments = stored["config"]
+            if name == "transport" and arguments["upsample"] is None:
+                if not isinstance(upsample, nn.Module):
+                    raise ValueError(
+                        f"upsample: {upsample!r}; the map in {path} was saved without its own "
+                        "first reconstruction; pass that Module"
+                    )
+                arguments = {**arguments, "upsample": upsample}
+            network = kind(**arguments)
             network.to(device, next(iter(stored["state"].values())).dtype)
             network.load_state_dict(stored["state"])
             return network

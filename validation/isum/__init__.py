@@ -16,7 +16,7 @@ knows `arms` (the comparisons), then come `data`, `floors`, `objectives`, `train
 from validation.isum.arms import COMPARISONS, LEVELLED, MAIN, Arm
 from validation.isum.claims import claim, claims_of, interval
 from validation.isum.data import LEVELS, Pools, blur_spectrum, load_images, measurement
-from validation.isum.floors import floors, linear_map, wiener
+from validation.isum.floors import first_guess, floors, linear_map, wiener
 from validation.isum.generalisation import kinds_of_noise
 from validation.isum.objectives import objective
 from validation.isum.settings import PRESETS, Config
@@ -38,6 +38,7 @@ __all__ = [
     "claim",
     "claims_of",
     "description",
+    "first_guess",
     "floors",
     "interval",
     "kinds_of_noise",

@@ -8,7 +8,7 @@ MAIN = ("main", "imbalance", "levels")
 #: Comparisons whose measurements have noise of several levels.
 LEVELLED = ("levels", "starvation", "blind-levels")
 #: Comparisons of methods at one noise level: what stands in Table 1, and is tried on other noise.
-ONE_LEVEL = ("main", "baselines")
+ONE_LEVEL = ("main", "baselines", "from-linear")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Arm:
     source: str = ""  #: divergence of the measurements, if it is another
     invariant: bool = False  #: the form that no constant in the cost changes
     start: float = 1.0  #: multiple of the cost's scale from which it is annealed
+    first: bool = False  #: whether it corrects the best linear reconstruction, not the measurement
     fixed: float = 0.0  #: factor of the cost's scale, if it is not chosen on validation images
 
     @property
@@ -60,6 +61,11 @@ COMPARISONS = {
         Arm("NOT", "balanced", likelihood=0.0, part="baselines", method="NOT"),
         Arm("OTUR", "balanced", likelihood=0.0, part="baselines", method="OTUR"),
         Arm("RCOT", "balanced", likelihood=0.0, part="baselines", method="RCOT"),
+    ],
+    "from-linear": [
+        Arm("ISUM from linear", part="from-linear", first=True),
+        Arm("OT from linear", "balanced", part="from-linear", first=True),
+        Arm("likelihood only from linear", quadratic=0.0, part="from-linear", first=True),
     ],
     "imbalance": [
         Arm("ISUM, imbalanced", part="imbalance"),

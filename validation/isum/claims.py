@@ -63,6 +63,8 @@ def claims_of(parts: Sequence[str], noise: float, scores: Judged) -> list[Claim]
     found = []
     if "main" in parts:
         found += _main(difference)
+    if "from-linear" in parts:
+        found += _from_linear(difference)
     if "baselines" in parts:
         found += _baselines(difference, parts)
     if "paper-scale" in parts:
@@ -100,7 +102,8 @@ def claims_of(parts: Sequence[str], noise: float, scores: Judged) -> list[Claim]
 
 def drifts(drift: Mapping[str, Sequence[float]]) -> list[Claim]:
     """The last validation against the best one: that of ISUM, and the worst of all arms."""
-    own = [value for name in ("ISUM", "ISUM, levels") for value in drift.get(name, ())]
+    named = ("ISUM", "ISUM, levels", "ISUM from linear")
+    own = [value for name in named for value in drift.get(name, ())]
     every = [value for values in drift.values() for value in values]
     titles = (("ISUM", own), ("every arm", every))
     return [
@@ -147,6 +150,24 @@ def _main(difference: Differences) -> list[Claim]:
     for term in ("quadratic only", "likelihood only"):
         title = f"both terms over {term}, matched total cost"
         found.append(claim(title, difference("ISUM", term)))
+    return found
+
+
+def _from_linear(difference: Differences) -> list[Claim]:
+    """Maps that correct the best linear reconstruction, over that one and over each other."""
+    found = []
+    for floor, title in (
+        ("measurement", "the measurement"),
+        ("Wiener", "Wiener"),
+        ("TV", "TV"),
+        ("linear", "the best linear map"),
+    ):
+        if (floor, difference.noise) in difference.values:
+            gained = difference("ISUM from linear", floor)
+            found.append(claim(f"ISUM from the linear floor over {title}", gained))
+    for arm in ("OT", "likelihood only"):
+        gained = difference("ISUM from linear", f"{arm} from linear")
+        found.append(claim(f"from the linear floor: ISUM over {arm}", gained))
     return found
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from scipy import fft, linalg
-from torch import Tensor
+from torch import Tensor, nn
 
 from dro_core.types import Array
 from dro_torch import data, metrics, physics
@@ -51,6 +51,42 @@ def floors(config: Config, pools: Pools) -> Mapping[str, Restore]:
     for name, ways in candidates.items():
         found[name] = _best(config, pools, ways)
     return MappingProxyType(found)
+
+
+class FirstGuess(nn.Module):
+    """A linear floor as a module: an affine map per channel, probed once; nothing is trained.
+
+    Its numbers belong to the floor, not to what is learned: no checkpoint holds them.
+    """
+
+    def __init__(self, restore: Restore, measured: Sequence[int], image: Sequence[int]) -> None:
+        super().__init__()
+        entries, (channels, height, width) = measured[1] * measured[2], image
+        unit = torch.eye(entries, dtype=torch.float64).reshape(entries, 1, *measured[1:])
+        offset = restore(torch.zeros(1, *measured, dtype=torch.float64))
+        moved = restore(unit.expand(-1, channels, -1, -1)) - offset
+        self.size = (height, width)
+        self.matrix: Tensor
+        self.offset: Tensor
+        matrix = moved.flatten(2).transpose(0, 1).float().contiguous()
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.register_buffer("offset", offset[0].flatten(1).float(), persistent=False)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Measurements to images, both (N, channels, height, width)."""
+        with torch.autocast(y.device.type, enabled=False):
+            rows = y.flatten(2).transpose(0, 1).to(self.matrix.dtype)
+            moved = torch.baddbmm(self.offset[:, None], rows, self.matrix)
+        restored: Tensor = moved.transpose(0, 1).unflatten(2, self.size)
+        return restored
+
+
+def first_guess(config: Config, pools: Pools) -> FirstGuess:
+    """The linear floor of a task: the Wiener filter where there is one, or the best linear map."""
+    known = floors(config, pools)
+    clean = pools.learn[torch.arange(1)][1]
+    measured = forward_operator(config).A(clean).shape[1:]
+    return FirstGuess(known.get("Wiener", known["linear"]), measured, clean.shape[1:])
 
 
 def _best(config: Config, pools: Pools, ways: Sequence[Restore]) -> Restore:

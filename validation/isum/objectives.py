@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dro_torch.losses.unbalanced import (
     LikelihoodCost,
@@ -37,12 +37,21 @@ class Options(TypedDict, total=False):
     final_scale: float
 
 
-def map_of(config: Config, arm: Arm, channels: int, generator: torch.Generator) -> TransportMap:
-    """The same network for all; RCOT's sees its own residual in a second pass."""
+def map_of(
+    config: Config,
+    arm: Arm,
+    channels: int,
+    generator: torch.Generator,
+    first: nn.Module | None = None,
+) -> TransportMap:
+    """The same network for all; RCOT's sees its own residual in a second pass.
+
+    With a first reconstruction it corrects that one.
+    """
     return TransportMap(
         channels,
         config.size.map,
-        upsample=upsampling(config.task),
+        upsample=first or upsampling(config.task),
         two_pass=arm.method == "RCOT",
         generator=generator,
     )
@@ -54,8 +63,12 @@ def objective(
     factor: float,
     entries: int,
     forward: Callable[[Tensor], Tensor],
+    first: nn.Module | None = None,
 ) -> tuple[UnbalancedOTLoss | CriticOTLoss, Options]:
-    """The loss of an arm at a factor of its scale, for signals of so many entries."""
+    """The loss of an arm at a factor of its scale, for signals of so many entries.
+
+    Its quadratic term is measured from the first reconstruction, if there is one.
+    """
     rate = config.size.rate
     options: Options = {"map_rate": rate, "potential_rate": rate / 2}
     up = upsampling(config.task)
@@ -76,7 +89,9 @@ def objective(
         return neural_ot_loss(entries, scale=mean, upsample=enlarge), options
     if arm.start != 1.0:
         options["final_scale"] = scale
-    cost = LikelihoodCost(forward, arm.likelihood, arm.quadratic, scale * arm.start, enlarge)
+    cost = LikelihoodCost(
+        forward, arm.likelihood, arm.quadratic, scale * arm.start, first or enlarge
+    )
     loss = UnbalancedOTLoss(
         cost,
         arm.divergence,

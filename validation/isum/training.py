@@ -17,6 +17,7 @@ from dro_torch.transport_map import TransportRestoration, fit_transport_map
 from validation import plan
 from validation.isum.arms import COMPARISONS, Arm
 from validation.isum.data import TEST_SEED, Pools, forward_operator, load_images, measurement
+from validation.isum.floors import first_guess
 from validation.isum.objectives import map_of, objective
 from validation.isum.settings import Config, Precision
 from validation.plan import Planned
@@ -74,6 +75,8 @@ def description(config: Config, pools: Pools, run: Run) -> dict[str, object]:
     described |= dataclasses.asdict(run.arm) | {"factor": run.factor, "seed": run.seed}
     settings = ("task", "pairing", "noise", "blur", "final_penalty", "precision")
     described |= {name: getattr(config, name) for name in (*settings, "potential_bf16", "faithful")}
+    if not run.arm.first:  # as it was before there was a choice
+        del described["first"]
     if config.patience:
         described["patience"] = config.patience
     if config.operator:  # what it is, not where: its measurement of one image
@@ -99,12 +102,13 @@ def train(
     measure = measurement(config, arm.levelled)
     channels, side = clean.tensors[0].shape[1:3]
     generator = torch.Generator().manual_seed(run.seed)
-    transport = map_of(config, arm, channels, generator)
+    first = first_guess(config, pools) if arm.first else None
+    transport = map_of(config, arm, channels, generator, first)
     potential = Potential(
         channels, int(side), size.potential, bf16=config.potential_bf16, generator=generator
     )
     entries = channels * side * side
-    loss, options = objective(config, arm, run.factor, entries, measure.forward)
+    loss, options = objective(config, arm, run.factor, entries, measure.forward, first)
     index, x, *_ = pools.validation[torch.arange(len(pools.validation))]
     index, x = index.to(config.device), x.to(config.device)
     y, _ = measure(x, index, seed=TEST_SEED, step=0)
