@@ -87,6 +87,18 @@ QUEUE = {
     "isum sr from linear": Entry(
         "isum", "isum-sr-from-linear", ("task=sr", "comparisons=from-linear")
     ),
+    "isum caltech101": Entry(
+        "isum",
+        "isum-caltech101",
+        (
+            "task=deblur",
+            "dataset=caltech101",
+            "comparisons=main,from-linear",
+            "seeds=1",
+            "steps=500",
+            "factors=0.1",
+        ),
+    ),
     "isum hdr": Entry("isum", "isum-hdr", ("task=hdr", "seeds=1")),
     "isum nonlinear": Entry("isum", "isum-nonlinear", ("task=nonlinear", "seeds=1")),
     "isum sr levels": Entry("isum", "isum-sr-levels", ("task=sr", "comparisons=levels", "seeds=1")),
