@@ -98,8 +98,9 @@ class Transport(Study[Config, images.Pools, Trained, Scores]):
 
 #: What stands beside every table.
 KNOWS = (
-    "ISUM, its OT variant and the likelihood's cost know the forward operator; the quadratic cost "
-    "alone, NOT, OTUR and RCOT do not: compare those with each other."
+    "ISUM, its OT variant, the likelihood's cost and all that begins at the linear floor know the "
+    "forward operator; the quadratic cost alone, NOT, OTUR and RCOT do not: compare those with "
+    "each other."
 )
 #: Whether the twist condition holds for both terms of the cost (docs/twist.md).
 TWIST = {
