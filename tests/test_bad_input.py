@@ -1333,6 +1333,7 @@ WITHOUT_INPUT = {
     "fit_linear_sdp",
     "wasserstein_mmse_frank_wolfe",
     "GaussianDistance",
+    "MatchingPrice",
     "RelaxedCurve",
     "TwistCertificate",
     "TwistReport",
