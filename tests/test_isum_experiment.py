@@ -709,6 +709,9 @@ def test_a_first_guess_is_the_linear_floor(root, task):
     torch.testing.assert_close(guess(y), floor(y), atol=2e-4, rtol=1e-4)
     assert not list(guess.parameters())
     assert not guess.state_dict()
+    for arm in isum.COMPARISONS["from-linear"]:  # what is corrected is what is held on to
+        loss, _ = isum.objective(config, arm, 0.1, x[0].numel(), lambda x: x, guess)
+        assert loss.cost.upsample is guess
     images = y.clone().requires_grad_()
     guess(images).sum().backward()
     assert images.grad.isfinite().all()
