@@ -20,7 +20,7 @@ from dro_torch import metrics, physics  # noqa: E402
 from dro_torch.losses.unbalanced import UnbalancedOTLoss  # noqa: E402
 from validation import evidence, isum, trainings  # noqa: E402
 from validation.isum import claims as isum_claims  # noqa: E402
-from validation.isum import drift, gaussian, scores  # noqa: E402
+from validation.isum import drift, gaussian, spectrum  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -516,7 +516,7 @@ def test_floors_have_their_distances_too(root, monkeypatch):
     monkeypatch.setattr(metrics, "EfficientNetLite0", features)
     config = config_of(root, images=100, test=20, kid=10)
     pools = isum.load_images(config)
-    found = scores.kernel_distances(config, pools, [])
+    found = {row["arm"]: row["kid"] for row in drift.drift_rows(config, pools, [])}
     assert [*found] == ["measurement", "Wiener", "linear", "TV"]
     assert len(set(found.values())) == 4
     assert found["TV"] < found["measurement"]
@@ -606,11 +606,11 @@ def test_the_last_map_stands_beside_the_best_one(done):
 def test_a_mismatch_is_zero_for_the_law_and_grows_either_way():
     rng = np.random.default_rng(0)
     noise = torch.from_numpy(rng.standard_normal((2000, 1, 8, 8)))
-    reference = drift.power_of(noise)
+    reference = drift.power(noise)
     assert reference == pytest.approx(np.ones((8, 8)), abs=0.2)
     assert drift.mismatch(reference, reference) == 0
     for factor in (0.5, 2.0):  # (1 - factor)² of the variance
-        moved = drift.mismatch(drift.power_of(factor * noise), reference)
+        moved = drift.mismatch(drift.power(factor * noise), reference)
         assert moved == pytest.approx((1 - factor) ** 2, rel=1e-9)
 
 
@@ -660,7 +660,7 @@ def test_exact_filters_and_prices(root, tmp_path, monkeypatch):
 def test_gains_of_the_exact_map_are_those_of_one_axis():
     rng = np.random.default_rng(1)
     power, gain = rng.uniform(0.1, 2, (2, 4, 5)), rng.uniform(0.05, 1, (4, 5))
-    model = gaussian.Spectrum(np.zeros((2, 4, 5)), power, gain, 0.3)
+    model = spectrum.Spectrum(np.zeros((2, 4, 5)), power, gain, 0.3)
     fit, near = 0.4, 0.7
     found, source, target = model.unbalanced(fit, near)
     measured = power * gain**2 + 0.09

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from scipy import fft, linalg
+from scipy import linalg
 from torch import Tensor, nn
 
 from dro_core.types import Array
@@ -26,6 +27,7 @@ from validation.isum.data import (
     upsampling,
 )
 from validation.isum.settings import Config
+from validation.isum.spectrum import Spectrum
 from validation.mnist.classical import TotalVariation
 
 #: From measurements to restored images.
@@ -104,19 +106,31 @@ def wiener(config: Config, clean: data.IndexedDataset) -> Restore:
     Frequencies are those of the cosine transform, which a symmetric kernel with reflecting edges is
     diagonal in; the power S and the mean are those of the clean pool.
     """
-    images = clean[torch.arange(min(2000, len(clean)))][1].double().numpy()
-    mean = images.mean(0)
-    power = (fft.dctn(images - mean, axes=(-2, -1), norm="ortho") ** 2).mean(0)
-    blurred_mean = forward_operator(config).A(torch.from_numpy(mean)[None])[0].numpy()
-    gain = blur_spectrum(config.blur, images.shape[-2:])
-    filtered = power * gain / (power * gain**2 + config.noise**2 + 1e-12)
+    x = clean[torch.arange(min(2000, len(clean)))][1]
+    model = Spectrum.of(x, blur_spectrum(config.blur, x.shape[-2:]), config.noise)
+    return partial(model.apply, model.wiener())
 
-    def restore(y: Tensor) -> Tensor:
-        given = fft.dctn(y.double().cpu().numpy() - blurred_mean, axes=(-2, -1), norm="ortho")
-        found = mean + fft.idctn(filtered * given, axes=(-2, -1), norm="ortho")
-        return torch.from_numpy(found).to(y)
 
-    return restore
+@dataclass(frozen=True)
+class Moments:
+    """Means and second moments of images and their noise-free measurements, channels alike."""
+
+    mean: Array
+    measured_mean: Array
+    signal: Array  #: covariance of the images
+    measured: Array  #: of the measurements
+    across: Array  #: measurements by images
+
+
+def second_moments(config: Config, clean: data.IndexedDataset, count: int) -> Moments:
+    """Of so many images of a pool."""
+    x = clean[torch.arange(min(count, len(clean)))][1]
+    a = forward_operator(config).A(x)
+    signals, measured = (t.flatten(0, 1).flatten(1).double().numpy() for t in (x, a))
+    means = signals.mean(0), measured.mean(0)
+    signals, measured = signals - means[0], measured - means[1]
+    pairs = (signals, signals), (measured, measured), (measured, signals)
+    return Moments(*means, *(one.T @ other / len(x) / x.shape[1] for one, other in pairs))
 
 
 def linear_map(config: Config, clean: data.IndexedDataset, ridge: float = 1.0) -> Restore:
@@ -128,19 +142,15 @@ def linear_map(config: Config, clean: data.IndexedDataset, ridge: float = 1.0) -
     r the ridge (1: the noise itself). For any operator: a nonlinear one is not linearised, A(x) is
     regressed on.
     """
-    x = clean[torch.arange(min(IMAGES, len(clean)))][1]
-    a = forward_operator(config).A(x)
-    signals, measured = (t.flatten(0, 1).flatten(1).double().numpy() for t in (x, a))
-    mean_x, mean_a = signals.mean(0), measured.mean(0)
-    centred = measured - mean_a
-    moment = centred.T @ centred / len(centred)
+    known = second_moments(config, clean, IMAGES)
+    size = clean[torch.arange(1)][1].shape[2:]
+    moment = known.measured.copy()
     moment[np.diag_indices_from(moment)] += ridge * config.noise**2 + 1e-6
-    across = centred.T @ (signals - mean_x) / len(centred)
-    matrix: Array = linalg.solve(moment, across, assume_a="pos")
+    matrix: Array = linalg.solve(moment, known.across, assume_a="pos")
 
     def restore(y: Tensor) -> Tensor:
-        rows = y.double().cpu().flatten(2).numpy() - mean_a
-        return torch.from_numpy(mean_x + rows @ matrix).reshape(*y.shape[:2], *x.shape[2:]).to(y)
+        rows = y.double().cpu().flatten(2).numpy() - known.measured_mean
+        return torch.from_numpy(known.mean + rows @ matrix).reshape(*y.shape[:2], *size).to(y)
 
     return restore
 

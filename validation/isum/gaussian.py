@@ -17,12 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import fft, linalg
-from torch import Tensor
+from scipy import linalg
 
 from dro_core import matching_price
 from dro_core.types import Array
-from dro_core.unbalanced import unbalanced_gaussian
 from dro_torch import metrics
 from dro_torch.losses.unbalanced import cost_scale
 from validation.experiment import Claim, user_errors
@@ -30,8 +28,10 @@ from validation.figures import drawing, name_lines, series
 from validation.isum import data as images
 from validation.isum.claims import claim, interval
 from validation.isum.data import LEVELS, TEST_SEED, Pools
+from validation.isum.floors import second_moments
 from validation.isum.settings import TASKS
 from validation.isum.settings import Config as Training
+from validation.isum.spectrum import Spectrum
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting, without_folders
 from validation.tables import Row
@@ -40,8 +40,6 @@ FACTORS = (1.0, 0.3, 0.1, 0.03)
 #: Weights of the likelihood and of the quadratic term, at the same total cost.
 COSTS = {"both terms": (1.0, 1.0), "quadratic only": (0.0, 2.0), "likelihood only": (2.0, 0.0)}
 WIENER, MATCHED = "Wiener", "balanced"
-#: Frequencies that are solved at a time: they do not know of each other.
-BLOCK = 16
 #: Of the measurements' covariance, relative to its trace: clipped tones have nearly no variance.
 RIDGE = 1e-9
 
@@ -59,69 +57,11 @@ class Config(Settings):
     seed: int = setting(0, "first seed")
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """The Gaussian model of a blur: power and mean of images, gain and noise per frequency."""
-
-    mean: Array  #: of the images, (channels, height, width)
-    power: Array  #: of the images in the basis of the cosine transform
-    gain: Array  #: of the blur, (height, width)
-    noise: float
-
-    @property
-    def measured(self) -> Array:
-        """Power of the measurements."""
-        return np.asarray(self.power * self.gain**2 + self.noise**2)
-
-    def wiener(self) -> Array:
-        """Gain of the filter of least squared error."""
-        return np.asarray(self.power * self.gain / self.measured)
-
-    def matched(self) -> Array:
-        """Gain of the balanced map: the cheapest filter whose output has the images' power."""
-        estimate = self.power * self.gain * self.wiener()
-        price = matching_price(self.power.ravel(), estimate.ravel())
-        return np.diag(price.matrix).reshape(self.power.shape) * self.wiener()
-
-    def unbalanced(self, likelihood: float, quadratic: float) -> tuple[Array, Array, Array]:
-        """Gain and means (of y and x, in that basis) of the exact map with KL on both sides."""
-        centre = fft.dctn(self.mean, axes=(-2, -1), norm="ortho").ravel()
-        measured, power = self.measured.ravel(), self.power.ravel()
-        gains = np.broadcast_to(self.gain, self.power.shape).ravel()
-        found = np.empty((3, len(power)))
-        for start in range(0, len(power), BLOCK):
-            part = slice(start, start + BLOCK)
-            solved = unbalanced_gaussian(
-                gains[part] * centre[part],
-                measured[part],
-                centre[part],
-                power[part],
-                forward=np.diag(gains[part]),
-                likelihood=likelihood,
-                quadratic=quadratic,
-            )
-            found[:, part] = np.diag(solved.matrix), solved.source_mean, solved.target_mean
-        gain, source, target = found.reshape(3, *self.power.shape)
-        return gain, source, target
-
-    def apply(self, gain: Array, y: Tensor, source: Array | None, target: Array | None) -> Tensor:
-        """An affine filter on measurements; its means are those of the model unless given."""
-        centre = fft.dctn(self.mean, axes=(-2, -1), norm="ortho")
-        source = self.gain * centre if source is None else source
-        target = centre if target is None else target
-        seen = fft.dctn(y.double().numpy(), axes=(-2, -1), norm="ortho")
-        moved = target + gain * (seen - source)
-        return torch.from_numpy(fft.idctn(moved, axes=(-2, -1), norm="ortho")).to(y.dtype)
-
-
 def spectrum(config: Training, pools: Pools) -> Spectrum:
     """Of the clean pool."""
     clean = pools.unpaired(config, False)[1]
-    x = clean[torch.arange(len(clean))][1].double().numpy()
-    mean = x.mean(0)
-    power = (fft.dctn(x - mean, axes=(-2, -1), norm="ortho") ** 2).mean(0)
-    gain = images.blur_spectrum(config.blur, x.shape[-2:])
-    return Spectrum(mean, np.maximum(power, 1e-12 * power.max()), gain, config.noise)
+    x = clean[torch.arange(len(clean))][1]
+    return Spectrum.of(x, images.blur_spectrum(config.blur, x.shape[-2:]), config.noise)
 
 
 def filters(model: Spectrum) -> dict[tuple[str, float], tuple[Array, Array | None, Array | None]]:
@@ -143,12 +83,8 @@ def prices(config: Config) -> list[Row]:
     for task in TASKS:
         settings = _training(config, task)
         clean = images.load_images(settings).unpaired(settings, False)[1]
-        x = clean[torch.arange(len(clean))][1]
-        a = images.forward_operator(settings).A(x)
-        signals, measured = (t.flatten(0, 1).flatten(1).double().numpy() for t in (x, a))
-        signals, measured = signals - signals.mean(0), measured - measured.mean(0)
-        pairs = (signals, signals), (measured, signals), (measured, measured)
-        covariance, across, own = (one.T @ other / len(signals) for one, other in pairs)
+        moments = second_moments(settings, clean, len(clean))
+        covariance, across, own = moments.signal, moments.across, moments.measured
         for noise in LEVELS:
             there = own.copy()
             there[np.diag_indices_from(there)] += noise**2 + RIDGE * np.trace(own)

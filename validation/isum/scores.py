@@ -65,38 +65,18 @@ def evaluate(config: Config, pools: Pools, arms: Sequence[Trained]) -> Scores:
             made_for = LEVELS if arm.arm.levelled else (config.noise,)
             if level in made_for:
                 keep(arm.arm.name, level, arm.restoration.to(config.device).restore(y))
+    one_level = [run for run in arms if run.arm.part in ONE_LEVEL]
+    after_best = drift_rows(config, pools, one_level) if one_level else []
+    kept = [row for row in after_best if row["at"] != "last" and row["kid"] != ""]
     return Scores(
         {key: np.stack(found) for key, found in values.items()},
         {key: float(np.mean(found)) for key, found in similarity.items()},
         half.numpy(),
         {run.arm.name: [one.drift for one in arms if one.arm == run.arm] for run in arms},
-        kernel_distances(config, pools, arms) if config.kid else {},
+        {str(row["arm"]): float(row["kid"]) for row in kept},
         generalisation_rows(config, pools, arms),
-        drift_rows(config, pools, arms),
+        after_best,
     )
-
-
-def kernel_distances(config: Config, pools: Pools, arms: Sequence[Trained]) -> dict[str, float]:
-    """EffNet-Lite0 KID of the first training of every arm of one level, and of the floors.
-
-    Restored images against clean ones of other scenes.
-    """
-    network = metrics.EfficientNetLite0((-1.0, 1.0))
-    half = min(config.kid, len(pools.test) // 2)
-    index, x, _ = pools.test[torch.arange(2 * half)]
-    y, _ = noisy_measurement(config, (config.noise,)).at(
-        x.to(config.device), index.to(config.device), 0, seed=TEST_SEED + 1, step=0
-    )
-    restored = {name: restore(y[:half]) for name, restore in floors(config, pools).items()}
-    for run in arms:
-        if run.arm.part in ONE_LEVEL and run.run.seed == config.seed:
-            restored[run.arm.name] = run.restoration.to(config.device).restore(y[:half])
-    clean = network(x[half:])
-    subset = min(100, half)
-    return {
-        name: float(metrics.kid(network(images.cpu().clamp(-1, 1)), clean, subset).mean())
-        for name, images in restored.items()
-    }
 
 
 def rows_of(scores: Scores, arms: Sequence[Trained]) -> list[Row]:
