@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from dro_core.checks import as_scalar
 from dro_core.described import Described
 
+#: An interval may be wider than the tolerance by this, relative to it: rounding of its ends.
+FORGIVEN = 1e-9
+
 
 @dataclass(frozen=True, repr=False)
 class Bisection(Described):
@@ -35,7 +38,8 @@ def bisect_interval(
     """Halve [low, high] towards the boundary with the smaller value (paper §6.1.2).
 
     The values at both boundaries and at the midpoint are asked for once each; then the half next
-    to the worse boundary is dropped until the interval is at most `tolerance` wide. That is the
+    to the worse boundary is dropped until the interval is at most `tolerance` wide (or wider by
+    the rounding of its ends, which would cost one more call). That is the
     minimiser of a function that is symmetric and unimodal; for others, and for noisy values, it
     is a heuristic, so `best` is the best candidate seen and not the last midpoint.
 
@@ -72,7 +76,7 @@ def bisect_interval(
     at_low, at_high = asked(low), asked(high)
     middle = 0.5 * (low + high)
     at_middle = asked(middle)
-    while high - low > tolerance and low < middle < high:
+    while high - low > tolerance * (1 + FORGIVEN) and low < middle < high:
         if at_low < at_high:
             high, at_high = middle, at_middle
         else:

@@ -199,3 +199,14 @@ def test_means_are_covered():
     many = np.tile([0.0, 2.0], 50_000)
     assert 0.98 < mean_lower_bound(many, -1.0, 5.0, 0.01) < 1.0
     assert mean_lower_bound(many, -1.0, 1.0, 0.01) < 0.5  # what is above counts as that
+
+
+@pytest.mark.parametrize(
+    ("radius", "sigma"),
+    [(0.5, 5e-324), (0.0, 1e-200), (0.5, 1e-145), (1e10, 1e-135), (0.5, 1e200), (0.5, 1e308)],
+)
+def test_noise_out_of_the_range_of_squares_is_refused(radius, sigma):
+    losses = SmoothedLosses(np.zeros(2), np.array([0.0, 1.0]), np.array([0.2]))
+    with pytest.raises(ValueError, match=r"^sigma: .* beside the radius .* squares"):
+        smoothed_bound(losses, radius, sigma)
+    assert np.isfinite(smoothed_bound(losses, 1e-120, 1e-120).value)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import dro_core
@@ -105,6 +107,15 @@ def test_bisection_halves_towards_the_smaller_boundary():
     assert asked == [0, 16, 8, 4, 2, 3, 3.5, 3.25]
     assert (found.best, found.low, found.high) == (3.25, 3.0, 3.5)
     assert len(found.candidates) == 3 + 5
+
+
+@given(st.floats(1e-6, 1e6), st.integers(0, 12), st.integers(0, 2**16))
+def test_a_bisection_takes_the_calls_that_it_says(scale, halvings, path):
+    """3 + log2 of the ratio, whichever way it goes: a last bit of the ends had cost one more."""
+    rng = np.random.default_rng(path)
+    low, high = scale / 4, 4 * scale
+    found = bisect_interval(lambda _: rng.uniform(), low, high, (high - low) / 2**halvings)
+    assert len(found.candidates) == 3 + halvings
 
 
 def test_bisecting_the_exact_dual_finds_its_minimiser():

@@ -31,6 +31,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 from dro_core.checks import (
+    LARGEST,
     as_positive,
     as_positive_integer,
     as_radius,
@@ -325,6 +326,11 @@ def smoothed_bound(losses: SmoothedLosses, radius: float, sigma: float) -> Smoot
     rho, scale = as_radius(radius), as_positive(sigma, "sigma")
     if not isinstance(losses, SmoothedLosses):
         raise TypeError(f"losses: SmoothedLosses are needed, given {type(losses).__name__}")
+    if not 1 / LARGEST <= scale <= LARGEST or rho > LARGEST * scale:
+        raise ValueError(
+            f"sigma: {scale:g} beside the radius {rho:g}; squares of it, of its inverse and of "
+            f"their ratio need numbers between {1 / LARGEST:g} and {LARGEST:g}"
+        )
     problem = _Levels(losses, rho / scale, scale)
     best = 1.0
     if rho > 0.0:

@@ -1274,6 +1274,7 @@ EXEMPT = {
             "SmoothedBound",
             "IndependentWorstCase",
             "LinearFit",
+            "MatchingPrice",
             "RelaxedCurve",
             "SampleWeightedWorstCase",
             "ShapedNoise",
