@@ -639,7 +639,7 @@ def test_an_arm_ends_when_its_patience_does(root, tmp_path, without_figures):
 # --- the exact map on Gaussian images ---------------------------------------------------------
 
 
-def test_exact_filters_and_prices(root, tmp_path, monkeypatch):
+def test_exact_filters_and_prices(root, tmp_path):
     """On disks: the exact map, any cost, is not better than Wiener; prices are at most 3 dB."""
     options = ("dataset=mnist", "images=50", "test=10", f"data={root}")
     more = [word for option in options for word in ("--set", option)]
