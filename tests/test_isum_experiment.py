@@ -654,6 +654,7 @@ def test_exact_filters_and_prices(root, tmp_path):
         assert best - sampled == pytest.approx(10 * math.log10(2), abs=1e-6)
     made = json.loads((tmp_path / "gaussian.json").read_text())
     assert len(made["claims"]) == 4
+    assert all(claim["value"] < 0 for claim in made["claims"])
     assert (tmp_path / "gaussian.svg").stat().st_size > 1000
 
 

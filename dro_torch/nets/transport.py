@@ -158,8 +158,8 @@ class TransportMap(nn.Module):
                 f"{', '.join(map(repr, MAP_WIDTHS))}"
             )
         self.widths = tuple(as_positive_integer(width, "widths") for width in widths)
-        own = isinstance(upsample, nn.Module)
-        first_guess = upsample if isinstance(upsample, nn.Module) else BicubicUpsampling(upsample)
+        if not isinstance(upsample, nn.Module):
+            upsample = BicubicUpsampling(upsample)
         slope = nn.PReLU()
         first, pairs = self.widths[0], list(pairwise(self.widths))
 
@@ -177,7 +177,7 @@ class TransportMap(nn.Module):
             self.narrow = nn.ModuleList(_convolution(a, b, 1, bias=False) for a, b in pairs)
             self.widen = nn.ModuleList(_convolution(b, a, 1, bias=False) for a, b in pairs)
             self.head = _convolution(first, self.channels, 1, bias=False)
-        self.upsample, self.own_upsample = first_guess, own  # not drawn anew with the rest
+        self.upsample = upsample  # not drawn anew with the rest
 
     @property
     def config(self) -> MapConfig:
@@ -185,7 +185,7 @@ class TransportMap(nn.Module):
         return {
             "channels": self.channels,
             "widths": list(self.widths),
-            "upsample": None if self.own_upsample else self.factor,
+            "upsample": self.factor,
             "two_pass": self.two_pass,
         }
 
@@ -197,7 +197,7 @@ class TransportMap(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """(N, channels, height, width) to the same, or to what Q makes of it, `upsample` times."""
         start: Tensor = self.upsample(_check_images(y, "y", self.channels))
-        if self.own_upsample:
+        if self.factor is None:
             _check_images(start, "upsample: Q(y)", self.channels)
         seen: Tensor = start
         if self.two_pass:

@@ -9,8 +9,8 @@ It shows the paper's claims about ISUM against its OT variant, its single terms 
 OTUR and RCOT, under class imbalance, mixed noise and noise of other kinds. In go image files and
 the settings; out come trained maps, scores of every arm and floor, figures and claims. `settings`
 knows `arms` (the comparisons), then come `data`, `spectrum`, `floors`, `objectives`, `training`,
-`claims`, `generalisation`, `drift`, `scores` and `plots`, and `study` hands them to the runner
-`validation.experiment`; below is `dro_torch`.
+`claims`, `generalisation`, `judge`, `drift`, `scores` and `plots`, and `study` hands them to the
+runner `validation.experiment`; below is `dro_torch`.
 """
 
 from validation.isum.arms import COMPARISONS, LEVELLED, MAIN, Arm

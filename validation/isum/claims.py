@@ -16,6 +16,13 @@ from validation.tables import Row
 
 #: Bootstrap samples of an interval.
 RESAMPLES = 2000
+#: What claims call the floors.
+FLOORS = {
+    "measurement": "the measurement",
+    "Wiener": "Wiener",
+    "TV": "TV",
+    "linear": "the best linear map",
+}
 #: By how much the last validation may be below the best one, in dB.
 LARGEST_DRIFT = -0.3
 
@@ -116,7 +123,7 @@ def drifts(drift: Mapping[str, Sequence[float]]) -> list[Claim]:
 def _towards(rows: Sequence[Row]) -> list[Claim]:
     """Whether the last map's spectrum is nearer to that of clean images than the best one's."""
     found = []
-    for name in ("ISUM", "OT variant", "quadratic only", "likelihood only"):
+    for name in (arm.name for arm in COMPARISONS["main"]):
         ends = {
             at: np.array([float(r["mismatch"]) for r in rows if (r["arm"], r["at"]) == (name, at)])
             for at in ("best", "last")
@@ -141,11 +148,17 @@ class Differences:
         return self.values[one, where] - self.values[other, where]
 
 
+def _over_floors(difference: Differences, arm: str, title: str) -> list[Claim]:
+    """An arm over every floor that the task has."""
+    return [
+        claim(f"{title} over {name}", difference(arm, floor))
+        for floor, name in FLOORS.items()
+        if (floor, difference.noise) in difference.values
+    ]
+
+
 def _main(difference: Differences) -> list[Claim]:
-    found = [claim("control: ISUM over the measurement", difference("ISUM", "measurement"))]
-    for floor, title in (("Wiener", "Wiener"), ("TV", "TV"), ("linear", "the best linear map")):
-        if (floor, difference.noise) in difference.values:
-            found.append(claim(f"control: ISUM over {title}", difference("ISUM", floor)))
+    found = _over_floors(difference, "ISUM", "control: ISUM")
     found.append(claim("ISUM over its OT variant", difference("ISUM", "OT variant")))
     for term in ("quadratic only", "likelihood only"):
         title = f"both terms over {term}, matched total cost"
@@ -155,16 +168,7 @@ def _main(difference: Differences) -> list[Claim]:
 
 def _from_linear(difference: Differences) -> list[Claim]:
     """Maps that correct the best linear reconstruction, over that one and over each other."""
-    found = []
-    for floor, title in (
-        ("measurement", "the measurement"),
-        ("Wiener", "Wiener"),
-        ("TV", "TV"),
-        ("linear", "the best linear map"),
-    ):
-        if (floor, difference.noise) in difference.values:
-            gained = difference("ISUM from linear", floor)
-            found.append(claim(f"ISUM from the linear floor over {title}", gained))
+    found = _over_floors(difference, "ISUM from linear", "ISUM from the linear floor")
     for arm in ("OT", "likelihood only"):
         gained = difference("ISUM from linear", f"{arm} from linear")
         found.append(claim(f"from the linear floor: ISUM over {arm}", gained))

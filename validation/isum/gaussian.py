@@ -21,7 +21,6 @@ from scipy import linalg
 
 from dro_core import matching_price
 from dro_core.types import Array
-from dro_torch import metrics
 from dro_torch.losses.unbalanced import cost_scale
 from validation.experiment import Claim, user_errors
 from validation.figures import drawing, name_lines, series
@@ -29,14 +28,15 @@ from validation.isum import data as images
 from validation.isum.claims import claim, interval
 from validation.isum.data import LEVELS, TEST_SEED, Pools
 from validation.isum.floors import second_moments
-from validation.isum.settings import TASKS
+from validation.isum.judge import Judge
+from validation.isum.settings import PRESETS, TASKS
 from validation.isum.settings import Config as Training
 from validation.isum.spectrum import Spectrum
 from validation.results import Check, at_most, progress, provenance, table, write_csv, write_json
 from validation.settings import Settings, setting, without_folders
 from validation.tables import Row
 
-FACTORS = (1.0, 0.3, 0.1, 0.03)
+FACTORS = PRESETS["desk"].factors
 #: Weights of the likelihood and of the quadratic term, at the same total cost.
 COSTS = {"both terms": (1.0, 1.0), "quadratic only": (0.0, 2.0), "likelihood only": (2.0, 0.0)}
 WIENER, MATCHED = "Wiener", "balanced"
@@ -106,7 +106,6 @@ def scores(config: Config) -> tuple[list[Row], dict[tuple[str, float, float], Ar
     """PSNR of the test images by (cost, factor, level), and rows of it."""
     rows: list[Row] = []
     values: dict[tuple[str, float, float], Array] = {}
-    network = metrics.EfficientNetLite0((-1.0, 1.0)) if config.kid else None
     for noise in progress(LEVELS, "levels"):
         settings = dataclasses.replace(_training(config, "deblur"), noise=noise)
         pools = images.load_images(settings)
@@ -115,23 +114,15 @@ def scores(config: Config) -> tuple[list[Row], dict[tuple[str, float, float], Ar
             x, index, 0, seed=TEST_SEED + 1, step=0
         )
         model = spectrum(settings, pools)
-        half = min(config.kid, len(x) // 2)
-        judge = network if noise == LEVELS[0] else None
-        clean = judge(x[half:]) if judge else None
+        judge = Judge(x, config.kid if noise == LEVELS[0] else 0)
         for (name, factor), (gain, source, target) in filters(model).items():
             restored = model.apply(gain, y, source, target).clamp(-1, 1)
-            found = metrics.psnr(x, restored, 2.0).double().numpy()[None]
+            found = judge.psnr(restored).numpy()[None]
             values[name, factor, noise] = found
-            mean, low, high = interval(found)
+            _, low, high = interval(found)
             row: Row = {"cost": name, "factor": "" if math.isnan(factor) else factor}
-            row |= {"noise": noise, "psnr": mean, "psnr_low": low, "psnr_high": high}
-            row["ssim"] = float(metrics.ssim(x, restored, 2.0).mean())
-            row["kid"] = ""
-            if judge is not None and clean is not None:
-                row["kid"] = float(
-                    metrics.kid(judge(restored[:half]), clean, min(100, half)).mean()
-                )
-            rows.append(row)
+            row |= {"noise": noise, "psnr_low": low, "psnr_high": high}
+            rows.append(row | judge.row(restored))
     return rows, values
 
 
